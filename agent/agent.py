@@ -1,0 +1,148 @@
+"""The agent: encode what is seen, plan in imagination, act. Everything that changes is in an explicit `Carry`."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .. import ForethoughtError
+from ..planners.base import Plan, Planner
+from .objectives import Objective, make_cost_fn
+from .world_model.model import WorldModel
+
+T = TypeVar("T")
+
+
+class AgentError(ForethoughtError):
+    """Agent options out of range, or an observation that the agent does not know."""
+
+
+@dataclass
+class AgentOptions:
+    """How the agent uses its planner."""
+
+    replan_every: int = 1
+    """Decisions per plan; the actions in between are taken from the plan."""
+    plan_dtype: str = "float32"
+    """`float32`, or `bfloat16` for planning with a copy of the model in half precision (fast where the CPU has it)."""
+    deadline_s: float | None = None
+    """Seconds a plan may take; the best plan found by then is used. None plans to the end."""
+
+    def __post_init__(self) -> None:
+        if self.replan_every < 1:
+            raise AgentError(f"replan_every must be at least 1, got {self.replan_every}")
+        if self.plan_dtype not in ("float32", "bfloat16"):
+            raise AgentError(f"plan_dtype must be one of float32, bfloat16, got {self.plan_dtype!r}")
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise AgentError(f"deadline_s must be positive, got {self.deadline_s}")
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What the agent carries from one decision to the next, for `B` episodes at once.
+
+    Args:
+        planner: state of the planner (warm start).
+        latent: last belief `[B, Z]`; None before the first observation.
+        action: last action `[B, A]`.
+        plan: last plan `[B, H, A]`.
+        age: decisions since that plan was made.
+    """
+
+    planner: Any
+    latent: Tensor | None = None
+    action: Tensor | None = None
+    plan: Tensor | None = None
+    age: int = 0
+
+
+def select(carry: T, rows: Tensor) -> T:
+    """Keep only the episodes `rows` (indices) of a carry or any dataclass of batch-first tensors."""
+    if isinstance(carry, Tensor):
+        return carry[rows] if carry.ndim else carry
+    if dataclasses.is_dataclass(carry) and not isinstance(carry, type):
+        kept = {f.name: select(getattr(carry, f.name), rows) for f in dataclasses.fields(carry)}
+        return dataclasses.replace(carry, **kept)  # type: ignore[return-value]
+    return carry
+
+
+class Agent:
+    """A world model, a planner and an objective that act together.
+
+    Args:
+        model: the world model; with a `plan_dtype` other than float32 it is copied here, so build a new agent after
+            training it further.
+        planner: searches action sequences.
+        objective: scores what the model imagines.
+        options: replanning, precision, deadline.
+        generator: every random draw of the planner.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        planner: Planner[Any],
+        objective: Objective,
+        options: AgentOptions,
+        generator: torch.Generator,
+    ) -> None:
+        self.model, self.planner, self.objective = model, planner, objective
+        self.options, self.generator = options, generator
+        # Cast once: autocast would cast the weights again at every call (and is slower than float32 on a CPU).
+        dtype: torch.dtype = getattr(torch, options.plan_dtype)
+        self.imagined = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    def init(self, batch_size: int) -> Carry:
+        """The carry at the start of `batch_size` episodes."""
+        return Carry(planner=self.planner.init(batch_size))
+
+    def tensors(self, obs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Arrays `{key: [B, ...]}` as tensors on the model's device.
+
+        Raises:
+            AgentError: a key is missing.
+        """
+        missing = [k for k in self.model.spec.obs if k not in obs]
+        if missing:
+            raise AgentError(f"observation must have the keys {sorted(self.model.spec.obs)}, got {sorted(obs)}")
+        return {k: torch.as_tensor(obs[k], device=self.device) for k in self.model.spec.obs}
+
+    @torch.no_grad()
+    def embed_goal(self, goal_obs: Mapping[str, Any]) -> Tensor:
+        """Goals as the environment states them, `{key: [B, ...]}`, to goal embeddings `[B, G]`."""
+        if self.model.achieved is not None:
+            return self.model.embed_goal(
+                {"desired_goal": torch.as_tensor(goal_obs["desired_goal"], device=self.device)}
+            )
+        return self.model.embed_goal(self.tensors(goal_obs))
+
+    def act(self, obs: Mapping[str, Any], carry: Carry, goal: Tensor | None) -> tuple[Tensor, Carry, Plan | None]:
+        """Decide.
+
+        Args:
+            obs: what is seen, `{key: [B, ...]}`.
+            carry: from `init` or the last call.
+            goal: goal embeddings `[B, G]`.
+
+        Returns:
+            actions `[B, A]` in real units, the next carry, and the plan (None where an earlier plan is still used).
+        """
+        with torch.no_grad():
+            latent = self.model.observe(carry.latent, carry.action, self.tensors(obs))
+        if carry.plan is not None and carry.age < min(self.options.replan_every, carry.plan.shape[1]):
+            action = carry.plan[:, carry.age]
+            return action, dataclasses.replace(carry, latent=latent, action=action, age=carry.age + 1), None
+        state = carry.planner if carry.plan is None else self.planner.advance(carry.planner, carry.age)
+        cost_fn = make_cost_fn(self.imagined, self.objective, latent, goal)
+        plan, state = self.planner.plan(cost_fn, state, self.generator, deadline_s=self.options.deadline_s)
+        action = plan.actions[:, 0]
+        return action, Carry(state, latent, action, plan.actions, 1), plan

@@ -1,0 +1,356 @@
+"""The command line: `forethought <command>`, with Hydra overrides where a command takes a configuration."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from typing_extensions import override
+
+from .. import ForethoughtError, __version__
+
+_EXAMPLES = {
+    "quickstart": """
+  forethought quickstart                       learn to reach with a two-link arm, evaluate, film: two minutes
+  forethought quickstart out=runs/first        choose the run folder
+  forethought quickstart seed=3 episodes=100   another seed, more held-out goals""",
+    "collect": """
+  forethought collect env=forethought/Reacher-v0 steps=20000 out=data/reacher
+  forethought collect env=Pendulum-v1 steps=5000 out=data/pendulum seed=7
+  forethought collect env=my_robot:MyArm-v0 steps=1000 out=data/arm training.max_hold=4""",
+    "train": """
+  forethought train env=forethought/Reacher-v0 out=runs/reacher
+  forethought train env=FetchReach-v4 steps=10000 planner=mppi planner.horizon=6 out=runs/fetch
+  forethought train env=forethought/Cartpole-v0 out=runs/cartpole resume=auto      (goes on where it was killed)""",
+    "eval": """
+  forethought eval run=runs/reacher episodes=100
+  forethought eval run=runs/reacher planner=cem planner.num_samples=500 seed=1
+  forethought eval run=runs/reacher objective.cost=latent_l2 evaluation.true_dynamics=false""",
+    "envs": """
+  forethought envs                             everything that can be made here
+  forethought envs reacher                     ids that contain a word
+  forethought envs dm_control""",
+    "doctor": """
+  forethought doctor                           versions, cores, rendering, extras
+  forethought doctor --env FetchReach-v4       and whether this environment can be made and stepped
+  forethought doctor --env my_robot:MyArm-v0""",
+    "memory": """
+  forethought memory ls runs/reacher/memory
+  forethought memory inspect runs/reacher/memory --episode 12
+  forethought memory verify runs/reacher/memory""",
+}
+
+
+class ConsoleProgress:
+    """Progress for a person: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = console.is_terminal
+        self._said: dict[str, int] = {}
+        self._tasks: dict[str, Any] = {}
+        self._bar = RichProgress(
+            TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"), console=console, disable=not self.live,
+        )  # fmt: skip
+
+    def __enter__(self) -> "ConsoleProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def advance(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` in `stage`; plain lines come at every tenth of the way."""
+        if self.live:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bar.add_task(stage, total=total, note=note)
+            self._bar.update(self._tasks[stage], completed=done, total=total, note=note)
+            return
+        tenth = 10 * done // max(total, 1)
+        if self._said.get(stage) != tenth:
+            self._said[stage] = tenth
+            self.console.print(f"{stage}: {done}/{total} {note}".rstrip(), markup=False, highlight=False)
+
+    def message(self, text: str) -> None:
+        """One line that stays."""
+        self.console.print(text, markup=False, highlight=False)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is an error like any other: one line, exit code 2, with the nearest command."""
+
+    @override
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+class UsageError(ForethoughtError):
+    """A command line that cannot be understood."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `forethought`, with an entry per command."""
+    parser = _Parser(
+        prog="forethought",
+        description="A robot planning agent: learns a latent world model, remembers, and thinks before it acts.",
+        epilog="`forethought <command> --help` shows examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"forethought {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+
+    def add(name: str, text: str, overrides: str | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".",
+            epilog="examples:" + _EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        if overrides is not None:
+            sub.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
+        return sub
+
+    add("quickstart", "train, evaluate and film a reaching arm in about two minutes", "out=, seed=, episodes=")
+    add("collect", "fill a memory with episodes of random held actions", "options of a run; see `train --options`")
+    train = add("train", "learn a world model from own experience and plan with it", "options of the run")
+    train.add_argument("--options", action="store_true", help="list every option with its default and meaning")
+    evaluate = add("eval", "evaluate a run on held-out episodes, with report and video", "run=, episodes=, planner=, …")
+    evaluate.add_argument("--options", action="store_true", help="list every option with its default and meaning")
+    envs = add("envs", "list the environments that can be made here")
+    envs.add_argument("filter", nargs="?", default="", help="only ids that contain this")
+    doctor = add("doctor", "check this installation, and an environment")
+    doctor.add_argument("--env", help="also make, reset and step this environment")
+    memory = add("memory", "look into a memory on disk")
+    memory.add_argument("action", choices=("ls", "inspect", "verify"), help="what to do")
+    memory.add_argument("dir", type=Path, help="folder of the memory")
+    memory.add_argument("--episode", type=int, help="inspect this episode")
+    memory.add_argument("--limit", type=int, default=20, help="rows of ls (default 20, 0 for all)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 well, 1 found faults, 2 an error, 130 interrupted)."""
+    # Threads that wait by spinning slow each other down many times where cores are shared; set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    console = Console()
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argv
+    try:
+        parsed = build_parser().parse_args(argv)
+        with _quiet():
+            return _COMMANDS[parsed.command](parsed, console)
+    except ForethoughtError as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted", style="red")
+        return 130
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Deprecation warnings of other packages are for their developers, not for our users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+# -- commands; what is heavy is imported where it is needed, so that `--help` is quick ---------------------------------
+
+
+def _quickstart(parsed: argparse.Namespace, console: Console) -> int:
+    given = dict(_split(o) for o in parsed.overrides)
+    for key in given:
+        if key not in ("out", "seed", "episodes", "threads"):
+            raise UsageError(f"quickstart takes out=, seed=, episodes= and threads=, got {key}=; use `train` for more")
+    episodes = given.pop("episodes", "100")
+    overrides = ["preset=quickstart", *(f"{k}={v}" for k, v in given.items())]
+    run_dir = _run_training(overrides, console)
+    shared = [f"threads={given['threads']}"] if "threads" in given else []
+    return _run_evaluation([f"run={run_dir}", f"episodes={episodes}", *shared], console)
+
+
+def _train(parsed: argparse.Namespace, console: Console) -> int:
+    if parsed.options:
+        from ..configs.schema import Config
+
+        return _print_options(Config, parsed.overrides, console)
+    _run_training(parsed.overrides, console)
+    return 0
+
+
+def _run_training(overrides: Sequence[str], console: Console) -> Path:
+    from ..configs.register import load, with_preset
+    from ..configs.schema import Config
+    from . import build
+
+    chosen, preset = with_preset(overrides)
+    config = load(Config, chosen)
+    with ConsoleProgress(console) as progress:
+        if preset:
+            progress.message(f"preset={preset}: tuned for {config.env} (preset=default turns it off)")
+        return build.train(config, progress)
+
+
+def _eval(parsed: argparse.Namespace, console: Console) -> int:
+    if parsed.options:
+        from ..configs.schema import EvalConfig
+
+        return _print_options(EvalConfig, parsed.overrides, console)
+    return _run_evaluation(parsed.overrides, console)
+
+
+_SHORT = {"episodes": "evaluation.episodes", "seed": "evaluation.seed"}
+
+
+def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
+    from ..configs.register import load
+    from ..configs.schema import EvalConfig
+    from . import build
+
+    overrides = ["=".join((_SHORT.get(k, k), v)) for k, v in map(_split, overrides)]
+    given = dict(map(_split, overrides))
+    if "run" not in given:
+        raise UsageError("eval needs the folder of a run: run=runs/…")
+    card = build.read_card(Path(given["run"]).expanduser(), given.get("checkpoint", "best"))
+    overrides = [*build.overrides_of_run(card["config"], given), *overrides]
+    config = load(EvalConfig, overrides)
+    with ConsoleProgress(console) as progress:
+        result = build.evaluate(config, progress)
+    console.print(_result_table(result))
+    times = result["decision_ms"]
+    console.print(f"decision time: median {times['p50']:.1f} ms, p99 {times['p99']:.1f} ms (one episode at a time)")
+    if result["video"] is None:
+        console.print(f"no video: {result['video_reason']}", markup=False)
+    console.print(f"everything is in {config.run}: eval.json, report.html, rollout.mp4, metrics.jsonl, weights, memory")
+    return 0
+
+
+def _result_table(result: dict[str, Any]) -> Table:
+    table = Table(title=f"{result['env']}: {result['episodes']} held-out episodes")
+    for column in ("", "success", "95 % interval", "steps to goal (median)", "return"):
+        table.add_column(column, justify="left" if not column else "right")
+    rows = {"planner": result, "random": result["random"], "true dynamics": result["true_dynamics"], **result["arms"]}
+    for name, row in rows.items():
+        if row is None:
+            continue
+        low, high = row["success_ci"]
+        steps = row["steps_to_goal"]["median"]
+        table.add_row(
+            name, f"{row['success_rate']:.1%}", f"{low:.1%} – {high:.1%}",
+            "–" if steps is None else f"{steps:.0f}", f"{row['return_mean']:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def _print_options(root: type[Any], overrides: Sequence[str], console: Console) -> int:
+    from ..configs.register import describe
+
+    table = Table("option", "default", "meaning", box=None, pad_edge=False)
+    for key, default, meaning in describe(root, [o for o in overrides if "=" in o]):
+        table.add_row(key, default, meaning)
+    console.print(table)
+    return 0
+
+
+def _collect(parsed: argparse.Namespace, console: Console) -> int:
+    from ..configs.register import load
+    from ..configs.schema import Config
+    from . import build
+
+    with ConsoleProgress(console) as progress:
+        folder, episodes, transitions = build.collect(load(Config, parsed.overrides), progress)
+    console.print(f"{folder}: {episodes} episodes, {transitions} transitions", markup=False)
+    return 0
+
+
+def _envs(parsed: argparse.Namespace, console: Console) -> int:
+    from ..envs.registry import list_envs
+
+    found = 0
+    for source, ids in list_envs().items():
+        shown = [i for i in ids if parsed.filter.lower() in i.lower() or parsed.filter.lower() == source.lower()]
+        if shown:
+            console.print(f"[bold]{source}[/bold] ({len(shown)})")
+            console.print("  " + "\n  ".join(shown), markup=False, highlight=False)
+        found += len(shown)
+    if not found:
+        raise UsageError(f"no environment id contains {parsed.filter!r}")
+    return 0
+
+
+def _doctor(parsed: argparse.Namespace, console: Console) -> int:
+    from .doctor import examine
+
+    findings = examine(parsed.env)
+    table = Table("", "check", "found", box=None)
+    for finding in findings:
+        mark = {True: "[green]ok[/green]", False: "[red]fault[/red]", None: "[yellow]note[/yellow]"}[finding.ok]
+        table.add_row(mark, finding.name, finding.text)
+    console.print(table)
+    return 0 if all(f.ok is not False for f in findings) else 1
+
+
+def _memory(parsed: argparse.Namespace, console: Console) -> int:
+    from .memory.store import EpisodeStore
+
+    with EpisodeStore.open(parsed.dir) as store:
+        if parsed.action == "verify":
+            problems = store.verify()
+            for problem in problems:
+                console.print(problem, markup=False, style="red")
+            console.print(f"{parsed.dir}: {len(store)} episodes, {len(problems)} problems", markup=False)
+            return 1 if problems else 0
+        if parsed.action == "inspect":
+            return _inspect(store, parsed.episode, console)
+        ids = store.ids().tolist()
+        table = Table("episode", "env", "steps", "policy", "success", "seed", title=str(parsed.dir))
+        for i in ids[-parsed.limit :] if parsed.limit else ids:
+            info = store.info(i)
+            table.add_row(
+                str(i), info.env_id, str(info.length), str(info.meta.get("policy", "–")),
+                "yes" if info.success else "no", str(info.meta.get("seed", "–")),
+            )  # fmt: skip
+        console.print(table)
+        console.print(f"{len(store)} episodes, {store.num_transitions} transitions")
+    return 0
+
+
+def _inspect(store: "EpisodeStore", episode: int | None, console: Console) -> int:
+    data = store.stats() if episode is None else dataclasses.asdict(store.info(episode))
+    console.print_json(json.dumps(data))
+    return 0
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, separator, value = override.partition("=")
+    if not separator:
+        raise UsageError(f"expected key=value, got {override!r}")
+    return key, value
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
+    "quickstart": _quickstart,
+    "collect": _collect,
+    "train": _train,
+    "eval": _eval,
+    "envs": _envs,
+    "doctor": _doctor,
+    "memory": _memory,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""`forethought doctor`: what this installation can do, and what to do about what it cannot."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import ForethoughtError
+from ..envs import rendering
+from ..envs.spec import EnvOptions
+from ..envs.vector import make_vector
+from . import provenance
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: `ok` is True, False (a fault) or None (worth knowing)."""
+
+    ok: bool | None
+    name: str
+    text: str
+
+
+_EXTRAS = {
+    "gymnasium_robotics": ("gymnasium-robotics", "robotics"),
+    "ogbench": ("OGBench", "robotics"),
+    "tensorboard": ("TensorBoard", "track"),
+}
+
+
+def examine(env_id: str | None = None) -> list[Finding]:
+    """Look at versions, processor, rendering, extras and disk, and at one environment if it is named."""
+    versions = ", ".join(f"{k} {v}" for k, v in provenance.versions().items())
+    findings = [Finding(True, "versions", versions), _processor(), _accelerator(), _rendering()]
+    for module, (name, extra) in _EXTRAS.items():
+        found = importlib.util.find_spec(module) is not None
+        hint = "installed" if found else f"not installed: pip install 'forethought[{extra}]'"
+        findings.append(Finding(found or None, name, hint))
+    findings.append(_disk(Path.cwd()))
+    if env_id is not None:
+        findings.append(_environment(env_id))
+    return findings
+
+
+def _processor() -> Finding:
+    machine = provenance.machine()
+    half = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    text = f"{machine['cpu']}, {machine['cores']} cores, {torch.get_num_threads()} threads in use"
+    if half:
+        return Finding(True, "processor", f"{text}; bfloat16 in hardware (agent.plan_dtype=bfloat16 plans faster)")
+    return Finding(True, "processor", f"{text}; no bfloat16 in hardware (keep agent.plan_dtype=float32)")
+
+
+def _accelerator() -> Finding:
+    if torch.cuda.is_available():
+        return Finding(True, "accelerator", f"{torch.cuda.get_device_name()} (device=cuda)")
+    return Finding(None, "accelerator", "none: everything runs on the CPU")
+
+
+def _rendering() -> Finding:
+    try:
+        backend = rendering.require()
+    except rendering.RenderingUnavailable as error:
+        return Finding(None, "rendering", str(error))
+    return Finding(True, "rendering", f"OpenGL by {backend}")
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free / 2**30
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Finding(False, "disk", f"{folder} cannot be written: {os.strerror(error.errno or 0)}")
+    return Finding(free > 1, "disk", f"{free:.0f} GiB free in {folder}")
+
+
+def _environment(env_id: str) -> Finding:
+    try:
+        environments = make_vector(env_id, 1, EnvOptions())
+    except ForethoughtError as error:
+        return Finding(False, env_id, str(error))
+    try:
+        spec = environments.env_spec
+        environments.reset([0])
+        steps = min(20, spec.max_episode_steps)
+        rng = np.random.default_rng(0)
+        for _ in range(steps):
+            action = rng.uniform(spec.action_low, spec.action_high, (1, spec.action_dim)).astype(np.float32)
+            step = environments.step(action)
+            if step.terminated[0] or step.truncated[0]:
+                environments.reset([1])
+    except ForethoughtError as error:
+        return Finding(False, env_id, str(error))
+    finally:
+        environments.close()
+    keys = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in spec.obs.items())
+    goal = "no goals" if spec.goal is None else f"goals by {spec.goal.kind}"
+    return Finding(True, env_id, f"{steps} steps; observations {keys}; {spec.action_dim} actions; {goal}")

@@ -1,0 +1,9 @@
+"""What the agent has lived through, on disk, outliving the process.
+
+- `episode`: one episode as arrays, its checks and its byte layout.
+- `store`: the episodes of any number of environments in an embedded, crash-safe database.
+- `sampler`: batches of short sequences and hindsight goal pairs for training.
+- `normalizer`: running mean and standard deviation of vector observations.
+
+Retrieval (`index`), landmarks (`graph`) and exchange with other formats (`interop`) have their place here too.
+"""

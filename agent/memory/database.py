@@ -1,0 +1,159 @@
+"""The LMDB file under a store: made whole or not at all, locked for one writer, looked at before it is mapped.
+
+What reaches LMDB has passed the checks here, because a damaged or truncated file that is mapped can kill the process.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import struct
+import uuid
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Final, Literal
+
+import lmdb
+
+from ... import ForethoughtError
+
+FORMAT: Final = "forethought-episodes"
+VERSION: Final = 1
+HEADER_KEY: Final = b"a"
+DATA_FILE: Final = "data.mdb"
+RESERVE: Final = 1 << 20
+"""Bytes by which the file is longer than its pages need, at least; the file grows in these steps."""
+
+_WRITER_LOCK, _READER_TABLE, _CREATING = "writer.lock", "lock.mdb", "creating"
+
+
+class StoreError(ForethoughtError):
+    """A store that cannot be opened, read or written; the message says what to do."""
+
+
+def create(folder: Path) -> None:
+    """Make an empty store: in a folder of its own, renamed into place, so that a data file is always a whole one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock_writer(folder):
+            if (folder / DATA_FILE).exists():  # another process was faster
+                return
+            foreign = {entry.name for entry in folder.iterdir()} - {_WRITER_LOCK, _READER_TABLE, _CREATING}
+            if foreign:
+                raise StoreError(f"{folder} is not empty and no episode store: found {sorted(foreign)[0]!r}")
+            temporary = folder / _CREATING
+            shutil.rmtree(temporary, ignore_errors=True)
+            header = {
+                "format": FORMAT,
+                "version": VERSION,
+                "store_id": uuid.uuid4().hex,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            with lmdb.open(str(temporary), map_size=RESERVE) as env, env.begin(write=True) as txn:
+                txn.put(HEADER_KEY, seal(header))
+            (temporary / DATA_FILE).replace(folder / DATA_FILE)
+            shutil.rmtree(temporary)
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    except (OSError, lmdb.Error) as error:
+        raise StoreError(f"cannot create an episode store in {folder}: {error}") from error
+
+
+def lock_writer(folder: Path) -> IO[bytes]:
+    """Take the writer's lock, which the system releases when the file is closed or the process dies.
+
+    A POSIX record lock, because children do not inherit it: no forked worker keeps the lock of a killed writer.
+    """
+    file = (folder / _WRITER_LOCK).open("a+b")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read(20).decode(errors="replace").strip()
+        file.close()
+        raise StoreError(
+            f"{folder} is open for appending in another process (pid {holder or 'unknown'}); "
+            "one process appends at a time, any number read"
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()).encode())
+    file.flush()
+    return file
+
+
+def open_environment(folder: Path, mode: Literal["r", "a"], map_size: int, sync: bool) -> lmdb.Environment:
+    """Check and open the file of a store; `StoreError` with the reason when it cannot be."""
+    try:
+        size = _check_file(folder / DATA_FILE)
+        table = folder / _READER_TABLE
+        # A folder that cannot be written, and so has no room for the table of readers, is taken to be at rest.
+        locking = mode == "a" or os.access(table if table.exists() else folder, os.W_OK)
+        while True:
+            try:
+                return lmdb.open(
+                    str(folder), map_size, readonly=mode == "r", create=False, sync=sync, metasync=sync,
+                    lock=locking, max_readers=1024,
+                )  # fmt: skip
+            except lmdb.MemoryError:  # address space is limited: be content with less, at last with what is used
+                if map_size < size:
+                    raise
+                map_size //= 2
+    except (OSError, lmdb.Error) as error:
+        raise StoreError(f"cannot open the store {folder} with mode {mode!r}: {error}") from error
+
+
+def _check_file(data: Path) -> int:
+    """Look at the two meta pages of an LMDB file before it is mapped; returns its size.
+
+    A page behind the end of the file kills the process that touches it.
+    """
+    with data.open("rb") as file:
+        head = file.read(1 << 17)
+    size = data.stat().st_size  # after the meta pages: the file grows before they do
+    page = struct.unpack_from("=I", head, 40)[0] if len(head) >= 44 else 0
+    if page not in {512 << power for power in range(8)} or len(head) < page + 152:
+        raise StoreError(f"{data} is no episode store, or damaged at its start ({size} bytes)")
+    newest, last_page = -1, 0
+    for start in (0, page):
+        magic, version = struct.unpack_from("=II", head, start + 16)
+        pages, transaction = struct.unpack_from("=QQ", head, start + 136)
+        if (magic, version) != (0xBEEFC0DE, 1):
+            raise StoreError(f"{data} is no episode store, or damaged at its start")
+        if transaction > newest:
+            newest, last_page = transaction, pages
+    if size < (last_page + 1) * page:
+        raise StoreError(f"{data} is truncated: {size} of {(last_page + 1) * page} bytes; restore it from a backup")
+    return size
+
+
+def read_header(folder: Path, txn: "lmdb.Transaction[memoryview]") -> dict[str, Any]:
+    """The header of the store; `StoreError` if it is none of ours."""
+    try:
+        header = unseal(txn.get(HEADER_KEY))
+    except ValueError as error:
+        raise StoreError(f"{folder} holds the database of another program, or is damaged: {error}") from error
+    if header["format"] != FORMAT:
+        raise StoreError(f"{folder} holds {header['format']!r}, not {FORMAT!r}")
+    if header["version"] != VERSION:
+        raise StoreError(f"{folder} has format version {header['version']}; this release reads {VERSION}")
+    return header
+
+
+def seal(record: dict[str, Any]) -> bytes:
+    """A record as JSON under a checksum."""
+    text = json.dumps(record, allow_nan=False).encode()
+    return struct.pack("<I", zlib.crc32(text)) + text
+
+
+def unseal(value: memoryview | None) -> dict[str, Any]:
+    """Undo `seal`; `ValueError` for anything else."""
+    if value is None or len(value) < 4 or struct.unpack_from("<I", value)[0] != zlib.crc32(value[4:]):
+        raise ValueError("a record is missing, or its checksum does not match")
+    record = json.loads(bytes(value[4:]))
+    if not isinstance(record, dict):
+        raise ValueError("a record is no JSON object")
+    return record

@@ -1,0 +1,552 @@
+"""Episodes in an embedded LMDB database: crash-safe, checksummed, one writer and many readers.
+
+LMDB (Chu 2011, "MDB: A Memory-Mapped Database and Backend for OpenLDAP") writes copy-on-write: a commit is there as a
+whole or not at all, and readers keep the snapshot they started from. One tree holds, by the first byte of the key,
+
+    a                header: format, version, id and creation time of the store
+    b + spec u32     environment specs
+    c + key          idempotency keys -> episode id
+    d + episode u64  + block u32: episodes, in the records of `episode`
+    e + episode u64  index: length, spec, end and size of each episode
+
+and the index sorts last, so that opening reads it in one sweep to the end and touches no episode.
+"""
+
+import os
+import struct
+import threading
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Literal, Self
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from ...envs.spec import EnvError, EnvSpec
+from .database import DATA_FILE, RESERVE, StoreError, create, lock_writer, open_environment, read_header, seal, unseal
+from .episode import Array, Episode, EpisodeError, EpisodeHeader, EpisodeLayout
+
+__all__ = ["Episode", "EpisodeError", "EpisodeReader", "EpisodeStore", "MemoryOptions", "StoreError"]
+
+_SPEC, _KEY, _EPISODE, _INDEX = b"b", b"c", b"d", b"e"
+_INDEX_ROW: Final = np.dtype([("length", "<u4"), ("spec", "<u2"), ("terminated", "<u2"), ("num_bytes", "<u8")])
+_MAX_KEY_BYTES: Final = 500
+
+
+@dataclass
+class MemoryOptions:
+    """How the episode store is opened."""
+
+    path: str | None = None
+    """Folder of the store, on a local disk; None keeps it in the run folder."""
+    map_size: int = 1 << 36
+    """Bytes of address space to start with; grows by itself and takes no disk space."""
+    sync: bool = True
+    """Put every commit on disk before it counts, so that it outlives a power cut; without, a killed process still
+    loses nothing, but a power cut may cost the store."""
+
+    def __post_init__(self) -> None:
+        if self.map_size < RESERVE:
+            raise StoreError(f"map_size must be at least {RESERVE}, got {self.map_size}")
+
+
+class EpisodeStore:
+    """Episodes on disk, numbered from 0 in the order they came; made by `EpisodeStore.open`.
+
+    An episode, once appended, is there as a whole, never changes and outlives a kill of the process. Every episode is
+    checked against its checksum when a process first reads it. One process appends at a time; any number read
+    meanwhile and see what was committed when they last called `refresh`. A process opens a store once and shares the
+    object between its threads; after a fork the child opens the store again.
+
+    All methods raise `StoreError` when the store is closed, damaged, was opened in another process, or the disk fails.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        mode: Literal["r", "a"] = "r",
+        spec: EnvSpec | None = None,
+        options: MemoryOptions | None = None,
+    ) -> "EpisodeStore":
+        """Open the store in the folder `path`; `mode="a"` creates it where there is none.
+
+        Args:
+            path: folder on a local disk; `options.path` is for the caller to read.
+            mode: "r" to read, also beside a live writer and from a read-only folder; "a" to append as well.
+            spec: the environment that appended episodes come from, where `append` is not told.
+            options: durability and address space.
+
+        Raises:
+            StoreError: another writer is active, the folder is missing, read-only, or holds something else, or the
+                store is damaged or of another version.
+        """
+        if mode not in ("r", "a"):
+            raise StoreError(f"mode must be 'r' or 'a', got {mode!r}")
+        folder = Path(path)
+        if not (folder / DATA_FILE).exists():
+            if mode == "r":
+                raise StoreError(f"there is no episode store in {folder}; mode 'a' creates one")
+            create(folder)
+        options = options or MemoryOptions()
+        env = open_environment(folder, mode, options.map_size, options.sync)
+        lock: IO[bytes] | None = None
+        try:
+            # Only now: closing this file drops the lock for the whole process, and LMDB has just refused to open
+            # a store twice in one process.
+            lock = lock_writer(folder) if mode == "a" else None
+            return cls(folder, env, lock, spec)
+        except BaseException:
+            if lock is not None:
+                lock.close()
+            env.close()
+            raise
+
+    def __init__(self, path: Path, environment: lmdb.Environment, lock: IO[bytes] | None, spec: EnvSpec | None) -> None:
+        self.path, self.spec = path, spec
+        self._env: lmdb.Environment | None = environment
+        self._lock = lock
+        self._pid = os.getpid()
+        self._mutex = threading.RLock()
+        self._txn: lmdb.Transaction[memoryview] | None = None  # of the read under way, under the mutex
+        self._index = {name: array("q") for name in _INDEX_ROW.names or ()}  # arrays that grow cheaply
+        self._num_transitions = 0
+        self._specs: list[EnvSpec] = []
+        self._layouts: dict[int, EpisodeLayout] = {}  # of the episodes whose header was found right
+        self._checked: set[tuple[int, int]] = set()  # blocks whose checksum was found right
+        with self._read() as txn:
+            self._header = read_header(path, txn)
+        if lock is not None:
+            environment.reader_check()  # frees what killed readers held
+        self.refresh()
+
+    # What is there ---------------------------------------------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        """Whether the store was opened with mode "a"."""
+        return self._lock is not None
+
+    @property
+    def store_id(self) -> str:
+        """What tells this store from every other, kept when it is copied."""
+        return str(self._header["store_id"])
+
+    @property
+    def specs(self) -> tuple[EnvSpec, ...]:
+        """The environments that episodes have come from, in the order they first came."""
+        return tuple(self._specs)
+
+    @property
+    def num_transitions(self) -> int:
+        """Number of transitions in all episodes."""
+        return self._num_transitions
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self._index["length"])
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self.get(episode_id) for episode_id in range(len(self)))
+
+    def ids(
+        self, env_id: str | None = None, limit: int | None = None, *, spec: EnvSpec | None = None
+    ) -> NDArray[np.int64]:
+        """Numbers of the episodes, ascending: the first `limit` of those that come from `env_id` and exactly `spec`."""
+        if limit is not None and limit < 0:
+            raise StoreError(f"limit must be at least 0, got {limit}")
+        wanted = [
+            number
+            for number, known in enumerate(self._specs)
+            if env_id in (None, known.env_id) and (spec is None or _same(spec, known))
+        ]
+        found: NDArray[np.int64] = np.flatnonzero(np.isin(self._column("spec"), wanted))
+        return found[:limit]
+
+    def lengths(self, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Number of transitions of each of these episodes, or of all; `[len(ids)]`."""
+        return self._column("length", ids)
+
+    def terminated(self, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
+        """Whether the last transition of each of these episodes, or of all, ended the task itself; `[len(ids)]`."""
+        return self._column("terminated", ids).astype(np.bool_)
+
+    def find(self, key: str) -> int | None:
+        """The episode appended under `key`, or None."""
+        with self._read() as txn:
+            return _find(txn, key)
+
+    def info(self, episode_id: int) -> dict[str, Any]:
+        """What is known of an episode without reading its arrays, as JSON values.
+
+        `episode_id`, `env_id`, `key`, `length`, `terminated`, `truncated`, `total_reward`, `success` (after any
+        transition), `num_bytes`, and the `meta` given at append.
+        """
+        with self._read() as txn:
+            values = dict(self._header_of(txn, episode_id).values)
+        meta, num_bytes = values.pop("meta"), self._index["num_bytes"][episode_id]
+        return {"episode_id": int(episode_id), **values, "num_bytes": num_bytes, "meta": meta}
+
+    def stats(self) -> dict[str, Any]:
+        """The store in numbers, as JSON values: identity, episodes, transitions, bytes, and the same by environment."""
+        with self._read():
+            info, page = self._environment.info(), self._environment.stat()["psize"]
+        lengths, spec_of = self.lengths(), self._column("spec")
+        environments = [
+            {
+                "env_id": spec.env_id,
+                "episodes": int((spec_of == number).sum()),
+                "transitions": int(lengths[spec_of == number].sum()),
+            }
+            for number, spec in enumerate(self._specs)
+        ]
+        return {
+            **self._header,
+            "episodes": len(self),
+            "transitions": self.num_transitions,
+            "bytes": (info["last_pgno"] + 1) * page,
+            "environments": environments,
+        }
+
+    # Reading ---------------------------------------------------------------------------------------------------
+
+    def get(self, episode_id: int) -> Episode:
+        """The episode of that number, in arrays of its own."""
+        with self.reading() as reader:
+            return reader.episode(episode_id)
+
+    @contextmanager
+    def reading(self) -> Iterator["EpisodeReader"]:
+        """Read arrays in place: `with store.reading() as reader: window = reader.rows(7, "obs/state", 3, 8)`.
+
+        All reads see one snapshot. The arrays are read-only, most of them views into the memory map, and **die with
+        the block**: copy what is to be kept. Keep the block short; appending inside it is refused.
+        """
+        with self._read() as txn:
+            yield EpisodeReader(self, txn)
+
+    def refresh(self) -> int:
+        """See the episodes committed by the writer since; returns how many are new."""
+        with self._read() as txn:
+            cursor, known = txn.cursor(), len(self)
+            rows = bytearray()
+            if cursor.set_range(_numbered(_INDEX, known)):
+                for row in cursor.iternext(keys=False):
+                    if len(row) != _INDEX_ROW.itemsize:
+                        raise self._damaged("malformed index")
+                    rows += row
+            new = np.frombuffer(rows, dtype=_INDEX_ROW)
+            if len(new) and (not cursor.last() or cursor.key() != _numbered(_INDEX, known + len(new) - 1)):
+                raise self._damaged("gaps in the index")
+            for number in range(len(self._specs), int(new["spec"].max()) + 1 if len(new) else 0):
+                self._specs.append(self._read_spec(txn, number))
+            for name, column in self._index.items():
+                column.frombytes(new[name].astype(np.int64).tobytes())
+            self._num_transitions += int(new["length"].sum(dtype=np.int64))
+        return len(new)
+
+    def verify(self) -> list[str]:
+        """Read everything and compare it with checksums, index and keys; the problems found, none for a sound store."""
+        problems: list[str] = []
+        keys: dict[str, int] = {}
+        for episode_id in range(len(self)):
+            try:
+                with self._read() as txn:
+                    header = self._header_of(txn, episode_id)
+                    if header.values["key"] is not None:
+                        keys[header.values["key"]] = episode_id
+                    for number in range(len(header.layout.checksums)):
+                        header.layout.check(number, self._record(txn, episode_id, number))
+            except (StoreError, EpisodeError) as error:
+                problems.append(f"episode {episode_id}: {error}")
+        try:
+            with self._read() as txn:
+                problems += [f"key {k!r} does not lead to episode {i}" for k, i in keys.items() if _find(txn, k) != i]
+                cursor = txn.cursor()
+                cursor.set_range(_KEY)
+                stored = sum(1 for _ in takewhile(lambda key: key[:1] == _KEY, cursor.iternext(values=False)))
+                if not problems and stored != len(keys):
+                    problems.append(f"{stored} keys are stored for {len(keys)} episodes with a key")
+        except StoreError as error:
+            problems.append(str(error))
+        return problems
+
+    # Writing ---------------------------------------------------------------------------------------------------
+
+    def append(self, episode: Episode, key: str | None = None, *, spec: EnvSpec | None = None) -> int:
+        """Store an episode and return its number; it is committed when the call returns.
+
+        Args:
+            episode: what happened.
+            key: makes the call idempotent: a key that is already there returns the episode stored under it and
+                writes nothing.
+            spec: the environment it comes from; by default the one the store was opened with.
+
+        Raises:
+            EpisodeError: the episode does not fit `spec`.
+            StoreError: the store is read-only or the disk is full; the store is as it was before.
+        """
+        return self.append_many([episode], [key], spec=spec)[0]
+
+    def append_many(
+        self, episodes: Sequence[Episode], keys: Sequence[str | None] | None = None, *, spec: EnvSpec | None = None
+    ) -> list[int]:
+        """Store several episodes in one commit, all or none; otherwise as `append`."""
+        spec = spec or self.spec
+        keys = [None] * len(episodes) if keys is None else keys
+        if self._lock is None:
+            raise StoreError(f"{self.path} was opened for reading; open it with mode 'a' to append")
+        if spec is None:
+            raise StoreError("spec must say which environment the episode comes from, here or at open")
+        if len(keys) != len(episodes):
+            raise StoreError(f"keys must be as many as the {len(episodes)} episodes, got {len(keys)}")
+        with self._mutex:
+            self._refuse_while_reading("append")
+            # Both by key, or by position where there is none.
+            new: dict[str | int, tuple[Episode, list[memoryview]]] = {}
+            ids: dict[str | int, int] = {}
+            for position, (episode, key) in enumerate(zip(episodes, keys, strict=True)):
+                existing = None if key is None else self.find(key)
+                if key is not None and existing is not None:
+                    ids[key] = existing
+                elif key not in new:
+                    episode.validate(spec)
+                    new[position if key is None else key] = (episode, episode.to_records(spec.env_id, key))
+            known = len(self)
+            if new:
+                try:
+                    self._commit(spec, new)
+                except (lmdb.Error, OSError) as error:
+                    raise StoreError(f"cannot append to {self.path}, which is as it was before: {error}") from error
+                self.refresh()
+            ids.update({name: known + i for i, name in enumerate(new)})
+            return [ids[position if key is None else key] for position, key in enumerate(keys)]
+
+    def _commit(self, spec: EnvSpec, new: Mapping[str | int, tuple[Episode, list[memoryview]]]) -> None:
+        env = self._environment
+        while True:
+            try:
+                self._reserve([len(record) for _, records in new.values() for record in records])
+                with env.begin(write=True) as txn:
+                    self._put(txn, spec, new)
+                return
+            except lmdb.MapFullError:
+                self._resize(2 * env.info()["map_size"])
+
+    def _put(
+        self, txn: "lmdb.Transaction[bytes]", spec: EnvSpec, new: Mapping[str | int, tuple[Episode, list[memoryview]]]
+    ) -> None:
+        spec_number = next((i for i, known in enumerate(self._specs) if _same(spec, known)), len(self._specs))
+        if spec_number == len(self._specs):
+            txn.put(_numbered(_SPEC, spec_number), seal(spec.to_json()))
+        for episode_id, (key, (episode, records)) in enumerate(new.items(), start=len(self)):
+            for number, record in enumerate(records):
+                txn.put(_block(episode_id, number), record)
+            row = np.array((len(episode), spec_number, episode.terminated, sum(map(len, records))), dtype=_INDEX_ROW)
+            txn.put(_numbered(_INDEX, episode_id), row.tobytes(), append=True)
+            if isinstance(key, str):
+                txn.put(_keyed(key), struct.pack(">Q", episode_id))
+
+    def _reserve(self, sizes: Sequence[int]) -> None:
+        """Make the file (sparsely) long enough for all pages of the next commit.
+
+        LMDB may leave the last pages of a commit unwritten when they ended up unused. With the length settled before,
+        a file that is shorter than its last page is a truncated one, and can be refused instead of crashing the
+        process that maps it.
+        """
+        env, data = self._environment, self.path / DATA_FILE
+        page = env.stat()["psize"]
+        used = (env.info()["last_pgno"] + 1) * page
+        needed = used + sum(size + 4 * page for size in sizes) + RESERVE
+        if data.stat().st_size < needed:
+            os.truncate(data, -(-needed // RESERVE) * RESERVE)
+
+    # Life ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Release files and the writer's lock; closing twice is fine."""
+        if self._pid != os.getpid():  # a fork's copy: files, lock and memory map belong to the parent
+            return
+        with self._mutex:
+            self._refuse_while_reading("close")
+            env, lock = self._env, self._lock
+            self._env = self._lock = None
+            self._layouts.clear()
+            self._checked.clear()
+            if env is not None:
+                env.close()
+            if lock is not None:
+                lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"EpisodeStore({str(self.path)!r}, episodes={len(self)}, transitions={self.num_transitions})"
+
+    # Inside ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _environment(self) -> lmdb.Environment:
+        if self._env is None:
+            raise StoreError(f"the store {self.path} is closed")
+        if self._pid != os.getpid():
+            raise StoreError(f"the store {self.path} was opened before a fork; open it again in the child process")
+        return self._env
+
+    def _column(self, name: str, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        column = np.array(self._index[name], dtype=np.int64)
+        if ids is None:
+            return column
+        wanted = np.asarray(ids, dtype=np.int64)
+        unknown = wanted[(wanted < 0) | (wanted >= len(column))]
+        if len(unknown):
+            raise StoreError(f"episode ids must be between 0 and {len(column) - 1}, got {unknown[0]}")
+        return column[wanted]
+
+    @contextmanager
+    def _read(self) -> Iterator["lmdb.Transaction[memoryview]"]:
+        env = self._environment  # before the mutex, which a fork may have copied locked
+        with self._mutex:
+            if self._txn is not None:
+                yield self._txn
+                return
+            try:
+                try:
+                    txn = env.begin(buffers=True)
+                except lmdb.MapResizedError:  # the writer has grown the map: adopt its size
+                    self._resize(0)
+                    txn = env.begin(buffers=True)
+                with txn:
+                    self._txn = txn
+                    yield txn
+            except lmdb.Error as error:
+                raise StoreError(f"cannot read the store {self.path}: {error}") from error
+            finally:
+                self._txn = None
+
+    def _refuse_while_reading(self, what: str) -> None:
+        if self._txn is not None:
+            raise StoreError(f"{what} inside a reading() block: leave the block first")
+
+    def _resize(self, map_size: int) -> None:
+        """Change the size of the memory map; LMDB keeps no map at all when that fails, so the store closes."""
+        try:
+            self._environment.set_mapsize(map_size)
+        except lmdb.Error as error:
+            self.close()
+            raise StoreError(f"no address space to grow the map of {self.path}, now closed: {error}") from error
+
+    def _record(self, txn: "lmdb.Transaction[memoryview]", episode_id: int, number: int) -> memoryview:
+        if not 0 <= episode_id < len(self):
+            raise StoreError(f"episode_id must be between 0 and {len(self) - 1}, got {episode_id}")
+        record = txn.get(_block(episode_id, number))
+        if record is None:
+            raise self._damaged(f"episode {episode_id} lacks block {number}")
+        return record
+
+    def _header_of(self, txn: "lmdb.Transaction[memoryview]", episode_id: int) -> EpisodeHeader:
+        try:
+            header = EpisodeHeader.parse(self._record(txn, episode_id, 0))
+        except EpisodeError as error:
+            raise self._damaged(f"episode {episode_id}: {error}") from error
+        spec = self._specs[self._index["spec"][episode_id]]
+        expected = (self._index["length"][episode_id], self._index["terminated"][episode_id], spec.env_id)
+        if expected != tuple(header.values[name] for name in ("length", "terminated", "env_id")):
+            raise self._damaged(f"episode {episode_id} is not the one of the index")
+        return header
+
+    def _layout(self, txn: "lmdb.Transaction[memoryview]", episode_id: int) -> EpisodeLayout:
+        layout = self._layouts.get(episode_id)
+        if layout is None:
+            layout = self._layouts[episode_id] = self._header_of(txn, episode_id).layout
+        return layout
+
+    def _part(self, txn: "lmdb.Transaction[memoryview]", episode_id: int, number: int) -> memoryview:
+        """The arrays in a block, read and checked if this process has not done so before."""
+        layout, record = self._layout(txn, episode_id), self._record(txn, episode_id, number)
+        if (episode_id, number) not in self._checked:
+            try:
+                layout.check(number, record)
+            except EpisodeError as error:
+                raise self._damaged(f"episode {episode_id}: {error}") from error
+            self._checked.add((episode_id, number))
+        return layout.part(number, record)
+
+    def _read_spec(self, txn: "lmdb.Transaction[memoryview]", number: int) -> EnvSpec:
+        sealed = txn.get(_numbered(_SPEC, number))
+        try:
+            return EnvSpec.from_json(unseal(sealed))
+        except (ValueError, EnvError) as error:
+            raise self._damaged(f"environment spec {number}: {error}") from error
+
+    def _damaged(self, what: str) -> StoreError:
+        return StoreError(f"the store {self.path} is damaged ({what}); verify() lists what is, a backup replaces it")
+
+
+class EpisodeReader:
+    """Reads arrays in place during one `EpisodeStore.reading` block; names are those of `Episode.arrays`.
+
+    Its methods raise `StoreError` for an episode that is not there or is damaged, and `UnknownNameError` for an array
+    that is not.
+    """
+
+    def __init__(self, store: EpisodeStore, txn: "lmdb.Transaction[memoryview]") -> None:
+        self._store, self._txn = store, txn
+        self._last: tuple[int, int] | None = None
+        self._last_part = memoryview(b"")
+
+    def array(self, episode_id: int, name: str) -> Array:
+        """A whole array."""
+        return self._store._layout(self._txn, episode_id).array(name, partial(self._part, episode_id))
+
+    def rows(self, episode_id: int, name: str, start: int, stop: int) -> Array:
+        """Rows `start:stop` of an array, which must be there; only the one or two blocks they lie in are touched."""
+        return self._store._layout(self._txn, episode_id).rows(name, start, stop, partial(self._part, episode_id))
+
+    def episode(self, episode_id: int) -> Episode:
+        """The whole episode, in arrays of its own."""
+        return self._store._header_of(self._txn, episode_id).episode(partial(self._part, episode_id))
+
+    def _part(self, episode_id: int, number: int) -> memoryview:
+        if self._last != (episode_id, number):
+            self._last_part = self._store._part(self._txn, episode_id, number)
+            self._last = (episode_id, number)
+        return self._last_part
+
+
+def _block(episode_id: int, number: int) -> bytes:
+    return _EPISODE + struct.pack(">QI", episode_id, number)
+
+
+def _numbered(kind: bytes, number: int) -> bytes:
+    return kind + struct.pack(">Q", number)
+
+
+def _keyed(key: str) -> bytes:
+    encoded = key.encode()
+    if not 1 <= len(encoded) <= _MAX_KEY_BYTES:
+        raise StoreError(f"key must have 1 to {_MAX_KEY_BYTES} bytes, got {len(encoded)}")
+    return _KEY + encoded
+
+
+def _find(txn: "lmdb.Transaction[Any]", key: str) -> int | None:
+    value = txn.get(_keyed(key))
+    return None if value is None else int.from_bytes(bytes(value[:8]), "big")
+
+
+def _same(one: EnvSpec, other: EnvSpec) -> bool:
+    """Equality of specs in which an unknown `control_dt`, nan, equals itself."""
+    return one.to_json() == other.to_json()

@@ -1,0 +1,432 @@
+"""The figures of a report as PNG bytes, light or dark.
+
+Drawn with Matplotlib's objects alone: no pyplot, no global state. One inch is a hundred CSS pixels of the page.
+"""
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from ... import ForethoughtError
+from ..training.metrics import COLLAPSE_STD
+
+
+class PlotError(ForethoughtError):
+    """Data that cannot be drawn."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a figure. The series are colour-blind safe (Okabe and Ito, "Color Universal Design", 2008)."""
+
+    background: str
+    ink: str
+    muted: str
+    grid: str
+    series: tuple[str, ...]
+
+
+LIGHT = Theme("#ffffff", "#1f2933", "#5f6b7a", "#e6e9ee", ("#0072b2", "#d55e00", "#009e73", "#b5579a", "#b58500"))
+DARK = Theme("#161b22", "#e6edf3", "#9aa7b5", "#2a313b", ("#5bb8f5", "#ff8a4c", "#2fc79a", "#e29bc4", "#e6b422"))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One bar: a name, a value, and its 95 % confidence interval where there is one."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+_DPI = 200
+_HALF, _WIDE = 4.3, 8.8  # inches: two figures beside each other, or one across the page
+_TEXT, _SMALL = 9.0, 8.0  # points
+_MAX_LOSSES, _MAX_SCORES, _MAX_DIMS, _MAX_EPISODES = 6, 3, 6, 3
+_MAX_POINTS = 200
+_MAX_NAME = 26
+_FIRST_UNPRINTED = 0x0500  # the built-in font has Latin, Greek and Cyrillic, and warns of every glyph it lacks
+
+FloatArray = NDArray[np.float64]
+
+
+def success_bars(rows: Sequence[Interval], theme: Theme = LIGHT) -> bytes:
+    """Success rates (0 to 1) as horizontal bars with whiskers; the first row is the one to look at.
+
+    Raises:
+        PlotError: no rows.
+    """
+    figure, axes = _interval_bars(rows, theme, lambda value: f"{100 * value:.3g} %")
+    axes.set_xlim(0, 1.2)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axes.set_xlabel("success rate, 95 % CI")
+    return _png(figure)
+
+
+def return_bars(rows: Sequence[Interval], theme: Theme = LIGHT) -> bytes:
+    """Mean returns as horizontal bars with whiskers; the first row is the one to look at.
+
+    Raises:
+        PlotError: no rows.
+    """
+    figure, axes = _interval_bars(rows, theme, lambda value: f"{value:.4g}".replace("-", "\N{MINUS SIGN}"))
+    axes.margins(x=0.25)
+    axes.axvline(0, color=theme.muted, linewidth=0.8)
+    axes.set_xlabel("mean return, 95 % CI")
+    return _png(figure)
+
+
+def learning_curves(metrics: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> bytes:
+    """Losses against updates, then success and return of episodes against decisions, one small panel each.
+
+    Lines are medians of equal groups of points (means for success and return), bands their 10 to 90 % quantiles.
+
+    Args:
+        metrics: records of `read_metrics`; the first six of `loss/*` and the first
+            three of `*/success` and `*/return` are drawn.
+        theme: colours.
+
+    Raises:
+        PlotError: there is none of them.
+    """
+    names = list(dict.fromkeys(name for record in metrics for name in record))
+    losses = [name for name in names if name.startswith("loss/")][:_MAX_LOSSES]
+    scores = [name for name in names if name.endswith(("/success", "/return"))][:_MAX_SCORES]
+    panels = [*[(name, "update") for name in losses], *[(name, "decisions") for name in scores]]
+    drawn = [(name, x, y) for name, axis in panels for x, y in [_series(metrics, name, axis)] if len(x)]
+    if not drawn:
+        raise PlotError("metrics must hold loss/*, */success or */return, got none")
+    columns = 2 if len(drawn) in (2, 4) else min(3, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
+    figure, grid = _figure(theme, _WIDE, 0.25 + 1.95 * rows, rows, columns)
+    for axes, (name, x, y) in zip(grid, drawn, strict=False):
+        is_loss = name.startswith("loss/")
+        colour = theme.series[0] if is_loss else theme.series[2]
+        centre, bins = (np.median, _MAX_POINTS) if is_loss else (np.mean, 30)
+        middle_x, middle, low, high = _trend(x, y, bins, centre)
+        if is_loss:
+            axes.fill_between(middle_x, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(middle_x, middle, color=colour, linewidth=1.5, marker="." if len(middle_x) == 1 else "")
+        if is_loss and float(low.min()) > 0:
+            _log_scale(axes, float(low.min()), float(high.max()))
+        if name.endswith("/success"):
+            axes.set_ylim(-0.03, 1.03)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.set_title(_plain(name), loc="left", fontsize=_TEXT, color=theme.ink)
+        _count_axis(axes, "updates" if is_loss else "decisions")
+    for axes in grid[len(drawn) :]:
+        axes.set_visible(False)
+    return _png(figure)
+
+
+def latent_health_plot(metrics: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> bytes:
+    """Standard deviation and effective rank of the latents against updates.
+
+    Args:
+        metrics: records of `read_metrics` with `latent/std`, `latent/std_min` or `latent/effective_rank`.
+        theme: colours.
+
+    Raises:
+        PlotError: there is none of them.
+    """
+    std, std_min, rank = (_series(metrics, f"latent/{name}", "update") for name in ("std", "std_min", "effective_rank"))
+    if not len(std[0]) and not len(std_min[0]) and not len(rank[0]):
+        raise PlotError("metrics must hold latent/std, latent/std_min or latent/effective_rank, got none")
+    figure, (left, right) = _figure(theme, _WIDE, 2.5, 1, 2)
+    for (x, y), label, colour in ((std, "mean", theme.series[0]), (std_min, "least", theme.series[1])):
+        if len(x):
+            left.plot(*_trend(x, y, _MAX_POINTS, np.median)[:2], color=colour, linewidth=1.5, label=label)
+    left.axhline(COLLAPSE_STD, color=theme.muted, linewidth=1, linestyle=":", label="collapse")
+    left.set_ylim(bottom=0)
+    left.set_title("standard deviation", loc="left", fontsize=_TEXT, color=theme.ink)
+    _legend(left, theme, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    if len(rank[0]):
+        right.plot(*_trend(*rank, _MAX_POINTS, np.median)[:2], color=theme.series[2], linewidth=1.5)
+    right.set_ylim(bottom=0)
+    right.set_title("effective rank (dimensions in use)", loc="left", fontsize=_TEXT, color=theme.ink)
+    for axes in (left, right):
+        _count_axis(axes, "updates")
+    return _png(figure)
+
+
+def imagination_plot(real: ArrayLike, imagined: ArrayLike, names: Sequence[str], theme: Theme = LIGHT) -> bytes:
+    """Open-loop imagination against reality: one column per episode, one row per dimension.
+
+    The first three episodes are drawn, and of the dimensions the six that vary most in reality.
+
+    Args:
+        real: what happened, `[E, T, D]`, one entry per decision.
+        imagined: what the model foresaw from the first observation and the actions alone, `[E, T, D]`.
+        names: what the `D` dimensions are, with units.
+        theme: colours.
+
+    Raises:
+        PlotError: shapes do not fit.
+    """
+    truth, dream = _array("real", real, 3), _array("imagined", imagined, 3)
+    if truth.shape != dream.shape or len(names) != truth.shape[2]:
+        raise PlotError(
+            f"real and imagined must both be [E, T, D] with D = {len(names)} names, "
+            f"got {list(truth.shape)} and {list(dream.shape)}"
+        )
+    episodes = min(_MAX_EPISODES, len(truth))
+    spread = np.nan_to_num(truth).std(axis=1).mean(axis=0)
+    dims = sorted(np.argsort(-spread, kind="stable")[:_MAX_DIMS].tolist())
+    figure, grid = _figure(theme, _WIDE, 0.7 + 1.25 * len(dims), len(dims), episodes, sharex=True, sharey="row")
+    for index, axes in enumerate(grid):
+        row, episode = divmod(index, episodes)
+        axes.plot(truth[episode, :, dims[row]], color=theme.ink, linewidth=1.4, label="real")
+        colour = theme.series[row % len(theme.series)]
+        axes.plot(dream[episode, :, dims[row]], color=colour, linewidth=1.6, linestyle=(0, (4, 1.6)), label="imagined")
+        if row == 0:
+            axes.set_title(f"episode {episode + 1}", loc="left", fontsize=_TEXT, color=theme.ink)
+        if row == len(dims) - 1:
+            axes.set_xlabel("decisions ahead")
+        if episode == 0:
+            axes.set_ylabel(_plain(names[dims[row]]))
+    figure.align_ylabels()
+    _legend(grid[episodes - 1], theme, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    return _png(figure)
+
+
+def imagination_error(
+    horizon: ArrayLike, model: ArrayLike, persistence: ArrayLike | None = None, theme: Theme = LIGHT
+) -> bytes:
+    """Error of open-loop imagination by horizon, against the baseline that nothing ever moves.
+
+    Args:
+        horizon: decisions ahead, `[K]`.
+        model: mean error of the model at each, `[K]`.
+        persistence: mean error of predicting the first observation for ever, `[K]`.
+        theme: colours.
+
+    Raises:
+        PlotError: the lengths differ.
+    """
+    x, y = _array("horizon", horizon, 1), _array("model", model, 1)
+    still = None if persistence is None else _array("persistence", persistence, 1)
+    if len(x) != len(y) or (still is not None and len(still) != len(x)):
+        raise PlotError(f"horizon, model and persistence must be equally long, got {len(x)} and {len(y)}")
+    figure, (axes,) = _figure(theme, _HALF, 3.0)
+    if still is not None:
+        axes.plot(x, still, color=theme.muted, linewidth=1.5, linestyle="--", label="nothing moves")
+    axes.plot(x, y, color=theme.series[0], linewidth=1.8, marker="o", markersize=3, label="world model")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("decisions ahead")
+    axes.set_ylabel("mean prediction error")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, theme)
+    return _png(figure)
+
+
+def decision_time_hist(ms: ArrayLike, theme: Theme = LIGHT) -> bytes:
+    """Histogram of the time per decision in milliseconds, with median and 99th percentile; outliers are counted.
+
+    Raises:
+        PlotError: no values.
+    """
+    values = _finite("ms", ms)
+    median, tail = np.quantile(values, [0.5, 0.99])
+    limit = max(float(1.5 * tail), 1e-3)
+    figure, (axes,) = _figure(theme, _HALF, 3.0)
+    axes.hist(values[values <= limit], bins=40, color=theme.series[0], alpha=0.85)
+    for value, name, style in ((median, "median", "-"), (tail, "99 %", "--")):
+        axes.axvline(value, color=theme.ink, linewidth=1.2, linestyle=style, label=f"{name}  {value:.3g} ms")
+    axes.set_xlim(left=0 if values.min() < limit / 3 else None)
+    axes.set_xlabel("time per decision (ms)")
+    axes.set_ylabel("decisions")
+    slow = int((values > limit).sum())
+    if slow:
+        note = f"{slow} beyond {limit:.3g} ms, longest {values.max():.3g} ms"
+        axes.set_title(note, loc="right", fontsize=_SMALL, color=theme.muted)
+    _legend(axes, theme)
+    return _png(figure)
+
+
+def steps_to_goal_hist(steps: ArrayLike, random: ArrayLike | None = None, theme: Theme = LIGHT) -> bytes:
+    """Histogram of the decisions until success, over the successful episodes, against random actions.
+
+    Raises:
+        PlotError: no values.
+    """
+    values = _finite("steps", steps)
+    chance = None if random is None or not np.size(random) else _finite("random", random)
+    everything = values if chance is None else np.concatenate([values, chance])
+    low, high = math.floor(everything.min()), math.ceil(everything.max())
+    edges = np.arange(low, high + 2, max(1, math.ceil((high - low + 1) / 30))) - 0.5
+    edges = np.append(edges, edges[-1] + (edges[1] - edges[0])) if edges[-1] < high else edges
+    figure, (axes,) = _figure(theme, _HALF, 3.0)
+    axes.hist(values, bins=edges.tolist(), color=theme.series[0], alpha=0.85, label="planner")
+    if chance is not None:
+        axes.hist(chance, bins=edges.tolist(), color=theme.series[1], alpha=0.6, label="random actions")
+    axes.axvline(float(np.median(values)), color=theme.ink, linewidth=1.2, label=f"median  {np.median(values):.4g}")
+    axes.set_xlabel("decisions until the goal")
+    axes.set_ylabel("successful episodes")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, theme)
+    return _png(figure)
+
+
+def time_to_goal_calibration(predicted: ArrayLike, true: ArrayLike, theme: Theme = LIGHT) -> bytes:
+    """Predicted against true decisions until the goal: binned median with the 10 to 90 % band, and the diagonal.
+
+    Args:
+        predicted: what the model said, `[K]`.
+        true: what it took, `[K]`.
+        theme: colours.
+
+    Raises:
+        PlotError: the lengths differ, or there are no values.
+    """
+    x, y = _array("predicted", predicted, 1), _array("true", true, 1)
+    if len(x) != len(y):
+        raise PlotError(f"predicted and true must be equally long, got {len(x)} and {len(y)}")
+    known = np.isfinite(x) & np.isfinite(y)
+    if not known.any():
+        raise PlotError("predicted and true must hold a pair of finite numbers, got none")
+    x, y = x[known], y[known]
+    middle_x, middle, low, high = _trend(x, y, min(12, max(1, len(x) // 5)), np.median)
+    figure, (axes,) = _figure(theme, _HALF, 3.0)
+    limit = 1.05 * max(float(middle_x.max()), float(high.max()), 1.0)
+    axes.plot([0, limit], [0, limit], color=theme.muted, linewidth=1, linestyle=":", label="perfect")
+    axes.fill_between(middle_x, low, high, color=theme.series[0], alpha=0.2, linewidth=0, label="10 to 90 %")
+    axes.plot(middle_x, middle, color=theme.series[0], linewidth=1.8, marker="o", markersize=3, label="median")
+    axes.set_xlim(min(0.0, float(middle_x.min())), limit)
+    axes.set_ylim(0, limit)
+    axes.set_xlabel("predicted decisions until the goal")
+    axes.set_ylabel("true decisions until the goal")
+    _legend(axes, theme)
+    return _png(figure)
+
+
+def _interval_bars(rows: Sequence[Interval], theme: Theme, text: Callable[[float], str]) -> tuple[Figure, Axes]:
+    if not rows:
+        raise PlotError("rows must hold at least one bar, got none")
+    figure, (axes,) = _figure(theme, _HALF, max(3.0, 0.75 + 0.42 * len(rows)))
+    for position, row in enumerate(rows):
+        axes.barh(position, row.value, height=0.62, color=theme.series[0] if position == 0 else theme.muted, alpha=0.9)
+        end = row.value
+        if row.low is not None and row.high is not None:
+            end = max(end, row.high)
+            # Rounding may leave the value a hair outside its interval, and Matplotlib refuses negative whiskers.
+            error = [[max(0.0, row.value - row.low)], [max(0.0, row.high - row.value)]]
+            axes.errorbar(row.value, position, xerr=error, color=theme.ink, capsize=3, linewidth=1.2)
+        axes.annotate(
+            text(row.value),
+            (max(end, 0.0), position),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=_TEXT,
+            color=theme.ink,
+            fontweight="bold" if position == 0 else "normal",
+        )
+    axes.set_yticks(range(len(rows)), [_plain(row.name) for row in rows])
+    axes.tick_params(axis="y", labelsize=_TEXT, labelcolor=theme.ink, length=0)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    return figure, axes
+
+
+def _figure(
+    theme: Theme, width: float, height: float, rows: int = 1, columns: int = 1, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    figure = Figure(
+        figsize=(width, height),
+        dpi=_DPI,
+        facecolor=theme.background,
+        layout=ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.06),
+    )
+    FigureCanvasAgg(figure)
+    grid: list[Axes] = figure.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()
+    for axes in grid:
+        axes.set_facecolor(theme.background)
+        axes.set_axisbelow(True)
+        axes.grid(color=theme.grid, linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(theme.grid)
+        axes.tick_params(which="both", colors=theme.grid, labelcolor=theme.muted, labelsize=_SMALL)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(color=theme.muted, fontsize=_SMALL)
+    return figure, grid
+
+
+def _legend(axes: Axes, theme: Theme, **placement: Any) -> None:
+    axes.legend(frameon=False, fontsize=_SMALL, labelcolor=theme.ink, **placement)
+
+
+def _log_scale(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic axis whose labels are plain numbers, also where it spans less than a decade."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 30 * low else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _count_axis(axes: Axes, name: str) -> None:
+    axes.set_xlabel(name)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _series(metrics: Sequence[Mapping[str, Any]], name: str, axis: str) -> tuple[FloatArray, FloatArray]:
+    points = [(record[axis], record[name]) for record in metrics if axis in record and name in record]
+    numbers = [(x, y) for x, y in points if isinstance(y, int | float) and math.isfinite(y)]
+    pairs = np.asarray(numbers, dtype=np.float64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _trend(
+    x: FloatArray, y: FloatArray, bins: int, centre: Callable[..., Any]
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Sort by `x`, cut into at most `bins` groups of equal size, and return x, centre, 10 % and 90 % of each."""
+    order = np.argsort(x, kind="stable")
+    groups = np.array_split(order, min(bins, len(order)))
+    quantiles = np.asarray([np.quantile(y[group], [0.1, 0.9]) for group in groups])
+    middle = np.asarray([float(centre(y[group])) for group in groups])
+    return np.asarray([x[group].mean() for group in groups]), middle, quantiles[:, 0], quantiles[:, 1]
+
+
+def _array(name: str, values: ArrayLike, ndim: int) -> FloatArray:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise PlotError(f"{name} must be an array of {ndim} dimensions: {error}") from error
+    if array.ndim != ndim or not array.size:
+        raise PlotError(f"{name} must be an array of {ndim} dimensions, not empty, got shape {list(array.shape)}")
+    return array
+
+
+def _finite(name: str, values: ArrayLike) -> FloatArray:
+    array = _array(name, values, 1)
+    finite = array[np.isfinite(array)]
+    if not len(finite):
+        raise PlotError(f"{name} must hold a finite number, got none")
+    return finite
+
+
+def _plain(text: str) -> str:
+    """Text as it is: no mathematics, no glyph the font lacks, not longer than there is room for."""
+    short = text if len(text) <= _MAX_NAME else text[: _MAX_NAME - 1] + "…"
+    printed = "".join(c if (c.isprintable() and ord(c) < _FIRST_UNPRINTED) or c == "…" else "?" for c in short)
+    return printed.replace("\\", "/").replace("$", r"\$")

@@ -1,0 +1,228 @@
+"""Evaluation on held-out episodes: scores with intervals, decision times, and what the model imagines."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from ... import ForethoughtError
+from ..agent import Agent
+from ..memory.store import Episode
+from ..world_model.model import WorldModel
+from .rollout import Array, Environments, Policy, Step, run_episodes
+
+
+class EvaluationError(ForethoughtError):
+    """Evaluation options out of range."""
+
+
+@dataclass
+class EvaluationOptions:
+    """What is measured, on how many held-out episodes."""
+
+    episodes: int = 100
+    """Held-out episodes (goals) of every row."""
+    seed: int = 0
+    """Chooses the held-out episodes; never one that was trained on."""
+    num_envs: int = 50
+    """Episodes planned for at once; decision times are always measured one by one."""
+    random: bool = True
+    """Measure a random policy beside the planner."""
+    latent_l2: bool = False
+    """Measure the same planner with plain latent distance as cost."""
+    true_dynamics: bool = True
+    """Measure a planner on the true simulator, where there is one."""
+    true_samples: int = 64
+    """Candidates per iteration of the planner on the true simulator."""
+    true_iterations: int = 3
+    """Iterations of the planner on the true simulator."""
+    true_horizon: int = 10
+    """Horizon of the planner on the true simulator, in decisions."""
+    timed_episodes: int = 3
+    """Episodes run one by one to time single decisions; they make the video too."""
+    video: bool = True
+    """Write rollout.mp4 of the timed episodes, where OpenGL is at hand."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs", "true_samples", "true_iterations", "true_horizon", "timed_episodes"):
+            if getattr(self, name) < 1:
+                raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise EvaluationError(f"seed must be at least 0, got {self.seed}")
+
+
+SEED_DOMAINS = {"train": 0, "validation": 1, "test": 2}
+_DOMAIN_SIZE = 2**29
+
+
+def episode_seeds(domain: str, seed: int, start: int, count: int) -> list[int]:
+    """Environment seeds for episodes `start .. start+count-1` of a run.
+
+    Domains (`train`, `validation`, `test`) are disjoint ranges of integers, so no evaluation episode can have been
+    trained on.
+    """
+    rngs = (np.random.default_rng([seed, SEED_DOMAINS[domain], start + i]) for i in range(count))
+    return [SEED_DOMAINS[domain] * _DOMAIN_SIZE + int(rng.integers(_DOMAIN_SIZE)) for rng in rngs]
+
+
+def success_interval(successes: int, episodes: int) -> list[float]:
+    """Wilson score interval (1927) at 95 %."""
+    interval = stats.binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def mean_interval(values: Sequence[float], seed: int = 0) -> list[float]:
+    """Percentile bootstrap interval of the mean at 95 % (Efron 1979); a point where all values agree."""
+    data = np.asarray(values, np.float64)
+    if len(data) < 2 or np.ptp(data) == 0:
+        return [float(data.mean()), float(data.mean())]
+    rng = np.random.default_rng(seed)
+    result = stats.bootstrap((data,), np.mean, n_resamples=2000, method="percentile", rng=rng)
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
+
+
+def score(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Success, return and steps to the goal of finished episodes; success is the environment's own signal."""
+    reached = [bool(e.success.any()) for e in episodes]
+    steps = sorted(int(np.argmax(e.success)) + 1 for e, ok in zip(episodes, reached, strict=True) if ok)
+    returns = [float(e.rewards.sum()) for e in episodes]
+    return {
+        "episodes": len(episodes),
+        "success_rate": float(np.mean(reached)),
+        "success_ci": success_interval(sum(reached), len(reached)),
+        "return_mean": float(np.mean(returns)),
+        "return_ci": mean_interval(returns),
+        "steps_to_goal": {
+            "mean": float(np.mean(steps)) if steps else None,
+            "median": float(np.median(steps)) if steps else None,
+            "p90": float(np.percentile(steps, 90)) if steps else None,
+            "values": steps,
+        },
+    }
+
+
+def decision_time(milliseconds: Sequence[float], warmup: int = 3) -> dict[str, Any]:
+    """Median and 99th percentile of decision times, the first few left out."""
+    values = np.asarray(milliseconds[warmup:] or milliseconds, np.float64)
+    return {
+        "p50": float(np.percentile(values, 50)),
+        "p99": float(np.percentile(values, 99)),
+        "values": [round(float(v), 3) for v in values],
+    }
+
+
+def run_arm(
+    environments: Environments,
+    policy: Policy,
+    seeds: Sequence[int],
+    on_wave: Callable[[int], None] | None = None,
+    stop_on_success: bool = True,
+) -> list[Episode]:
+    """Episodes of one policy on the given seeds, in waves of at most `environments.num_envs`."""
+    episodes: list[Episode] = []
+    for first in range(0, len(seeds), environments.num_envs):
+        wave = seeds[first : first + environments.num_envs]
+        episodes += run_episodes(environments, policy, wave, stop_on_success=stop_on_success)
+        if on_wave is not None:
+            on_wave(len(episodes))
+    return episodes
+
+
+def film(environments: Environments, policy: Policy, seeds: Sequence[int], frames: list[Array] | None) -> list[Episode]:
+    """Episodes one by one, at batch size 1; pictures of every step go to `frames` unless it is None."""
+    episodes = []
+    for seed in seeds:
+
+        def on_step(rows: Array, step: Step) -> None:
+            if frames is not None:
+                frames.append(environments.render(int(rows[0])))
+
+        episodes += run_episodes(environments, policy, [seed], stop_on_success=True, on_step=on_step)
+    return episodes
+
+
+@torch.no_grad()
+def diagnose(agent: Agent, episodes: Sequence[Episode], curves: int = 3, pairs: int = 2000) -> dict[str, Any]:
+    """How well the world model imagines held-out episodes.
+
+    Args:
+        agent: whose model is looked at.
+        episodes: held out; full-length ones with varied actions say most.
+        curves: episodes drawn as curves.
+        pairs: state-goal pairs for the calibration of time to goal.
+
+    Returns:
+        `imagination` (real and open-loop imagined curves, in normalised units), `imagination_error` by horizon beside
+        that of a model that says "nothing changes", and `calibration` of the time-to-goal head.
+    """
+    model = agent.model
+    chosen = sorted(episodes, key=lambda e: -len(e.actions))[: max(curves, 10)]
+    length = min(len(e.actions) for e in chosen)
+    obs = {
+        k: torch.as_tensor(np.stack([e.obs[k][: length + 1] for e in chosen]), device=agent.device)
+        for k in chosen[0].obs
+    }
+    actions = torch.as_tensor(np.stack([e.actions[:length] for e in chosen]), device=agent.device)
+    real = model.encode_sequence(obs, actions)  # [K, T+1, Z]
+    state = real[:, 0].unsqueeze(0).expand(model.members, -1, -1)
+    imagined = [real[:, 0]]
+    for t in range(length):
+        state = model.step(state, actions[:, t])
+        imagined.append(state.mean(dim=0))
+    dreamed = torch.stack(imagined, dim=1)
+    error = (dreamed - real).square().mean(dim=(0, 2)).sqrt()
+    still = (real[:, :1] - real).square().mean(dim=(0, 2)).sqrt()
+    names, real_curves, dreamed_curves = _readable(model, obs, real, dreamed)
+    return {
+        "imagination": {
+            "names": names,
+            "real": real_curves[:curves].tolist(),
+            "imagined": dreamed_curves[:curves].tolist(),
+        },
+        "imagination_error": {
+            "horizon": list(range(1, length + 1)),
+            "model": error[1:].tolist(),
+            "persistence": still[1:].tolist(),
+        },
+        "calibration": _calibration(agent, episodes, pairs),
+    }
+
+
+def _readable(
+    model: WorldModel, obs: Mapping[str, Tensor], real: Tensor, dreamed: Tensor
+) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    """Latents as curves with names: through the probe, or along principal components where only images are seen."""
+    if model.probe is not None:
+        names = [
+            f"{k}[{i}]" if model.spec.obs[k].size > 1 else k
+            for k in model.vector_keys
+            for i in range(model.spec.obs[k].size)
+        ]
+        return names[:6], model.probe_target(obs)[..., :6].cpu().numpy(), model.probe(dreamed)[..., :6].cpu().numpy()
+    centre = real.mean(dim=(0, 1))
+    basis = torch.linalg.svd((real - centre).flatten(0, 1), full_matrices=False).Vh[:4].T
+    names = [f"principal component {i + 1}" for i in range(basis.shape[1])]
+    return names, ((real - centre) @ basis).cpu().numpy(), ((dreamed - centre) @ basis).cpu().numpy()
+
+
+def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[str, list[float]]:
+    model, rng = agent.model, np.random.default_rng(0)
+    per_episode = max(1, pairs // len(episodes))
+    predicted: list[float] = []
+    true: list[float] = []
+    goal_key = model.spec.goal.achieved_key if model.spec.goal and model.achieved is not None else None
+    for episode in episodes:
+        steps = len(episode.actions)
+        start = rng.integers(0, steps, per_episode)
+        gap = rng.integers(0, steps + 1 - start)
+        z = model.encode(agent.tensors({k: v[start] for k, v in episode.obs.items()}))
+        goal_obs = {k: v[start + gap] for k, v in episode.obs.items()}
+        goal = agent.embed_goal(goal_obs if goal_key is None else {"desired_goal": goal_obs[goal_key]})
+        predicted += model.steps_to_goal(z, goal).tolist()
+        true += gap.tolist()
+    return {"predicted": predicted, "true": true}

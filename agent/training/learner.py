@@ -1,0 +1,237 @@
+"""The learner: gradient steps on the world model from sampled windows."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ... import ForethoughtError
+from ..memory.sampler import SequenceBatch
+from ..world_model import losses
+from ..world_model.model import WorldModel
+
+
+class LearnerError(ForethoughtError):
+    """Learner options out of range, or a loss that is no longer finite."""
+
+
+@dataclass
+class LearnerOptions:
+    """Losses and optimisation of the world model."""
+
+    batch_size: int = 256
+    """Windows per update."""
+    window: int = 8
+    """Steps of latent prediction per window; as long as the plans that the model is used for."""
+    burn_in: int = 0
+    """Steps at the start of each window that only warm up the recurrent belief."""
+    cache_bytes: int = 1 << 30
+    """Observations up to this size are kept in RAM for sampling; larger ones are read from the memory map."""
+    goals_per_window: int = 4
+    """Hindsight pairs per window for the time-to-goal head."""
+    goal_power: float = 2.0
+    """Gaps of pairs are drawn as u^goal_power times the remaining steps; 1 is uniform, larger prefers near goals."""
+    learning_rate: float = 1e-3
+    """Peak step size of AdamW."""
+    weight_decay: float = 1e-5
+    """Decoupled weight decay."""
+    grad_clip: float = 10.0
+    """Largest gradient norm."""
+    warmup: int = 100
+    """Updates of linear warm-up."""
+    cosine: bool = True
+    """Let the step size fall along a cosine to a tenth at the end of training."""
+    rho: float = 1.0
+    """Weight decay per prediction step."""
+    prediction: float = 1.0
+    """Weight of multi-step latent prediction."""
+    inverse_dynamics: float = 1.0
+    """Weight of inverse dynamics, the cheapest cure for collapse."""
+    variance: float = 1.0
+    """Weight of VICReg's variance hinge."""
+    covariance: float = 0.04
+    """Weight of VICReg's covariance term."""
+    sigreg: float = 0.0
+    """Weight of SIGReg."""
+    straightening: float = 0.0
+    """Weight of temporal straightening."""
+    time_to_goal: float = 1.0
+    """Weight of the pairwise time-to-goal regression; its gradient stops at the latents."""
+    expectile: float = 0.5
+    """Expectile of the time to goal; below 0.5 leans toward the shortest ways that were seen."""
+    achieved: float = 1.0
+    """Weight of the achieved-goal regression, for environments that only state a desired goal."""
+    ema_target: float = 0.0
+    """Decay of an exponential moving average encoder for the targets; 0 takes the encoder itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "window", "goals_per_window"):
+            if getattr(self, name) < 1:
+                raise LearnerError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.burn_in < self.window:
+            raise LearnerError(f"burn_in must be between 0 and window-1={self.window - 1}, got {self.burn_in}")
+        if not 0 <= self.ema_target < 1:
+            raise LearnerError(f"ema_target must be in [0, 1), got {self.ema_target}")
+        if not 0 < self.expectile < 1:
+            raise LearnerError(f"expectile must be in (0, 1), got {self.expectile}")
+        if not 0 < self.rho <= 1:
+            raise LearnerError(f"rho must be in (0, 1], got {self.rho}")
+        for name in ("learning_rate", "grad_clip", "goal_power"):
+            if not getattr(self, name) > 0:
+                raise LearnerError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in _WEIGHTS:
+            if not getattr(self, name) >= 0:
+                raise LearnerError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+_WEIGHTS = [
+    "weight_decay",
+    "warmup",
+    "prediction",
+    "inverse_dynamics",
+    "variance",
+    "covariance",
+    "sigreg",
+    "straightening",
+    "time_to_goal",
+    "achieved",
+]
+
+
+class Learner:
+    """One optimiser over one world model.
+
+    Args:
+        model: trained in place.
+        options: losses and optimisation.
+        total_updates: length of training, for the learning-rate schedule.
+        generator: draws the projections of SIGReg.
+    """
+
+    def __init__(
+        self, model: WorldModel, options: LearnerOptions, total_updates: int, generator: torch.Generator
+    ) -> None:
+        self.model, self.options, self.generator = model, options, generator
+        self.total_updates = max(total_updates, 1)
+        self.updates = 0
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
+        self.target: AveragedModel | None = None
+        if options.ema_target > 0:
+            average: Callable[..., None] = get_ema_multi_avg_fn(options.ema_target)
+            self.target = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    def learning_rate(self) -> float:
+        """Step size of the next update: linear warm-up, then constant or cosine to a tenth."""
+        scale = min(1.0, (self.updates + 1) / max(self.options.warmup, 1))
+        if self.options.cosine:
+            done = min(1.0, self.updates / self.total_updates)
+            scale *= 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
+        return self.options.learning_rate * scale
+
+    def update(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """One gradient step; returns detached scalars by name.
+
+        Raises:
+            LearnerError: the loss is not finite; the weights are left as they were.
+        """
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        terms, z = self.losses(batch)
+        total = sum((getattr(self.options, name, 1.0) * value for name, value in terms.items()), torch.zeros(()))
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.grad_clip)
+        if not bool(torch.isfinite(norm)):
+            values = {name: float(value.detach()) for name, value in terms.items()}
+            raise LearnerError(f"gradient norm must be finite, got {float(norm)} at update {self.updates}: {values}")
+        self.optimizer.step()
+        if self.target is not None:
+            self.target.update_parameters(self.model)
+        self.updates += 1
+        self.model.eval()
+        metrics = {f"loss/{name}": value.detach() for name, value in terms.items()}
+        metrics["loss/total"] = total.detach()
+        metrics["optim/grad_norm"] = norm.detach()
+        metrics["latent/batch_std"] = z.detach().flatten(0, 1).std(dim=0).mean()
+        return metrics
+
+    def losses(self, batch: SequenceBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """Every loss term that has a weight, unweighted, and the latents `[B, L+1, Z]` of the windows."""
+        options, model = self.options, self.model
+        z = model.encode_sequence(batch.obs, batch.actions)
+        start = options.burn_in
+        z, actions = z[:, start:], batch.actions[:, start:]
+        terms: dict[str, Tensor] = {}
+        if options.prediction:
+            terms["prediction"] = losses.prediction_loss(self._predict(z, actions), self._target(batch, z), options.rho)
+        if options.inverse_dynamics:
+            guess = model.inverse(z[:, :-1], z[:, 1:])
+            terms["inverse_dynamics"] = F.mse_loss(guess, model.normalize_action(actions))
+        flat = z.flatten(0, 1)
+        if options.variance:
+            terms["variance"] = losses.variance_loss(flat)
+        if options.covariance:
+            terms["covariance"] = losses.covariance_loss(flat)
+        if options.sigreg:
+            terms["sigreg"] = losses.sigreg_loss(flat, self.generator)
+        if options.straightening:
+            terms["straightening"] = losses.straightening_loss(z)
+        if options.achieved and model.achieved is not None:
+            assert model.spec.goal is not None
+            reached = model.normalize_achieved(batch.obs[model.spec.goal.achieved_key or ""][:, start:])
+            terms["achieved"] = F.mse_loss(model.goal_point(z), reached)
+        if options.time_to_goal:
+            terms["time_to_goal"] = self._time_to_goal(batch, z.detach(), start)
+        if model.probe is not None:
+            target = model.probe_target(batch.obs)[:, start:]
+            terms["probe"] = F.mse_loss(model.probe(z), target)
+        return terms, z
+
+    def _predict(self, z: Tensor, actions: Tensor) -> Tensor:
+        state = z[:, 0].unsqueeze(0).expand(self.model.members, -1, -1)
+        predicted = []
+        for t in range(actions.shape[1]):
+            state = self.model.step(state, actions[:, t])
+            predicted.append(state)
+        return torch.stack(predicted, dim=2)  # [E, B, L, Z]
+
+    def _target(self, batch: SequenceBatch, z: Tensor) -> Tensor:
+        if self.target is None:
+            return z[:, 1:]
+        with torch.no_grad():
+            target: Tensor = self.target.module.encode_sequence(batch.obs, batch.actions)
+        return target[:, self.options.burn_in + 1 :]
+
+    def _time_to_goal(self, batch: SequenceBatch, z: Tensor, start: int) -> Tensor:
+        options = self.options
+        index = (batch.goal_index - start).clamp(min=0)
+        states = torch.gather(z, 1, index.unsqueeze(-1).expand(-1, -1, z.shape[-1]))  # [B, P, Z]
+        model = self.model
+        with torch.no_grad():
+            point = model.goal_point(states)
+            if model.achieved is None:
+                goal = model.encode(batch.goal_obs)
+            else:
+                assert model.spec.goal is not None
+                goal = model.normalize_achieved(batch.goal_obs[model.spec.goal.achieved_key or ""])
+        # States before the end of the burn-in have no warm belief: their pairs do not count.
+        weight = (batch.goal_index >= start).to(z.dtype)
+        predicted = model.time_to_goal(states, point, goal)
+        error = F.smooth_l1_loss(
+            predicted / model.time_to_goal.scale, batch.goal_steps / model.time_to_goal.scale, reduction="none"
+        )
+        too_long = (predicted > batch.goal_steps).to(z.dtype)
+        weight = weight * 2 * (too_long * (1 - options.expectile) + (1 - too_long) * options.expectile)
+        return (error * weight).sum() / weight.sum().clamp(min=1)

@@ -1,0 +1,367 @@
+"""Training: collect, learn, validate, and again, as a sequence that can be killed at any moment and resumed exactly.
+
+Data comes in phases. Phase 0 collects random held actions; each later phase collects episodes in which the agent plans
+with what it has learned so far, some toward goals and some toward latents its ensemble disagrees about. After each
+collection the world model takes its share of the gradient steps.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import ForethoughtError
+from ..agent import Agent
+from ..memory.sampler import SequenceSampler
+from ..memory.store import EpisodeStore
+from .checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    numpy_state,
+    optimizer_tensors,
+    restore_module,
+    restore_numpy,
+    restore_optimizer,
+    save_checkpoint,
+)
+from .evaluate import episode_seeds, run_arm, score
+from .learner import Learner
+from .metrics import WARNING_KEY, MetricsLogger, collapse_warning, latent_health
+from .rollout import AgentPolicy, Environments, Policy, RandomPolicy, run_episodes
+
+
+class TrainingError(ForethoughtError):
+    """Training options out of range, or a run that does not fit its folder."""
+
+
+@dataclass
+class TrainingOptions:
+    """How much is collected, how, and how often the run is saved."""
+
+    updates: int = 3000
+    """Gradient steps in all, shared evenly by the phases."""
+    initial_fraction: float = 0.5
+    """Share of the decisions that phase 0 collects with random held actions."""
+    rounds: int = 2
+    """Further phases, in which the agent plans; 0 learns from random actions alone."""
+    explore_fraction: float = 0.25
+    """Share of the episodes of each round that seek the ensemble's disagreement instead of goals."""
+    noise: float = 0.3
+    """Gaussian noise on planned actions while collecting, in units of the half-range of the actions."""
+    switch_every: int = 15
+    """Decisions after which an exploring episode turns to another goal; 0 keeps one goal per episode."""
+    max_hold: int = 8
+    """Random actions are held for 1 to this many decisions."""
+    episode_steps: int | None = None
+    """Decisions per training episode; None takes the environment's own limit."""
+    num_envs: int = 32
+    """Episodes collected at once."""
+    validation_episodes: int = 20
+    """Episodes after each phase, with seeds of their own, that choose the best checkpoint; 0 skips them."""
+    checkpoint_every: int = 500
+    """Updates between checkpoints."""
+    log_every: int = 50
+    """Updates between lines of the log."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "max_hold", "num_envs", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("rounds", "validation_episodes", "noise", "switch_every"):
+            if not getattr(self, name) >= 0:
+                raise TrainingError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.initial_fraction <= 1:
+            raise TrainingError(f"initial_fraction must be in (0, 1], got {self.initial_fraction}")
+        if not 0 <= self.explore_fraction <= 1:
+            raise TrainingError(f"explore_fraction must be in [0, 1], got {self.explore_fraction}")
+        if self.episode_steps is not None and self.episode_steps < 2:
+            raise TrainingError(f"episode_steps must be at least 2, got {self.episode_steps}")
+
+
+class Progress(Protocol):
+    """Tells a person how far the run is."""
+
+    def advance(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` in `stage`."""
+        ...
+
+    def message(self, text: str) -> None:
+        """One line that stays."""
+        ...
+
+
+@dataclass
+class TrainState:
+    """Where the run is; with weights, optimiser and generators, all that a checkpoint holds."""
+
+    phase: int = 0
+    collected: bool = False
+    updates: int = 0
+    decisions: int = 0
+    episodes: list[int] = field(default_factory=list)
+    best: list[float] = field(default_factory=list)
+    finished: bool = False
+
+
+AgentFactory = Callable[[str, torch.Generator], Agent]
+"""Builds an agent on the present weights for `"goal"` or `"explore"`."""
+
+
+class Trainer:
+    """One run.
+
+    Args:
+        learner: trains the world model.
+        store: open for appending.
+        environments: for collection, at least `options.num_envs` rows.
+        validation: environments as they are evaluated, or None without validation.
+        agents: builds agents on the present weights.
+        options: see `TrainingOptions`.
+        steps: decisions to collect in all.
+        seed: of the run.
+        run_dir: where checkpoints go.
+        logger: metrics.
+        progress: for a person.
+        frames_per_decision: the action repeat, for the log.
+        card: what `load_agent` needs beside the weights; saved in every checkpoint.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        store: EpisodeStore,
+        environments: Environments,
+        validation: Environments | None,
+        agents: AgentFactory,
+        options: TrainingOptions,
+        *,
+        steps: int,
+        seed: int,
+        run_dir: Path,
+        logger: MetricsLogger,
+        progress: Progress,
+        frames_per_decision: int,
+        card: dict[str, Any],
+    ) -> None:
+        self.learner, self.model, self.store = learner, learner.model, store
+        self.environments, self.validation, self.agents = environments, validation, agents
+        self.options, self.steps, self.seed = options, steps, seed
+        self.run_dir, self.logger, self.progress = run_dir, logger, progress
+        self.frames_per_decision, self.card = frames_per_decision, card
+        self.state = TrainState()
+        self.rng = np.random.default_rng([seed, 0x5A])
+        self.run_id = str(card["run_id"])
+        self.stop = False
+        spec = environments.env_spec
+        self.sampler = SequenceSampler(
+            store, spec, learner.options.window, num_goals=learner.options.goals_per_window,
+            goal_power=learner.options.goal_power, episode_ids=[], cache_bytes=learner.options.cache_bytes,
+        )  # fmt: skip
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """Train to the end, or until `stop` is set; returns whether the end was reached."""
+        while self.state.phase <= self.options.rounds and not self.state.finished:
+            if not self.state.collected and not self._collect():
+                return False
+            if not self._fit():
+                return False
+            self._validate()
+            self.state.phase += 1
+            self.state.collected = False
+            self.state.finished = self.state.phase > self.options.rounds
+            self.save("last")
+        return True
+
+    # -- collection ---------------------------------------------------------------------------------------------------
+
+    def _plan_of(self, phase: int) -> list[tuple[str, int]]:
+        """What a phase collects: `(policy, episodes)`, at least one episode in phase 0."""
+        length = self.environments.env_spec.max_episode_steps
+        total = max(1, round(self.steps / length))
+        first = total if self.options.rounds == 0 else max(1, round(total * self.options.initial_fraction))
+        if phase == 0:
+            return [("random", first)]
+        share = np.diff(np.linspace(0, total - first, self.options.rounds + 1).round().astype(int))[phase - 1]
+        explore = round(int(share) * self.options.explore_fraction) if self.model.members > 1 else 0
+        return [("explore", explore), ("goal", int(share) - explore)]
+
+    def _waves(self, phase: int) -> Iterator[tuple[str, int, int]]:
+        """Waves of at most `num_envs` episodes: `(policy, first episode of the phase, episodes)`."""
+        start = 0
+        for kind, episodes in self._plan_of(phase):
+            for first in range(0, episodes, self.options.num_envs):
+                yield kind, start + first, min(self.options.num_envs, episodes - first)
+            start += episodes
+
+    def _collect(self) -> bool:
+        phase, began, decisions = self.state.phase, perf_counter(), 0
+        waves = list(self._waves(phase))
+        total = sum(count for _, _, count in waves)
+        ids: list[int] = []
+        outcome: dict[str, float] = {}
+        for kind, first, count in waves:
+            keys = [f"{self.run_id}/{phase}/{first + i}" for i in range(count)]
+            known = [self.store.find(key) for key in keys]
+            # An interrupted wave is lived through again, from the same seeds: what it had stored is kept as it is.
+            if any(k is None for k in known):
+                seeds = episode_seeds("train", self.seed, phase * 1_000_000 + first, count)
+                policy = self._policy(kind, phase, first)
+                meta = {"policy": kind, "phase": phase, "run": self.run_id}
+                episodes = run_episodes(self.environments, policy, seeds, meta=meta)
+                ids += self.store.append_many(episodes, keys)
+                decisions += sum(len(e.actions) for e in episodes)
+                if kind == "goal":
+                    result = score(episodes)
+                    outcome |= {"episode/success": result["success_rate"], "episode/return": result["return_mean"]}
+                if isinstance(policy, AgentPolicy):
+                    outcome |= policy.statistics.summary()
+            else:
+                ids += [k for k in known if k is not None]
+            self.progress.advance(f"collect {phase}", first + count, total, kind)
+            if self.stop:
+                return False
+        self.state.episodes += ids
+        self.state.decisions += int(self.store.lengths(ids).sum())
+        self.state.collected = True
+        self.model.normalizer.update_from(self.store, ids)
+        seconds = perf_counter() - began
+        self._log("collect", {"collect/episodes": len(ids), "speed/decisions_per_s": decisions / seconds, **outcome})
+        self.save("last")
+        return True
+
+    def _policy(self, kind: str, phase: int, first: int) -> Policy:
+        if kind == "random":
+            return RandomPolicy(self.environments.env_spec, self.options.max_hold)
+        generator = torch.Generator(self.learner.device).manual_seed(_mix(self.seed, phase, first))
+        return AgentPolicy(self.agents(kind, generator), self.options.noise, self.options.switch_every)
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def _fit(self) -> bool:
+        self.sampler.refresh(self.state.episodes)
+        bounds = np.linspace(0, self.options.updates, self.options.rounds + 2).round().astype(int)
+        end, total = int(bounds[self.state.phase + 1]), self.options.updates
+        began, first = perf_counter(), self.state.updates
+        while self.state.updates < end:
+            batch = self.sampler.sample(self.learner.options.batch_size, self.rng).to(self.learner.device)
+            metrics = self.learner.update(batch)
+            self.state.updates += 1
+            done = self.state.updates
+            if done % self.options.log_every == 0 or done == end:
+                values = {name: float(value) for name, value in metrics.items()}
+                values["speed/updates_per_s"] = (done - first) / (perf_counter() - began)
+                self._log("train", values | self._health(batch))
+                self.progress.advance("train", done, total, f"prediction {values.get('loss/prediction', 0.0):.4f}")
+            if done % self.options.checkpoint_every == 0 or done == end or self.stop:
+                self.save("last")
+            if self.stop:
+                return False
+        return True
+
+    @torch.no_grad()
+    def _health(self, batch: Any) -> dict[str, float]:
+        z = self.model.encode_sequence(batch.obs, batch.actions).flatten(0, 1)
+        health = latent_health(z)
+        warning = collapse_warning(health, self.model.latent_dim)
+        if warning:
+            self.progress.message(f"update {self.state.updates}: {warning}")
+            self._log("train", {WARNING_KEY: warning})
+        return health
+
+    def _validate(self) -> None:
+        if self.validation is None or not self.options.validation_episodes:
+            self.save("best")
+            return
+        count = self.options.validation_episodes
+        generator = torch.Generator(self.learner.device).manual_seed(_mix(self.seed, self.state.phase, -1))
+        policy = AgentPolicy(self.agents("goal", generator))
+        seeds = episode_seeds("validation", self.seed, 0, count)
+        result = score(run_arm(self.validation, policy, seeds))
+        steps = result["steps_to_goal"]["mean"]
+        mark = [
+            result["success_rate"],
+            -steps if steps is not None else -float(self.environments.env_spec.max_episode_steps),
+        ]
+        better = not self.state.best or mark >= self.state.best
+        if better:
+            self.state.best = mark
+            self.save("best")
+        metrics = {
+            "validation/success": mark[0],
+            "validation/return": result["return_mean"],
+            **policy.statistics.summary(),
+        }
+        if steps is not None:
+            metrics["validation/steps_to_goal"] = steps
+        self._log("validation", metrics)
+        note = f", median {result['steps_to_goal']['median']:.0f} steps" if steps is not None else ""
+        self.progress.message(f"phase {self.state.phase}: {mark[0]:.0%} of {count} validation goals{note}")
+
+    # -- saving and resuming ------------------------------------------------------------------------------------------
+
+    def save(self, name: str) -> None:
+        """Write `<name>.safetensors`: `last` can be resumed, `best` holds weights only."""
+        tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        state: dict[str, Any] = {"card": self.card, "decisions": self.state.decisions, "updates": self.state.updates}
+        if name == "last":
+            tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.learner.optimizer).items()}
+            if self.learner.target is not None:
+                tensors |= {f"target.{k}": v for k, v in self.learner.target.state_dict().items()}
+            tensors["generator.learner"] = self.learner.generator.get_state()
+            state["train"] = {**vars(self.state), "episodes": _ranges(self.state.episodes)}
+            state["rng"] = numpy_state(self.rng)
+        save_checkpoint(self.run_dir / f"{name}.safetensors", tensors, state)
+
+    def resume(self) -> None:
+        """Continue from `last.safetensors`.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to another run or shape.
+        """
+        path = self.run_dir / "last.safetensors"
+        checkpoint: Checkpoint = load_checkpoint(path)
+        if checkpoint.state.get("card") != json.loads(json.dumps(self.card)):
+            raise CheckpointError(f"{path} belongs to a run with other options; choose another out= or resume=never")
+        restore_module(self.model, checkpoint.under("model"), path)
+        restore_optimizer(self.learner.optimizer, checkpoint.under("optimizer"))
+        if self.learner.target is not None:
+            restore_module(self.learner.target, checkpoint.under("target"), path)
+        self.learner.generator.set_state(checkpoint.tensors["generator.learner"].cpu())
+        restore_numpy(self.rng, checkpoint.state["rng"])
+        saved = checkpoint.state["train"]
+        episodes = [i for first, last in saved["episodes"] for i in range(first, last + 1)]
+        self.state = TrainState(**{**saved, "episodes": episodes})
+        self.learner.updates = self.state.updates
+        missing = [i for i in episodes if i >= len(self.store)]
+        if missing:
+            raise TrainingError(f"the memory lacks {len(missing)} episodes that {path} was trained on")
+        self.logger.truncate_after(self.state.updates)
+
+    def _log(self, phase: str, metrics: dict[str, Any]) -> None:
+        frames = self.state.decisions * self.frames_per_decision
+        self.logger.log(phase, metrics, update=self.state.updates, decisions=self.state.decisions, frames=frames)
+
+
+def _mix(*parts: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence([p % 2**32 for p in parts]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _ranges(ids: Sequence[int]) -> list[list[int]]:
+    """Consecutive runs of ids as `[first, last]`, so that a checkpoint of a long run stays small."""
+    ranges: list[list[int]] = []
+    for i in ids:
+        if ranges and i == ranges[-1][1] + 1:
+            ranges[-1][1] = i
+        else:
+            ranges.append([i, i])
+    return ranges

@@ -1,0 +1,297 @@
+"""Acting in environments: policies, and the one loop that turns them into episodes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from typing_extensions import override
+
+from ...envs.spec import EnvSpec
+from ...planners.base import Plan, Planner
+from ..agent import Agent, Carry, select
+from ..memory.store import Episode
+
+Obs = Mapping[str, NDArray[Any]]
+Array = NDArray[Any]
+
+
+class Step(Protocol):
+    """What one vectorised step gives; every array has `B` rows."""
+
+    obs: dict[str, Array]
+    reward: Array
+    terminated: Array
+    truncated: Array
+    success: Array
+
+
+class Environments(Protocol):
+    """What the training code needs of vectorised environments (`envs.vector.VectorEnv` is one)."""
+
+    num_envs: int
+
+    @property
+    def env_spec(self) -> EnvSpec:
+        """The environment that all rows are copies of."""
+        ...
+
+    def reset(self, seeds: Sequence[int], indices: Sequence[int] | None = None) -> tuple[Any, Any]:
+        """Start episodes; returns observations and goals (None without goals) of all rows."""
+        ...
+
+    def step(self, actions: Array, active: Array | None = None) -> Step:
+        """Step the active rows with actions `[B, A]`."""
+        ...
+
+    def simulator_states(self) -> Array | None:
+        """Physics states `[B, S]`, for baselines only."""
+        ...
+
+    def render(self, index: int) -> Array:
+        """A picture of one row."""
+        ...
+
+
+class Policy(Protocol):
+    """Chooses actions for a batch of episodes."""
+
+    def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
+        """Start one episode per seed; `goal` has one row each."""
+        ...
+
+    def act(self, obs: Obs, rows: Array) -> Array:
+        """Actions `[b, A]` in real units for the episodes `rows [b]` that still run, seen as `obs {key: [b, ...]}`."""
+        ...
+
+
+class RandomPolicy(Policy):
+    """Uniform actions, each held for a random number of decisions between 1 and `max_hold`.
+
+    Holding makes exploration of second-order systems wide where fresh noise at every decision averages out. Every
+    episode has a generator of its own, so that it does not depend on what else is collected beside it.
+    """
+
+    def __init__(self, spec: EnvSpec, max_hold: int = 1) -> None:
+        self.spec, self.max_hold = spec, max_hold
+        self.actions = np.zeros((0, 0, spec.action_dim), np.float32)
+        self.time = 0
+
+    @override
+    def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
+        self.actions = np.stack([self._sequence(np.random.default_rng([seed, 0xAC7])) for seed in seeds])
+        self.time = 0
+
+    def _sequence(self, rng: np.random.Generator) -> Array:
+        steps = self.spec.max_episode_steps
+        holds = rng.integers(1, self.max_hold + 1, steps)
+        draws = rng.uniform(self.spec.action_low, self.spec.action_high, (steps, self.spec.action_dim))
+        return np.repeat(draws, holds, axis=0)[:steps].astype(np.float32)
+
+    @override
+    def act(self, obs: Obs, rows: Array) -> Array:
+        actions: Array = self.actions[rows, self.time]
+        self.time += 1
+        return actions
+
+
+@dataclass
+class PlanStatistics:
+    """What a planning policy saw of its planner, one entry per plan (mean over the episodes planned at once)."""
+
+    cost: list[float] = field(default_factory=list)
+    improvement: list[float] = field(default_factory=list)
+    invalid: list[float] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+
+    def add(self, plan: Plan, milliseconds: float) -> None:
+        """Note one plan and how long the decision took."""
+        self.cost.append(float(plan.cost.mean()))
+        self.improvement.append(float((plan.best_costs[:, 0] - plan.cost).mean()))
+        self.invalid.append(float(plan.num_invalid.sum()))
+        self.milliseconds.append(milliseconds)
+
+    def summary(self) -> dict[str, float]:
+        """Means by metric name."""
+        if not self.cost:
+            return {}
+        return {
+            "plan/cost": float(np.mean(self.cost)),
+            "plan/improvement": float(np.mean(self.improvement)),
+            "plan/invalid": float(np.sum(self.invalid)),
+            "plan/batch_ms": float(np.mean(self.milliseconds)),
+        }
+
+
+class AgentPolicy(Policy):
+    """The agent as a policy.
+
+    Args:
+        agent: decides.
+        noise: Gaussian exploration, in units of the half-range of the actions.
+        switch_every: decisions after which each episode takes over the goal of the next one, so that exploration keeps
+            travelling; an agent that hovers at its goal teaches the time-to-goal head that near takes long. 0 never.
+    """
+
+    def __init__(self, agent: Agent, noise: float = 0.0, switch_every: int = 0) -> None:
+        self.agent, self.noise, self.switch_every = agent, noise, switch_every
+        self.time = 0
+        self.statistics = PlanStatistics()
+        low, high = (
+            torch.tensor(b, device=agent.device) for b in (agent.model.spec.action_low, agent.model.spec.action_high)
+        )
+        self.low, self.high = low, high
+        self.carry: Carry | None = None
+        self.goal: Tensor | None = None
+        self.rows = np.zeros(0, np.int64)
+
+    @override
+    def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
+        self.carry = self.agent.init(len(seeds))
+        self.goal = None if goal is None else self.agent.embed_goal(goal)
+        self.rows, self.time = np.arange(len(seeds)), 0
+
+    @override
+    def act(self, obs: Obs, rows: Array) -> Array:
+        assert self.carry is not None
+        if self.switch_every and self.time and self.time % self.switch_every == 0 and self.goal is not None:
+            self.goal = self.goal.roll(1, dims=0)
+        self.time += 1
+        if len(rows) != len(self.rows):  # some episodes have ended: plan for the others only
+            keep = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
+            self.carry, self.rows = select(self.carry, keep), rows
+            self.goal = None if self.goal is None else self.goal[keep]
+        start = perf_counter()
+        action, self.carry, plan = self.agent.act(obs, self.carry, self.goal)
+        if plan is not None:
+            self.statistics.add(plan, 1e3 * (perf_counter() - start))
+        if self.noise:
+            noise = torch.randn(action.shape, generator=self.agent.generator, device=action.device)
+            action = action + self.noise * noise * (self.high - self.low) / 2
+        return torch.minimum(torch.maximum(action, self.low), self.high).cpu().numpy()
+
+
+SimulatorCosts = Callable[[Array, Array, Obs], Array]
+"""States `[B, S]`, actions `[B, N, H, A]`, goals `{key: [B, ...]}` -> costs `[B, N]`."""
+
+
+class SimulatorPolicy(Policy):
+    """A planner on the true simulator: the ceiling that a perfect world model would give the same planner."""
+
+    def __init__(
+        self, costs: SimulatorCosts, planner: Planner[Any], environments: Environments, generator: torch.Generator
+    ) -> None:
+        self.costs, self.planner, self.environments, self.generator = costs, planner, environments, generator
+        self.statistics = PlanStatistics()
+        self.state: Any = None
+        self.goal: Obs = {}
+        self.rows = np.zeros(0, np.int64)
+
+    @override
+    def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
+        self.goal = goal or {}
+        self.state, self.rows = None, np.arange(len(seeds))
+
+    @override
+    def act(self, obs: Obs, rows: Array) -> Array:
+        states = self.environments.simulator_states()
+        assert states is not None
+        if self.state is None:
+            self.state = self.planner.init(len(rows))
+        else:
+            if len(rows) != len(self.rows):
+                self.state = select(self.state, torch.as_tensor(np.searchsorted(self.rows, rows)))
+            self.state = self.planner.advance(self.state, 1)
+        self.rows = rows
+        goal = {k: v[rows] for k, v in self.goal.items()}
+
+        def cost_fn(actions: Tensor) -> Tensor:
+            return torch.from_numpy(self.costs(states[rows], actions.numpy().astype(np.float64), goal)).to(actions)
+
+        start = perf_counter()
+        plan, self.state = self.planner.plan(cost_fn, self.state, self.generator)
+        self.statistics.add(plan, 1e3 * (perf_counter() - start))
+        return plan.actions[:, 0].numpy()
+
+
+@dataclass
+class _Recorder:
+    """Grows one episode."""
+
+    obs: list[dict[str, Array]]
+    actions: list[Array] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    success: list[bool] = field(default_factory=list)
+    terminated: bool = False
+    truncated: bool = False
+
+    def episode(self, goal: dict[str, Array] | None, meta: dict[str, Any]) -> Episode:
+        return Episode(
+            obs={k: np.stack([o[k] for o in self.obs]) for k in self.obs[0]},
+            actions=np.stack(self.actions),
+            rewards=np.asarray(self.rewards, np.float32),
+            success=np.asarray(self.success, bool),
+            terminated=self.terminated,
+            truncated=self.truncated,
+            goal=goal,
+            meta=meta,
+        )
+
+
+def run_episodes(
+    environments: Environments,
+    policy: Policy,
+    seeds: Sequence[int],
+    *,
+    stop_on_success: bool = False,
+    meta: Mapping[str, Any] | None = None,
+    on_step: Callable[[Array, Step], None] | None = None,
+) -> list[Episode]:
+    """One episode per seed, all at once.
+
+    Args:
+        environments: with at least as many rows as seeds.
+        policy: acts on the rows that still run.
+        seeds: of the episodes; also noted in their metadata.
+        stop_on_success: end an episode (for the caller; it is neither terminated nor truncated) at its first success.
+        meta: further metadata of every episode.
+        on_step: called after each step with the rows that were stepped and what the step gave.
+
+    Returns:
+        Episodes in the order of the seeds.
+    """
+    count = len(seeds)
+    obs, goal = environments.reset(list(seeds), list(range(count)))
+    goals = None if goal is None else {k: np.array(v[:count]) for k, v in goal.items()}
+    recorders = [_Recorder([{k: np.array(v[i]) for k, v in obs.items()}]) for i in range(count)]
+    policy.reset(seeds, goals)
+    active = np.zeros(environments.num_envs, bool)
+    active[:count] = True
+    actions = np.zeros((environments.num_envs, environments.env_spec.action_dim), np.float32)
+    while active.any():
+        rows = np.flatnonzero(active)
+        actions[rows] = policy.act({k: v[rows] for k, v in obs.items()}, rows)
+        step = environments.step(actions, active)
+        obs = step.obs
+        for i in rows:
+            recorder = recorders[i]
+            recorder.obs.append({k: np.array(v[i]) for k, v in obs.items()})
+            recorder.actions.append(actions[i].copy())
+            recorder.rewards.append(float(step.reward[i]))
+            recorder.success.append(bool(step.success[i]))
+            recorder.terminated, recorder.truncated = bool(step.terminated[i]), bool(step.truncated[i])
+            if recorder.terminated or recorder.truncated or (stop_on_success and recorder.success[-1]):
+                active[i] = False
+        if on_step is not None:
+            on_step(rows, step)
+    shared = dict(meta or {})
+    return [
+        recorder.episode(
+            None if goals is None else {k: v[i] for k, v in goals.items()}, {**shared, "seed": int(seeds[i])}
+        )
+        for i, recorder in enumerate(recorders)
+    ]

@@ -1,0 +1,242 @@
+"""The world model as one module: encode, step, and read out, behind the `Dynamics` contract."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from ... import ForethoughtError
+from ...envs.spec import EnvSpec
+from ..memory.normalizer import Normalizer
+from .dynamics import EnsembleDynamics
+from .encoders import IdentityEncoder, ObsEncoder, SimNorm, flat_vectors, mlp
+from .heads import InverseDynamicsHead, Probe, TimeToGoalHead
+
+SIMNORM_GROUP = 8
+
+
+class WorldModelError(ForethoughtError):
+    """World-model options that contradict each other or the environment."""
+
+
+@dataclass
+class WorldModelOptions:
+    """Architecture of the latent world model."""
+
+    encoder: str = "learned"
+    """`learned` (MLP for vectors, convolutions for images) or `identity` (z is the normalised state)."""
+    latent_dim: int = 64
+    """Size of z; ignored by the identity encoder."""
+    hidden_dim: int = 256
+    """Width of every MLP."""
+    encoder_layers: int = 2
+    """Hidden layers of the state encoder."""
+    channels: tuple[int, ...] = (16, 32, 64, 64)
+    """Channels of the strided convolutions of the pixel encoder."""
+    latent_norm: str = "none"
+    """What bounds z: `none`, `layernorm` or `simnorm`."""
+    dynamics_layers: int = 2
+    """Hidden layers of the predictor."""
+    ensemble_size: int = 2
+    """Predictors that are trained side by side; their disagreement drives exploration and risk."""
+    recurrence: str = "none"
+    """`none`, or `gru` for a belief over partially observed states."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise WorldModelError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("latent_dim", "hidden_dim", "encoder_layers", "dynamics_layers", "ensemble_size"):
+            if getattr(self, name) < 1:
+                raise WorldModelError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.channels or min(self.channels) < 1:
+            raise WorldModelError(f"channels must be one or more positive numbers, got {self.channels}")
+        if self.latent_norm == "simnorm" and self.latent_dim % SIMNORM_GROUP:
+            raise WorldModelError(
+                f"latent_dim must be a multiple of {SIMNORM_GROUP} with latent_norm=simnorm, got {self.latent_dim}"
+            )
+        if self.encoder == "identity" and (self.latent_norm != "none" or self.recurrence != "none"):
+            raise WorldModelError("encoder=identity allows neither latent_norm nor recurrence: z is the state itself")
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "encoder": ("learned", "identity"),
+    "latent_norm": ("none", "layernorm", "simnorm"),
+    "recurrence": ("none", "gru"),
+}
+
+
+class Dynamics(Protocol):
+    """What imagination needs of a world model."""
+
+    def encode(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Raw observations `{key: [..., *shape]}` to latents `[..., Z]`, as at the start of an episode."""
+        ...
+
+    def step(self, z: Tensor, action: Tensor) -> Tensor:
+        """One step ahead by the first `e` ensemble members: `z [e, n, Z]`, `action [n, A]` in real units -> `[e, n, Z]`."""
+        ...
+
+
+class WorldModel(nn.Module):
+    """Encoder, predictor ensemble and heads for one `EnvSpec`.
+
+    Latents are `z [..., Z]`. With `recurrence="gru"` z is a belief that also depends on the past: call `observe`
+    with the last belief and action instead of `encode`. Goals live in a goal space of `goal_dim` numbers: the latent
+    space itself where goals are whole observations, the normalised achieved goal where the environment only states
+    a `desired_goal`; there a learned head takes latents to that space.
+
+    Args:
+        spec: the environment.
+        options: architecture.
+        normalizer: statistics of the vector observations; part of the weights.
+        generator_seed: seed of the initial weights.
+
+    Raises:
+        WorldModelError: the options do not fit the environment.
+    """
+
+    def __init__(self, spec: EnvSpec, options: WorldModelOptions, generator_seed: int = 0) -> None:
+        super().__init__()
+        self.spec, self.options = spec, options
+        self.vector_keys = sorted(k for k, array in spec.obs.items() if not array.is_image)
+        image_keys = [k for k in spec.obs if k not in self.vector_keys]
+        if options.encoder == "identity" and image_keys:
+            raise WorldModelError(f"encoder=identity reads vectors only, but {image_keys[0]!r} is an image")
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
+            torch.manual_seed(generator_seed)
+            self._build(spec, options)
+        low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        self.register_buffer("action_centre", (low + high) / 2, persistent=False)
+        self.register_buffer("action_half_range", (high - low) / 2, persistent=False)
+
+    def _build(self, spec: EnvSpec, options: WorldModelOptions) -> None:
+        hidden, actions = options.hidden_dim, spec.action_dim
+        self.normalizer = Normalizer({k: spec.obs[k] for k in self.vector_keys})
+        self.encoder: nn.Module
+        if options.encoder == "identity":
+            self.encoder = IdentityEncoder(spec.obs)
+            self.latent_dim = sum(array.size for array in spec.obs.values())
+        else:
+            self.latent_dim = options.latent_dim
+            self.encoder = ObsEncoder(spec.obs, hidden, options.encoder_layers, options.channels, self.latent_dim)
+        self.norm: nn.Module = nn.Identity()
+        if options.latent_norm == "simnorm":
+            self.norm = SimNorm(SIMNORM_GROUP)
+        elif options.latent_norm == "layernorm":
+            self.norm = nn.LayerNorm(self.latent_dim, elementwise_affine=False)
+        self.recurrence: nn.GRUCell | None = None
+        if options.recurrence == "gru":
+            self.recurrence = nn.GRUCell(self.latent_dim + actions, self.latent_dim)
+        self.dynamics = EnsembleDynamics(
+            self.latent_dim, actions, hidden, options.dynamics_layers, options.ensemble_size
+        )
+        self.inverse = InverseDynamicsHead(self.latent_dim, actions, hidden)
+        achieved = spec.goal is not None and spec.goal.kind == "achieved"
+        self.goal_dim = spec.obs[spec.goal.achieved_key or ""].size if spec.goal and achieved else self.latent_dim
+        self.achieved: nn.Module | None = mlp([self.latent_dim, hidden, self.goal_dim]) if achieved else None
+        self.time_to_goal = TimeToGoalHead(self.latent_dim, self.goal_dim, hidden)
+        probed = sum(spec.obs[k].size for k in self.vector_keys)
+        self.probe: Probe | None = Probe(self.latent_dim, probed, hidden) if probed else None
+
+    @property
+    def members(self) -> int:
+        """Ensemble size, `E`."""
+        return self.options.ensemble_size
+
+    def normalize_action(self, action: Tensor) -> Tensor:
+        """Real units to [-1, 1], per dimension."""
+        centre, half = self.get_buffer("action_centre"), self.get_buffer("action_half_range")
+        return (action - centre) / half
+
+    def features(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Raw observations `{key: [..., *shape]}` to features `[..., Z]`, before any recurrence."""
+        normalized = self.normalizer.normalize(obs)
+        z: Tensor = self.norm(self.encoder(normalized))
+        return z
+
+    def encode(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """See `Dynamics.encode`; a goal observation is embedded by this too."""
+        features = self.features(obs)
+        if self.recurrence is None:
+            return features
+        first = features.new_zeros(*features.shape[:-1], self.spec.action_dim)
+        return self._believe(None, first, features)
+
+    def observe(self, belief: Tensor | None, last_action: Tensor | None, obs: Mapping[str, Tensor]) -> Tensor:
+        """Latents `[B, Z]` of what is seen now, given the belief before and the action `[B, A]` in between.
+
+        Without recurrence this is `encode`; `belief=None` starts an episode.
+        """
+        if self.recurrence is None or belief is None or last_action is None:
+            return self.encode(obs)
+        return self._believe(belief, self.normalize_action(last_action), self.features(obs))
+
+    def _believe(self, belief: Tensor | None, action: Tensor, features: Tensor) -> Tensor:
+        assert self.recurrence is not None
+        lead = features.shape[:-1]
+        x = torch.cat([features, action], dim=-1).reshape(-1, self.recurrence.input_size)
+        h = None if belief is None else belief.reshape(-1, self.latent_dim)
+        out: Tensor = self.norm(self.recurrence(x, h))
+        return out.reshape(*lead, self.latent_dim)
+
+    def encode_sequence(self, obs: Mapping[str, Tensor], actions: Tensor) -> Tensor:
+        """Latents `[B, L+1, Z]` of windows `{key: [B, L+1, ...]}` with `actions [B, L, A]` between them."""
+        features = self.features(obs)
+        if self.recurrence is None:
+            return features
+        beliefs = [self._believe(None, torch.zeros_like(actions[:, 0]), features[:, 0])]
+        normalized = self.normalize_action(actions)
+        for t in range(actions.shape[1]):
+            beliefs.append(self._believe(beliefs[-1], normalized[:, t], features[:, t + 1]))
+        return torch.stack(beliefs, dim=1)
+
+    def step(self, z: Tensor, action: Tensor) -> Tensor:
+        """See `Dynamics.step`."""
+        out: Tensor = self.norm(self.dynamics(z, self.normalize_action(action)))
+        return out
+
+    def goal_point(self, z: Tensor) -> Tensor:
+        """Latents `[..., Z]` to goal space `[..., G]`."""
+        if self.achieved is None:
+            return z
+        point: Tensor = self.achieved(z)
+        return point
+
+    def embed_goal(self, goal_obs: Mapping[str, Tensor]) -> Tensor:
+        """A goal as the environment states it, to goal space `[..., G]`.
+
+        Args:
+            goal_obs: a whole observation, or `{"desired_goal": [..., G]}`.
+        """
+        if self.achieved is None:
+            return self.encode(goal_obs)
+        return self.normalize_achieved(goal_obs["desired_goal"])
+
+    def normalize_achieved(self, achieved: Tensor) -> Tensor:
+        """Achieved or desired goals `[..., G]` in the units of the goal space."""
+        assert self.spec.goal is not None
+        assert self.spec.goal.achieved_key is not None
+        key = self.spec.goal.achieved_key
+        return self.normalizer.normalize({key: achieved})[key]
+
+    def steps_to_goal(self, z: Tensor, goal: Tensor) -> Tensor:
+        """Predicted steps from latents `[..., Z]` to goal embeddings broadcastable to `[..., G]`."""
+        steps: Tensor = self.time_to_goal(z, self.goal_point(z), goal)
+        return steps
+
+    def goal_distance(self, z: Tensor, goal: Tensor) -> Tensor:
+        """Mean squared distance in goal space, `[...]`."""
+        return F.mse_loss(self.goal_point(z), goal.expand(*z.shape[:-1], -1), reduction="none").mean(dim=-1)
+
+    def probe_target(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """The normalised vector observations `[..., sum d]` that the probe reads out."""
+        return flat_vectors(self.normalizer.normalize({k: obs[k] for k in self.vector_keys}), self.vector_keys)
+
+    @override
+    def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
+        return self.encode(obs)

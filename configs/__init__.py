@@ -1,0 +1,1 @@
+"""Configuration: the schema of a run, and its registration with Hydra."""

@@ -1,0 +1,62 @@
+"""The one configuration of a run, composed from the option dataclasses that stand beside each component."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..agent.agent import AgentOptions
+from ..agent.memory.store import MemoryOptions
+from ..agent.training.evaluate import EvaluationOptions
+from ..agent.training.learner import LearnerOptions
+from ..agent.training.loop import TrainingOptions
+from ..agent.world_model.model import WorldModelOptions
+from ..envs.spec import EnvOptions
+
+
+@dataclass
+class Config:
+    """What `forethought train` takes; every key can be overridden as `key=value` or `group.key=value`."""
+
+    env: str = "???"
+    """Environment id: any Gymnasium id, `dm_control/<domain>-<task>-v0`, or `module:EnvId`."""
+    steps: int = 20_000
+    """Decisions to collect in all (frames are decisions x env_options.action_repeat)."""
+    out: str = "runs/${now:%Y-%m-%d_%H-%M-%S}"
+    """Run folder."""
+    resume: str = "auto"
+    """`auto` continues the run that is in `out`, `never` refuses a folder that holds one."""
+    seed: int = 0
+    """Seed of everything that is random."""
+    device: str = "cpu"
+    """Where the world model and the planner compute (`cpu`, `cuda`, `cuda:1`, `mps`)."""
+    threads: int = 2
+    """CPU threads; resuming is exact for the same number."""
+    env_options: EnvOptions = field(default_factory=EnvOptions)
+    world_model: WorldModelOptions = field(default_factory=WorldModelOptions)
+    learner: LearnerOptions = field(default_factory=LearnerOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    agent: AgentOptions = field(default_factory=AgentOptions)
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
+    objective: Any = "???"
+    planner: Any = "???"
+    defaults: list[Any] = field(
+        default_factory=lambda: [{"planner": "icem"}, {"objective": "goal"}, "_self_", {"preset": "default"}]
+    )
+
+
+@dataclass
+class EvalConfig:
+    """What `forethought eval` takes; planner, agent and objective are those of the run unless overridden."""
+
+    run: str = "???"
+    """Run folder, as `forethought train` left it."""
+    checkpoint: str = "best"
+    """`best` or `last`."""
+    device: str = "cpu"
+    """Where the world model and the planner compute."""
+    threads: int = 2
+    """CPU threads."""
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    agent: AgentOptions = field(default_factory=AgentOptions)
+    objective: Any = "???"
+    planner: Any = "???"
+    defaults: list[Any] = field(default_factory=lambda: [{"planner": "icem"}, {"objective": "goal"}, "_self_"])

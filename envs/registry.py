@@ -1,0 +1,176 @@
+"""`make_env`: one call for every environment id; `list_envs`: the ids that are known."""
+
+import importlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec as RegisteredEnv
+
+from .. import UnknownNameError
+from .checks import check_options
+from .gymnasium_adapter import AnyEnv, make_gymnasium
+from .spec import EnvError, EnvOptions
+from .wrappers import ForethoughtEnv
+
+_EXTRAS = {
+    "gymnasium_robotics": re.compile(r"^(Fetch|Hand|AntMaze|PointMaze|AdroitHand|FrankaKitchen)"),
+    "ogbench": re.compile(r"^(visual-|online-)?(point|ant|humanoid|antsoccer|cube|scene|puzzle|powderworld)[a-z]*-"),
+}
+
+
+def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
+    """Make an environment, in Forethought's conventions and checked at every call.
+
+    Ids: Gymnasium's (`HalfCheetah-v5`), dm_control's (`dm_control/cartpole-swingup-v0`), Forethought's own
+    (`forethought/Reacher-v0`), with the extra `robotics` those of Gymnasium-Robotics (`FetchReach-v4`) and OGBench
+    (`pointmaze-medium-v0`), and `module:EnvId`, which imports `module` first so that it can register `EnvId`. Nothing
+    is imported before an id needs it.
+
+    Args:
+        env_id: the id.
+        options: how the environment is presented; None for the defaults.
+
+    Returns:
+        The environment; see `ForethoughtEnv` for its conventions and `ForethoughtEnv.env_spec` for its description.
+
+    Raises:
+        UnknownNameError: nothing known has this id; the message offers the nearest.
+        EnvError: an option is invalid, a package is missing, or the environment cannot be made or is not supported.
+    """
+    options = options or EnvOptions()
+    check_options(options)
+    env, native_limit = _make(_find(env_id), options)
+    try:
+        return ForethoughtEnv(env, env_id, options, native_limit)
+    except BaseException:
+        env.close()
+        raise
+
+
+def list_envs() -> dict[str, list[str]]:
+    """Known ids by source: `forethought`, `gymnasium-mujoco`, `dm_control`, `robotics`, `ogbench`.
+
+    A source whose package is not installed is an empty list. Takes a second or two when first called, because
+    dm_control's tasks are only known after importing it.
+    """
+    _load_everything()
+    sources: dict[str, Callable[[str, str], bool]] = {
+        "forethought": lambda env_id, entry: env_id.startswith("forethought/"),
+        "gymnasium-mujoco": lambda env_id, entry: entry.startswith("gymnasium.envs.mujoco.") and env_id.endswith("-v5"),
+        "dm_control": lambda env_id, entry: env_id.startswith("dm_control/") and "compatibility" not in env_id,
+        # Without the ones that need mujoco_py, which no longer builds, and those with several agents.
+        "robotics": lambda env_id, entry: (
+            entry.startswith("gymnasium_robotics.envs.")
+            and "MujocoPy" not in entry
+            and not entry.startswith("gymnasium_robotics.envs.mujoco.")
+        ),
+        # Without the discrete actions of Powderworld.
+        "ogbench": lambda env_id, entry: entry.startswith("ogbench.") and "powderworld" not in entry,
+    }
+    entries = {env_id: str(registered.entry_point) for env_id, registered in gymnasium.registry.items()}
+    return {
+        source: sorted(env_id for env_id, entry in entries.items() if belongs(env_id, entry))
+        for source, belongs in sources.items()
+    }
+
+
+def _make(registered: RegisteredEnv, options: EnvOptions) -> tuple[AnyEnv, int | None]:
+    """Make the bare environment and say its time limit, by the adapter for its source."""
+    kwargs: dict[str, Any] = dict(options.kwargs)
+    drawn = options.observation != "state"
+    entry = registered.entry_point if isinstance(registered.entry_point, str) else ""
+    if drawn:
+        if entry.startswith(("gymnasium.envs.mujoco.", "gymnasium_robotics.")):
+            from .rendering import require
+
+            require()
+        if entry.startswith("gymnasium.envs.mujoco."):
+            kwargs = {"height": options.image_size, "width": options.image_size} | kwargs
+    if registered.namespace == "dm_control":
+        from .dm_control_adapter import make_dm_control
+
+        return make_dm_control(registered, kwargs, options.image_size if drawn else None)
+    if entry.startswith("gymnasium_robotics."):
+        from . import robotics_shim
+
+        robotics_shim.apply()
+    if entry.startswith("ogbench."):
+        from .ogbench_adapter import make_ogbench
+
+        return make_ogbench(registered, kwargs, options.image_size if drawn else None)
+    return make_gymnasium(registered, kwargs, drawn)
+
+
+def _find(env_id: str) -> RegisteredEnv:
+    """The registry's entry for an id, after importing what registers it."""
+    if not isinstance(env_id, str):
+        raise EnvError(f"the environment id must be a string, got {env_id!r}")
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import_module(module, env_id)
+    elif name not in gymnasium.registry:
+        _load_source(name)
+    if name not in gymnasium.registry:
+        _load_everything()
+        raise UnknownNameError("environment id", name, gymnasium.registry)
+    return gymnasium.registry[name]
+
+
+def _load_source(env_id: str) -> None:
+    """Import the package whose ids look like this one."""
+    if env_id.startswith("forethought/"):
+        _load_own()
+        return
+    if env_id.startswith("dm_control/"):
+        _load_dm_control()
+        return
+    for package, pattern in _EXTRAS.items():
+        if not _load_extra(package) and pattern.match(env_id):
+            name = package.replace("_", "-")
+            raise EnvError(f"{env_id} needs {name}, which is not installed: pip install 'forethought[robotics]'")
+        if env_id in gymnasium.registry:
+            return
+
+
+def _load_everything() -> None:
+    _load_own()
+    _load_dm_control()
+    for package in _EXTRAS:
+        _load_extra(package)
+
+
+def _load_own() -> None:
+    from . import tasks
+
+    gymnasium.register_envs(tasks)
+
+
+def _load_dm_control() -> None:
+    from .dm_control_adapter import register
+
+    register()
+
+
+def _load_extra(package: str) -> bool:
+    """Import a package of the extra `robotics`; False if it is not installed."""
+    if importlib.util.find_spec(package) is None:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they deprecate among themselves is not the user's doing
+        gymnasium.register_envs(importlib.import_module(package))
+    return True
+
+
+def _import_module(module: str, env_id: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise EnvError(
+            f"cannot import {module!r}, which {env_id!r} says registers the environment: "
+            f"{type(error).__name__}: {error}"
+        ) from error

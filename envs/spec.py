@@ -1,0 +1,128 @@
+"""What models and planners learn of an environment: `EnvSpec`, and nothing else."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .. import ForethoughtError
+
+
+class EnvError(ForethoughtError):
+    """An environment that is unknown, unsupported, or breaks its contract."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One observation array, without batch dimension.
+
+    A `uint8` array of three dimensions `[height, width, channels]` is an image (channels = 3 x stacked frames);
+    everything else is a vector after flattening.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the array is a picture that goes through the convolutional encoder."""
+        return self.dtype == "uint8" and len(self.shape) == 3
+
+    @property
+    def size(self) -> int:
+        """Number of scalars."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class GoalSpec:
+    """How the environment states its goals.
+
+    `kind="observation"`: a goal is a full observation, with the keys and shapes of `EnvSpec.obs` (OGBench's
+    `info["goal"]`). `kind="achieved"`: a goal is a vector `desired_goal` of `dim` numbers, to be compared with the
+    observation array named `achieved_key` (Gymnasium-Robotics' GoalEnv).
+    """
+
+    kind: Literal["observation", "achieved"]
+    achieved_key: str | None = None
+    dim: int | None = None
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """All that models and planners learn of an environment.
+
+    Actions are flat float32 vectors `[A]` in real units, inside `[action_low, action_high]` (finite, per dimension,
+    possibly asymmetric).
+
+    Args:
+        env_id: the id that makes the environment again.
+        obs: flat dictionary of observation arrays; keys sorted.
+        action_low: lower bounds, `A` numbers in the units of the environment.
+        action_high: upper bounds, each above its lower bound.
+        control_dt: seconds between decisions, action repeat included; `nan` where the environment does not say.
+        max_episode_steps: decisions until truncation.
+        goal: how goals are stated; None for an environment without goals.
+    """
+
+    env_id: str
+    obs: dict[str, ArraySpec]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    control_dt: float
+    max_episode_steps: int
+    goal: GoalSpec | None = None
+
+    @property
+    def action_dim(self) -> int:
+        """Number of action dimensions, `A`."""
+        return len(self.action_low)
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as plain JSON values; `from_json` is its inverse."""
+        data = dataclasses.asdict(self)
+        if math.isnan(self.control_dt):
+            data["control_dt"] = None
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "EnvSpec":
+        """Rebuild a spec from `to_json`.
+
+        Raises:
+            EnvError: a field is missing or malformed.
+        """
+        try:
+            goal = data["goal"]
+            return cls(
+                env_id=str(data["env_id"]),
+                obs={k: ArraySpec(tuple(v["shape"]), str(v["dtype"])) for k, v in data["obs"].items()},
+                action_low=tuple(float(x) for x in data["action_low"]),
+                action_high=tuple(float(x) for x in data["action_high"]),
+                control_dt=math.nan if data["control_dt"] is None else float(data["control_dt"]),
+                max_episode_steps=int(data["max_episode_steps"]),
+                goal=None if goal is None else GoalSpec(goal["kind"], goal["achieved_key"], goal["dim"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EnvError(f"malformed environment spec: {error!r}") from error
+
+
+@dataclass
+class EnvOptions:
+    """How an environment is made; the same options for every kind of environment."""
+
+    action_repeat: int = 1
+    """Environment steps per decision; rewards are summed, success is any."""
+    max_episode_steps: int | None = None
+    """Decisions until truncation; None keeps the environment's own limit (1000 where it has none)."""
+    observation: str = "state"
+    """`state`, `pixels` or `both`."""
+    image_size: int = 64
+    """Height and width of rendered observations, in pixels."""
+    frame_stack: int = 2
+    """Rendered frames stacked along the channels, newest last."""
+    step_timeout_s: float = 60.0
+    """Seconds after which a reset or step counts as hung and raises; 0 waits for ever."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the environment's constructor."""

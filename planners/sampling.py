@@ -1,0 +1,311 @@
+"""The loop that all built-in planners share: ask for candidates, score them, tell the costs."""
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .base import CostFn, Plan, PlannerError, PlannerOptions, require
+from .noise import colour_matrix, sample_noise
+from .parametrisation import Parametrisation
+
+
+@dataclass(frozen=True, eq=False)
+class SearchState:
+    """The state of every built-in planner: a search distribution over knots in the unit box, and survivors.
+
+    Args:
+        mean: `[B, K, A]`, the warm start and centre of the search.
+        std: `[B, K, A]`, its spread; set anew at the start of every plan.
+        elites: `[B, E, K, A]`, candidates that outlive an iteration, best first; `E = 0` where none do.
+        elite_valid: `[B, E]`, which of them are there.
+        moments: `[B, 2, E, K, A]`, Adam's moments of the gradient of each elite; empty without gradients.
+    """
+
+    mean: Tensor
+    std: Tensor
+    elites: Tensor
+    elite_valid: Tensor
+    moments: Tensor
+
+
+class SamplingPlanner(ABC):
+    """The ask-score-tell loop; a planner is what it asks for and what it learns when told.
+
+    Subclasses work on knots `[B, N, K, A]` inside `[-1, 1]` (`Parametrisation`) and never see bounds, units, invalid
+    costs, deadlines or memory limits. A `Planner` with `SearchState`.
+
+    Args:
+        action_low: lower bounds `[A]`, finite; dtype and device of everything follow it.
+        action_high: upper bounds `[A]`, above the lower ones.
+        options: options of the planner.
+
+    Raises:
+        PlannerError: bounds that are not two finite vectors, the lower below the higher.
+    """
+
+    options: PlannerOptions
+
+    def __init__(self, action_low: Tensor, action_high: Tensor, options: PlannerOptions) -> None:
+        require(
+            action_low.ndim == 1 and action_low.shape == action_high.shape and action_low.numel() > 0,
+            "action_low and action_high must both have shape [A]",
+            (list(action_low.shape), list(action_high.shape)),
+        )
+        require(action_low.is_floating_point(), "action_low must have a floating dtype", action_low.dtype)
+        action_high = action_high.to(action_low)
+        ordered = (action_low < action_high) & action_low.isfinite() & action_high.isfinite()
+        require(
+            bool(ordered.all()),
+            "action_low must be finite and below a finite action_high",
+            (action_low.tolist(), action_high.tolist()),
+        )
+        self.options = options
+        self.parametrisation = Parametrisation(
+            action_low, action_high, options.horizon, options.num_knots, options.interpolation
+        )
+        self._like = self.parametrisation.low
+        self._colour: Tensor | None = None
+        if options.noise_beta > 0:
+            self._colour = colour_matrix(
+                self.parametrisation.steps, options.noise_beta, dtype=self._like.dtype, device=self._like.device
+            )
+
+    @abstractmethod
+    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+        """New candidates `[B, N, K, A]` in `[-1, 1]`; the first few may be replaced by seeds at iteration 0."""
+
+    @abstractmethod
+    def tell(self, state: SearchState, candidates: Tensor, costs: Tensor, gradients: Tensor | None) -> SearchState:
+        """Learn from candidates `[B, N, K, A]`, their costs `[B, N]` (inf: invalid) and gradients, if asked for."""
+
+    @property
+    @abstractmethod
+    def initial_std(self) -> float:
+        """Standard deviation of the first candidates, in half-ranges."""
+
+    def noise(self, batch_size: int, count: int, generator: torch.Generator) -> Tensor:
+        """Gaussian noise `[B, count, K, A]` of unit variance and the colour `noise_beta`."""
+        shape = (batch_size, count, self.parametrisation.steps, self.parametrisation.dim)
+        return sample_noise(shape, self._colour, generator, self._like)
+
+    def sample(self, state: SearchState, count: int, generator: torch.Generator) -> Tensor:
+        """Candidates `[B, count, K, A]` around the mean of the state, with its standard deviation, in `[-1, 1]`."""
+        noise = self.noise(state.mean.shape[0], count, generator)
+        return torch.addcmul(state.mean[:, None], noise, state.std[:, None]).clamp_(-1, 1)
+
+    @property
+    def horizon(self) -> int:
+        """Number of actions in a plan, `H`."""
+        return self.options.horizon
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations of a plan that is neither stopped early nor late."""
+        return self.options.iterations
+
+    def uses_gradients(self, iteration: int) -> bool:
+        """Whether `tell` needs the gradients of the candidates of this iteration."""
+        return False
+
+    @property
+    def num_elites(self) -> int:
+        """Candidates that the state carries from one iteration to the next, `E`."""
+        return 0
+
+    @property
+    def returns_mean(self) -> bool:
+        """Whether the plan is the mean of the final distribution rather than the best candidate."""
+        return False
+
+    def begin(self, state: SearchState) -> SearchState:
+        """The state at the start of a plan: the warm start, and everything else afresh."""
+        return replace(state, std=torch.full_like(state.std, self.initial_std), moments=torch.zeros_like(state.moments))
+
+    def finish(self, state: SearchState, best: Tensor) -> SearchState:
+        """The state that a plan leaves behind, given the best candidate `[B, K, A]`."""
+        return state
+
+    def converged(self, state: SearchState, best_costs: list[Tensor]) -> bool:
+        """Whether to stop, given the best cost `[B]` after each iteration run."""
+        tolerance = self.options.early_stop_tolerance
+        if tolerance is None or len(best_costs) < 2:
+            return False
+        return bool((best_costs[-2] - best_costs[-1] <= tolerance * best_costs[-1].abs()).all())
+
+    def init(self, batch_size: int) -> SearchState:
+        """The state before the first plan; the search starts from the middle of the bounds."""
+        require(batch_size >= 1, "batch_size must be at least 1", batch_size)
+        shape = (self.parametrisation.steps, self.parametrisation.dim)
+        zeros, num_elites = self._like.new_zeros, self.num_elites
+        return SearchState(
+            mean=zeros(batch_size, *shape),
+            std=torch.full_like(zeros(batch_size, *shape), self.initial_std),
+            elites=zeros(batch_size, num_elites, *shape),
+            elite_valid=torch.zeros(batch_size, num_elites, dtype=torch.bool, device=self._like.device),
+            moments=zeros(batch_size, 2, num_elites if self.uses_gradients(self.num_iterations - 1) else 0, *shape),
+        )
+
+    def advance(self, state: SearchState, steps: int) -> SearchState:
+        """Shift the warm start by `steps` actions; without `warm_start`, start afresh."""
+        require(steps >= 0, "steps must be 0 or more", steps)
+        if not self.options.warm_start:
+            return self.init(state.mean.shape[0])
+        if steps == 0:
+            return state
+        repeat = self.options.tail == "repeat"
+        mean = self.parametrisation.shift(state.mean, steps, repeat_last=repeat)
+        elites = self.parametrisation.shift(state.elites, steps, repeat_last=repeat)
+        return replace(state, mean=mean, elites=elites)
+
+    def plan(
+        self,
+        cost_fn: CostFn,
+        state: SearchState,
+        generator: torch.Generator,
+        seeds: Tensor | None = None,
+        deadline_s: float | None = None,
+    ) -> tuple[Plan, SearchState]:
+        """Search; see `Planner.plan`."""
+        watch = _Stopwatch(deadline_s)
+        with torch.no_grad():
+            state = self.begin(state)
+            first, num_invalid = self._first_candidates(state, seeds)
+            best = _Best(first[:, 0], self.parametrisation.decode(first[:, 0]))
+            best_costs: list[Tensor] = []
+            lap_s = 0.0
+            for iteration in range(self.num_iterations):
+                started_s = watch.elapsed_s
+                if iteration > 0 and not watch.has_time_for(lap_s):
+                    break
+                candidates = self.ask(state, iteration, generator)
+                if iteration == 0:
+                    candidates[:, : first.shape[1]] = first
+                actions = self.parametrisation.decode(candidates)
+                costs, gradients, invalid = self._score(cost_fn, actions, watch, self.uses_gradients(iteration))
+                num_invalid += invalid
+                state = self.tell(state, candidates, costs, gradients)
+                best.update(candidates, actions, costs)
+                best_costs.append(best.cost)
+                lap_s = watch.elapsed_s - started_s
+                if self.converged(state, best_costs):
+                    break
+            iterations_run = len(best_costs)
+            best_costs += best_costs[-1:] * (self.num_iterations - iterations_run)
+            state = self.finish(state, best.candidate)
+            if self.returns_mean and watch.has_time_for(0.0):
+                actions = self.parametrisation.decode(state.mean[:, None])
+                costs, _, invalid = self._score(cost_fn, actions, watch, with_gradients=False)
+                num_invalid += invalid
+                best.replace(actions, costs)
+        plan = Plan(
+            actions=best.actions,
+            cost=best.cost,
+            best_costs=torch.stack(best_costs, dim=1),
+            num_invalid=num_invalid,
+            std=state.std.mean(dim=(1, 2)),
+            iterations_run=iterations_run,
+            elapsed_s=watch.elapsed_s,
+        )
+        return plan, state
+
+    def _first_candidates(self, state: SearchState, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The warm start and the seeds `[B, 1 + S, K, A]`, and how many seeds `[B]` the warm start replaces (NaN)."""
+        batch_size, mean = state.mean.shape[0], state.mean[:, None]
+        if seeds is None:
+            return mean, torch.zeros(batch_size, dtype=torch.long, device=mean.device)
+        expected, most = (batch_size, self.horizon, self.parametrisation.dim), self.options.num_samples - 1
+        if seeds.ndim != 4 or (seeds.shape[0], *seeds.shape[2:]) != expected or seeds.shape[1] > most:
+            raise PlannerError(
+                f"seeds must have shape [B={expected[0]}, S, H={expected[1]}, A={expected[2]}] with S at most "
+                f"num_samples - 1 = {most}, got {list(seeds.shape)}"
+            )
+        knots = self.parametrisation.encode(seeds.detach().to(self._like))
+        absent = seeds.isnan().flatten(2).any(dim=2)
+        return torch.cat((mean, torch.where(absent[..., None, None], mean, knots)), dim=1), absent.sum(dim=1)
+
+    def _score(
+        self, cost_fn: CostFn, actions: Tensor, watch: "_Stopwatch", with_gradients: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Costs `[B, N]`, gradients by knots `[B, N, K, A]`, and how many costs `[B]` are not finite.
+
+        The one place where such a cost becomes inf. Candidates that time does not suffice for are inf, too, without
+        being counted.
+        """
+        limit = self.options.max_candidates_per_call
+        size = actions.shape[1] if limit is None else max(1, limit // actions.shape[0])
+        parts: list[tuple[Tensor, Tensor | None]] = []
+        for chunk in torch.split(actions, size, dim=1):
+            if parts and not watch.has_time_for(0.0):
+                break
+            parts.append(_costs_and_gradients(cost_fn, chunk) if with_gradients else (_costs(cost_fn, chunk), None))
+        raw = parts[0][0] if len(parts) == 1 else torch.cat([costs for costs, _ in parts], dim=1)
+        finite = raw.isfinite()
+        costs = torch.where(finite, raw, torch.inf)
+        by_action = [gradient for _, gradient in parts if gradient is not None]
+        gradients = self.parametrisation.pull_back(torch.cat(by_action, dim=1)) if by_action else None
+        unscored = actions.shape[1] - costs.shape[1]
+        if unscored:
+            costs = torch.cat((costs, costs.new_full((costs.shape[0], unscored), torch.inf)), dim=1)
+            if gradients is not None:
+                none = gradients.new_zeros(gradients.shape[0], unscored, *gradients.shape[2:])
+                gradients = torch.cat((gradients, none), dim=1)
+        return costs, gradients, (~finite).sum(dim=1)
+
+
+class _Stopwatch:
+    """Time since a plan was begun, against its deadline."""
+
+    def __init__(self, deadline_s: float | None) -> None:
+        self._started_s, self._deadline_s = time.perf_counter(), deadline_s
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self._started_s
+
+    def has_time_for(self, duration_s: float) -> bool:
+        return self._deadline_s is None or self.elapsed_s + duration_s < self._deadline_s
+
+
+class _Best:
+    """The best candidate so far of every problem; the warm start, at infinite cost, until one is valid."""
+
+    def __init__(self, candidate: Tensor, actions: Tensor) -> None:
+        self.candidate, self.actions = candidate, actions
+        self.cost = torch.full_like(candidate[:, 0, 0], torch.inf)
+
+    def update(self, candidates: Tensor, actions: Tensor, costs: Tensor) -> None:
+        """Take the best of candidates `[B, N, K, A]` where it is better."""
+        cost, index = costs.min(dim=1)
+        better, pick = (cost < self.cost)[:, None, None], index[:, None, None, None]
+        self.cost = torch.minimum(cost, self.cost)
+        self.candidate = torch.where(better, candidates.take_along_dim(pick, dim=1)[:, 0], self.candidate)
+        self.actions = torch.where(better, actions.take_along_dim(pick, dim=1)[:, 0], self.actions)
+
+    def replace(self, actions: Tensor, costs: Tensor) -> None:
+        """Take the one candidate `[B, 1, H, A]` where its cost `[B, 1]` is finite."""
+        valid = costs.isfinite()
+        self.cost = torch.where(valid, costs, self.cost[:, None])[:, 0]
+        self.actions = torch.where(valid[..., None], actions[:, 0], self.actions)
+
+
+def _costs(cost_fn: CostFn, actions: Tensor) -> Tensor:
+    """Costs `[B, n]` in the dtype of the actions, of the shape that was agreed."""
+    costs = cost_fn(actions)
+    if not isinstance(costs, Tensor) or costs.shape != actions.shape[:2]:
+        got = list(costs.shape) if isinstance(costs, Tensor) else type(costs).__name__
+        raise PlannerError(f"cost_fn must return costs of shape {list(actions.shape[:2])}, got {got}")
+    return costs.to(actions)
+
+
+def _costs_and_gradients(cost_fn: CostFn, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Costs `[B, n]` and their gradients by the actions `[B, n, H, A]`."""
+    with torch.enable_grad():
+        leaf = actions.detach().requires_grad_()
+        costs = _costs(cost_fn, leaf)
+        gradient = torch.autograd.grad(costs.sum(), leaf, allow_unused=True)[0] if costs.requires_grad else None
+    if gradient is None:
+        raise PlannerError("cost_fn must be differentiable by the actions for this planner, got costs without gradient")
+    return costs.detach(), gradient

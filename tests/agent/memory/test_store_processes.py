@@ -1,0 +1,314 @@
+"""The store among processes: killed writers, live readers, full disks, folders that cannot be written."""
+
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forethought.agent.memory.store import Episode, EpisodeStore, MemoryOptions, StoreError
+from forethought.envs.spec import EnvSpec
+
+Maker = Callable[..., Episode]
+Same = Callable[[Episode, Episode], None]
+
+
+@dataclass
+class Child:
+    """A forked process that reports lines through a pipe."""
+
+    pid: int
+    pipe: int
+    text: str = ""
+
+    def line(self) -> str:
+        """The next line; fails when the process ends without one."""
+        while "\n" not in self.text:
+            chunk = os.read(self.pipe, 4096)
+            assert chunk, f"child {self.pid} ended after {self.text!r}"
+            self.text += chunk.decode()
+        line, self.text = self.text.split("\n", 1)
+        return line
+
+    def rest(self) -> list[str]:
+        """All lines up to the end of the process."""
+        while chunk := os.read(self.pipe, 4096):
+            self.text += chunk.decode()
+        return self.text.split("\n")[:-1]
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def join(self) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.pipe)
+        assert status == 0, f"child ended with wait status {status}"
+
+
+def fork(work: Callable[[Callable[[object], None]], None]) -> Child:
+    """Run `work(report)` in a fork of this process, which holds no store open."""
+    pipe, end = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(pipe)
+            work(lambda value: os.write(end, f"{value}\n".encode()))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(end)
+    return Child(pid, pipe)
+
+
+def sleep_forever() -> None:
+    while True:
+        time.sleep(60)
+
+
+def test_one_writer_at_a_time(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
+    def write(report: Callable[[object], None]) -> None:
+        with EpisodeStore.open(folder, "a", spec) as store:
+            report(store.append(make_episode(spec)))
+            sleep_forever()
+
+    child = fork(write)
+    child.line()
+    with pytest.raises(StoreError, match=rf"open for appending in another process \(pid {child.pid}\)"):
+        EpisodeStore.open(folder, "a", spec)
+    with EpisodeStore.open(folder) as store:  # reading is fine
+        assert len(store) == 1
+    child.kill()
+    with EpisodeStore.open(folder, "a", spec) as store:
+        assert store.append(make_episode(spec)) == 1
+
+
+def test_a_child_of_a_killed_writer_keeps_no_lock(folder: Path, spec: EnvSpec) -> None:
+    def write(report: Callable[[object], None]) -> None:
+        store = EpisodeStore.open(folder, "a", spec)
+        grandchild = os.fork()
+        if grandchild == 0:
+            sleep_forever()
+        report(grandchild)
+        store.ids()
+        sleep_forever()
+
+    child = fork(write)
+    grandchild = int(child.line())
+    try:
+        child.kill()
+        EpisodeStore.open(folder, "a", spec).close()
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_killed_writers_lose_nothing(
+    sync: bool, folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
+) -> None:
+    rng = np.random.default_rng(5)
+    checked = 0
+
+    def episode(i: int) -> Episode:
+        return make_episode(spec, 1 + i * 37 % 300, i)
+
+    def write(report: Callable[[object], None]) -> None:
+        with EpisodeStore.open(folder, "a", spec, MemoryOptions(map_size=1 << 20, sync=sync)) as store:
+            i = 0
+            while True:  # from the beginning, as a resumed run does: what is there already is not written again
+                report(store.append(episode(i), f"run/{i}"))
+                i += 1
+
+    for _ in range(10):
+        child = fork(write)
+        for _ in range(int(rng.integers(0, 30))):
+            child.line()
+        time.sleep(float(rng.random()) * 0.01)
+        child.kill()
+        acknowledged = child.rest()
+        with EpisodeStore.open(folder) if (folder / "data.mdb").exists() else EpisodeStore.open(folder, "a") as store:
+            assert store.verify() == []
+            if acknowledged:
+                assert len(store) > int(acknowledged[-1])
+            for i in range(checked, len(store)):
+                assert_same(store.get(i), episode(i))
+                assert store.find(f"run/{i}") == i
+            checked = len(store)
+    assert checked > 20
+
+
+def test_kill_during_creation_leaves_nothing_in_the_way(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
+    (folder / "creating").mkdir(parents=True)
+    (folder / "creating" / "data.mdb").write_bytes(b"")
+    (folder / "writer.lock").write_text("1")
+    with EpisodeStore.open(folder, "a", spec) as store:
+        assert store.append(make_episode(spec)) == 0
+    assert not (folder / "creating").exists()
+
+
+def test_readers_see_a_live_writer(folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same) -> None:
+    """Also while the writer grows its map beyond that of the reader."""
+    pipe, end = os.pipe()
+
+    def write(report: Callable[[object], None]) -> None:
+        with EpisodeStore.open(folder, "a", spec, MemoryOptions(map_size=1 << 20, sync=False)) as store:
+            for i in range(30):
+                report(store.append(make_episode(spec, 1000, i)))
+                if i in (0, 9):
+                    os.read(pipe, 1)
+
+    child = fork(write)
+    child.line()
+    with EpisodeStore.open(folder, options=MemoryOptions(map_size=1 << 20)) as store:
+        assert len(store) == 1
+        os.write(end, b"x")
+        while child.line() != "9":
+            pass
+        assert len(store) == 1
+        assert store.refresh() == 9
+        assert_same(store.get(9), make_episode(spec, 1000, 9))
+        os.write(end, b"x")
+        child.rest()
+        child.join()
+        assert store.refresh() == 20
+        assert_same(store.get(29), make_episode(spec, 1000, 29))
+        assert store.num_transitions == 30_000
+        assert store.verify() == []
+    os.close(pipe)
+    os.close(end)
+
+
+def test_threads_share_a_store(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
+    expected = make_episode(spec, 500).obs["state"]
+    with EpisodeStore.open(folder, "a", spec, MemoryOptions(map_size=1 << 20, sync=False)) as store:
+        store.append(make_episode(spec, 500))
+        done, wrong = threading.Event(), []
+
+        def read() -> None:
+            while not done.is_set():
+                with store.reading() as reader:
+                    if not np.array_equal(reader.array(0, "obs/state"), expected):
+                        wrong.append(1)
+
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for i in range(100):
+            store.append(make_episode(spec, 500, i))
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert len(store) == 101
+
+
+def test_a_full_disk_leaves_the_store_as_it_was(
+    folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
+) -> None:
+    def write(report: Callable[[object], None]) -> None:
+        with EpisodeStore.open(folder, "a", spec, MemoryOptions(sync=False)) as store:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            for i in range(200):
+                try:
+                    store.append(make_episode(spec, 1000, i), f"{i}")
+                except StoreError as error:
+                    report(error)
+                    break
+            stored = len(store)
+            assert store.verify() == []
+            assert store.find(str(stored)) is None
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            report(store.append(make_episode(spec, 1000, stored)))
+
+    child = fork(write)
+    assert "cannot append to" in child.line()
+    stored = int(child.line())
+    child.join()
+    assert stored > 10
+    with EpisodeStore.open(folder) as store:
+        assert store.verify() == []
+        assert_same(store.get(stored), make_episode(spec, 1000, stored))
+
+
+def test_little_address_space_is_enough(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
+    def write(report: Callable[[object], None]) -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+        store = EpisodeStore.open(folder, "a", spec, MemoryOptions(sync=False))
+        try:
+            for i in range(400):
+                store.append_many([make_episode(spec, 2000, i)] * 4)
+        except StoreError as error:
+            report(error)
+        with pytest.raises(StoreError, match="is closed"):
+            store.get(0)
+        store = EpisodeStore.open(folder, "a", spec, MemoryOptions(sync=False))
+        assert store.get(len(store) - 1).arrays()
+        report(len(store))
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs /proc")
+    child = fork(write)
+    assert "no address space to grow the map" in child.line()
+    assert int(child.line()) > 4
+    child.join()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root, because root can become somebody else")
+def test_a_folder_that_cannot_be_written_is_read(spec: EnvSpec, make_episode: Maker, assert_same: Same) -> None:
+    folder = Path(tempfile.mkdtemp())  # not under tmp_path, which nobody else may enter
+    folder.chmod(0o755)
+
+    def read(report: Callable[[object], None]) -> None:
+        os.setuid(65534)
+        with pytest.raises(StoreError, match="Permission denied"):
+            EpisodeStore.open(folder, "a", spec)
+        with pytest.raises(StoreError, match="cannot create an episode store"):
+            EpisodeStore.open(folder / "new", "a", spec)
+        with EpisodeStore.open(folder) as store:
+            assert_same(store.get(1), make_episode(spec, 4, 1))
+            assert store.verify() == []
+
+    try:
+        with EpisodeStore.open(folder, "a", spec) as store:
+            store.append_many([make_episode(spec, 4, i) for i in range(3)])
+        fork(read).join()
+        (folder / "lock.mdb").unlink()
+        fork(read).join()
+        (folder / "data.mdb").chmod(0o600)
+
+        def refused(report: Callable[[object], None]) -> None:
+            os.setuid(65534)
+            with pytest.raises(StoreError, match="Permission denied"):
+                EpisodeStore.open(folder)
+
+        fork(refused).join()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder_is_read(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
+    with EpisodeStore.open(folder, "a", spec) as store:
+        store.append(make_episode(spec))
+    try:
+        for path in (*folder.iterdir(), folder):
+            path.chmod(0o555)
+        with EpisodeStore.open(folder) as store:
+            assert len(store) == 1
+        with pytest.raises(StoreError, match="Permission denied"):
+            EpisodeStore.open(folder, "a", spec)
+    finally:
+        folder.chmod(0o755)

@@ -1,0 +1,152 @@
+"""Every figure is a PNG that shows its data, in both themes; data that cannot be drawn is named."""
+
+import io
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from forethought.agent.report import plots
+from forethought.agent.report.plots import DARK, LIGHT, Interval, PlotError
+
+RNG = np.random.default_rng(0)
+METRICS = [
+    {
+        "update": update,
+        "decisions": 3 * update,
+        "loss/total": math.exp(-update / 100),
+        "loss/signed": -1.0 + update / 100,
+        "episode/success": update % 2,
+        "episode/return": float(update),
+        "latent/std": 1.0,
+        "latent/std_min": 0.1,
+        "latent/effective_rank": 5.0,
+        "latent/warning": "text",
+    }
+    for update in range(0, 500, 10)
+]
+REAL = np.cumsum(RNG.normal(size=(4, 20, 8)), axis=1)
+CASES: dict[str, tuple[Callable[..., bytes], tuple[Any, ...]]] = {
+    "success": (plots.success_bars, ([Interval("planner", 0.9, 0.8, 0.95), Interval("random", 0.0)],)),
+    "return": (plots.return_bars, ([Interval("planner", -3.0, -4.0, -2.0), Interval("random", -50.0)],)),
+    "learning": (plots.learning_curves, (METRICS,)),
+    "learning, one record": (plots.learning_curves, ([{"update": 0, "decisions": 0, "loss/a": 1.0}],)),
+    "latents": (plots.latent_health_plot, (METRICS,)),
+    "imagination": (plots.imagination_plot, (REAL, REAL + 0.1, [f"q{index}" for index in range(8)])),
+    "error": (plots.imagination_error, ([1, 2, 3], [0.1, 0.2, 0.3], [0.2, 0.4, 0.6])),
+    "error, no baseline": (plots.imagination_error, ([1, 2, 3], [0.1, 0.2, 0.3])),
+    "time": (plots.decision_time_hist, (RNG.gamma(20, 1.0, 300),)),
+    "time, one value": (plots.decision_time_hist, ([5.0],)),
+    "steps": (plots.steps_to_goal_hist, (RNG.integers(3, 80, 100), [40, 41])),
+    "steps, one value": (plots.steps_to_goal_hist, ([7],)),
+    "calibration": (plots.time_to_goal_calibration, (RNG.uniform(0, 30, 200), RNG.uniform(0, 30, 200))),
+    "calibration, one value": (plots.time_to_goal_calibration, ([3.0], [4.0])),
+}
+
+
+def pixels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    assert png.startswith(b"\x89PNG")
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_plot_is_a_picture_with_content(name: str, theme: plots.Theme) -> None:
+    draw, data = CASES[name]
+    image = pixels(draw(*data, theme=theme))
+    assert image.shape[0] > 300
+    assert image.shape[1] in (860, 1760)
+    assert tuple(image[0, 0]) == rgb(theme.background)
+    # A figure of axes alone is grey: the series bring colour.
+    spread = image.max(axis=2).astype(int) - image.min(axis=2)
+    assert (spread > 60).sum() > 60
+
+
+def test_a_higher_rate_makes_a_longer_bar() -> None:
+    def blue(rate: float) -> int:
+        image = pixels(plots.success_bars([Interval("planner", rate)])).astype(int)
+        return int(((image[..., 2] > 150) & (image[..., 0] < 80)).sum())
+
+    assert blue(0.25) * 3 < blue(1.0) < blue(0.25) * 5
+
+
+def test_the_dimensions_drawn_are_those_that_vary_most() -> None:
+    names = [f"q{index}" for index in range(8)]
+    still = REAL.copy()
+    still[:, :, 0] = 3.0  # the two that vary least are left out, so their imagination does not matter
+    still[:, :, 5] = 1.0
+    dream = still + 0.1
+    other = dream.copy()
+    other[:, :, [0, 5]] += 1.0
+    assert plots.imagination_plot(still, dream, names) == plots.imagination_plot(still, other, names)
+    other[:, :, 1] += 1.0
+    assert plots.imagination_plot(still, dream, names) != plots.imagination_plot(still, other, names)
+
+
+def test_outliers_do_not_squeeze_the_histogram_of_times() -> None:
+    values = np.r_[RNG.gamma(20, 1.0, 500), 1e5]
+    assert (pixels(plots.decision_time_hist(values)) != 255).any(axis=2).mean() > 0.1
+
+
+@pytest.mark.parametrize("name", ["$x", "$\\frac{$", "\\unknown", "日本", "\x00\n", "x" * 500, "", "<b>"])
+def test_names_are_text_and_nothing_else(name: str) -> None:
+    assert pixels(plots.success_bars([Interval(name, 0.5)])).shape[1] == 860
+    assert pixels(plots.imagination_plot(REAL[:1, :, :1], REAL[:1, :, :1], [name])).shape[1] == 1760
+
+
+def test_gaps_in_the_data_are_left_out() -> None:
+    gaps = REAL.copy()
+    gaps[0, 3:5] = np.nan
+    plots.imagination_plot(REAL, gaps, [f"q{index}" for index in range(8)])
+    plots.decision_time_hist([1.0, math.nan, 2.0])
+    plots.learning_curves([*METRICS, {"update": 999, "decisions": 0, "loss/total": math.nan}])
+    assert plots.time_to_goal_calibration([1.0, math.nan], [1.0, 2.0]) == plots.time_to_goal_calibration([1.0], [1.0])
+
+
+def test_an_interval_that_excludes_its_value_is_drawn() -> None:
+    plots.success_bars([Interval("planner", 1.0, 0.96, 1.0 - 1e-12)])
+
+
+@pytest.mark.parametrize(
+    ("draw", "data", "message"),
+    [
+        (plots.success_bars, ([],), "rows"),
+        (plots.return_bars, ([],), "rows"),
+        (plots.learning_curves, ([{"update": 0, "decisions": 0, "speed/updates_per_s": 1.0}],), "loss/"),
+        (plots.learning_curves, ([],), "loss/"),
+        (plots.latent_health_plot, ([{"update": 0, "loss/a": 1.0}],), "latent/std"),
+        (plots.imagination_plot, (REAL, REAL[:2], ["q"] * 8), r"must both be \[E, T, D\]"),
+        (plots.imagination_plot, (REAL, REAL, ["q"]), "D = 1 names"),
+        (plots.imagination_plot, ([[1.0]], [[1.0]], ["q"]), "real must be an array of 3 dimensions"),
+        (plots.imagination_plot, ([[[1.0], [1.0, 2.0]]], REAL, ["q"]), "real must be an array of 3 dimensions"),
+        (plots.imagination_error, ([1, 2], [0.1], None), "equally long"),
+        (plots.imagination_error, ([1, 2], [0.1, 0.2], [0.1]), "equally long"),
+        (plots.decision_time_hist, ([],), "ms must be"),
+        (plots.decision_time_hist, ([math.nan],), "finite"),
+        (plots.steps_to_goal_hist, ([],), "steps must be"),
+        (plots.time_to_goal_calibration, ([1.0], [1.0, 2.0]), "equally long"),
+        (plots.time_to_goal_calibration, ([math.nan], [1.0]), "finite"),
+    ],
+)
+def test_data_that_cannot_be_drawn_is_named(draw: Callable[..., bytes], data: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(PlotError, match=message):
+        draw(*data)
+
+
+def test_no_global_state_is_touched() -> None:
+    before = dict(mpl.rcParams)
+    first = plots.success_bars([Interval("planner", 0.5)])
+    assert dict(mpl.rcParams) == before
+    assert plots.success_bars([Interval("planner", 0.5)]) == first
+    code = "import sys, forethought.agent.report.html; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
