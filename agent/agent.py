@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -27,16 +27,17 @@ class AgentOptions:
 
     replan_every: int = 1
     """Decisions per plan; the actions in between are taken from the plan."""
-    plan_dtype: str = "float32"
-    """`float32`, or `bfloat16` for planning with a copy of the model in half precision (fast where the CPU has it)."""
+    plan_dtype: str = "auto"
+    """`float32`, `bfloat16` (plan with a copy of the model in half precision), or `auto`: bfloat16 on a CPU that
+    computes in it, where planning becomes two to four times as fast."""
     deadline_s: float | None = None
     """Seconds a plan may take; the best plan found by then is used. None plans to the end."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
             raise AgentError(f"replan_every must be at least 1, got {self.replan_every}")
-        if self.plan_dtype not in ("float32", "bfloat16"):
-            raise AgentError(f"plan_dtype must be one of float32, bfloat16, got {self.plan_dtype!r}")
+        if self.plan_dtype not in ("auto", "float32", "bfloat16"):
+            raise AgentError(f"plan_dtype must be one of auto, float32, bfloat16, got {self.plan_dtype!r}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise AgentError(f"deadline_s must be positive, got {self.deadline_s}")
 
@@ -62,12 +63,27 @@ class Carry:
 
 def select(carry: T, rows: Tensor) -> T:
     """Keep only the episodes `rows` (indices) of a carry or any dataclass of batch-first tensors."""
+    chosen: Any = carry
     if isinstance(carry, Tensor):
-        return carry[rows] if carry.ndim else carry
-    if dataclasses.is_dataclass(carry) and not isinstance(carry, type):
+        chosen = carry[rows] if carry.ndim else carry
+    elif dataclasses.is_dataclass(carry) and not isinstance(carry, type):
         kept = {f.name: select(getattr(carry, f.name), rows) for f in dataclasses.fields(carry)}
-        return dataclasses.replace(carry, **kept)  # type: ignore[return-value]
-    return carry
+        chosen = dataclasses.replace(carry, **kept)
+    return cast(T, chosen)
+
+
+def bfloat16_in_hardware() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices natively (AVX512-BF16 or AMX)."""
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(probe() for probe in probes if probe is not None)
+
+
+def planning_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that `AgentOptions.plan_dtype` stands for on a device."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cpu" and bfloat16_in_hardware() else "float32"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 class Agent:
@@ -93,7 +109,7 @@ class Agent:
         self.model, self.planner, self.objective = model, planner, objective
         self.options, self.generator = options, generator
         # Cast once: autocast would cast the weights again at every call (and is slower than float32 on a CPU).
-        dtype: torch.dtype = getattr(torch, options.plan_dtype)
+        dtype = planning_dtype(options.plan_dtype, self.device)
         self.imagined = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
 
     @property
@@ -118,8 +134,14 @@ class Agent:
 
     @torch.no_grad()
     def embed_goal(self, goal_obs: Mapping[str, Any]) -> Tensor:
-        """Goals as the environment states them, `{key: [B, ...]}`, to goal embeddings `[B, G]`."""
+        """Goals as the environment states them, `{key: [B, ...]}`, to goal embeddings `[B, G]`.
+
+        Raises:
+            AgentError: a key is missing.
+        """
         if self.model.achieved is not None:
+            if "desired_goal" not in goal_obs:
+                raise AgentError(f"goal must have the key desired_goal, got {sorted(goal_obs)}")
             return self.model.embed_goal(
                 {"desired_goal": torch.as_tensor(goal_obs["desired_goal"], device=self.device)}
             )
@@ -135,6 +157,10 @@ class Agent:
 
         Returns:
             actions `[B, A]` in real units, the next carry, and the plan (None where an earlier plan is still used).
+
+        Raises:
+            AgentError: a key of the observation is missing.
+            ObjectiveError: the objective needs a goal and there is none.
         """
         with torch.no_grad():
             latent = self.model.observe(carry.latent, carry.action, self.tensors(obs))

@@ -1,8 +1,12 @@
 """From configuration to objects: the one place that picks classes, and the three jobs made of them."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import math
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .. import ForethoughtError
+from .. import ForethoughtError, UnknownNameError
 from ..configs.schema import Config, EvalConfig
 from ..envs.rendering import RenderingUnavailable
 from ..envs.simulator import make_simulator
@@ -27,7 +31,7 @@ from .memory.store import EpisodeStore
 from .objectives import DisagreementObjective, GoalObjective, GoalOptions, Objective
 from .report.html import write_report
 from .report.video import write_video
-from .training.checkpoint import load_checkpoint, restore_module
+from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, restore_module
 from .training.evaluate import EvaluationOptions, decision_time, diagnose, episode_seeds, film, run_arm, score
 from .training.learner import Learner
 from .training.loop import Progress, Trainer
@@ -73,6 +77,16 @@ def load_agent(
 ) -> Agent:
     """A trained agent from its run folder.
 
+    In a loop of one's own, with one environment and therefore a batch of one:
+
+        agent, env = load_agent("runs/reacher"), make_env("forethought/Reacher-v0")
+        obs, info = env.reset(seed=0)
+        carry, goal, done = agent.init(1), agent.embed_goal({k: v[None] for k, v in info["goal"].items()}), False
+        while not done:
+            action, carry, _ = agent.act({k: v[None] for k, v in obs.items()}, carry, goal)
+            obs, _, terminated, truncated, info = env.step(action[0].numpy())
+            done = terminated or truncated or info["success"]
+
     Args:
         run: run folder.
         checkpoint: `best` or `last`.
@@ -83,27 +97,50 @@ def load_agent(
         seed: of the planner's random draws.
 
     Raises:
+        RunError: there is no such run, or no such device.
         CheckpointError: no checkpoint, a damaged one, or one that does not fit its own description.
     """
-    path = Path(run) / f"{checkpoint}.safetensors"
-    saved = load_checkpoint(path, device)
-    card = saved.state["card"]
-    spec = EnvSpec.from_json(card["spec"])
-    world_model = {**card["config"]["world_model"], "channels": tuple(card["config"]["world_model"]["channels"])}
-    model = WorldModel(spec, WorldModelOptions(**world_model)).to(device)
+    _check_device(device)
+    path, saved = _open_checkpoint(Path(run).expanduser(), checkpoint, device)
+    try:
+        card = saved.state["card"]
+        config = card["config"]
+        spec = EnvSpec.from_json(card["spec"])
+        world_model = {**config["world_model"], "channels": tuple(config["world_model"]["channels"])}
+        model = WorldModel(spec, WorldModelOptions(**world_model)).to(device)
+        named = dict(config["planner"])
+        objective = objective or objective_options(config["objective"])
+        options = options or AgentOptions(**config["agent"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} was made by another version of forethought: {error!r}") from error
     restore_module(model, saved.under("model"), path)
     model.eval()
-    named = card["config"]["planner"]
     if planner is None:
         low, high = (torch.tensor(bound, device=device) for bound in (spec.action_low, spec.action_high))
-        planner_ = make_planner(named["name"], low, high, **{k: v for k, v in named.items() if k != "name"})
+        planner_ = make_planner(named.pop("name"), low, high, **named)
     else:
         planner_ = build_planner(planner, spec, device)
-    if objective is None:
-        objective = objective_options(card["config"]["objective"])
-    agent_options = options or AgentOptions(**card["config"]["agent"])
     generator = torch.Generator(device).manual_seed(seed)
-    return Agent(model, planner_, build_objective(objective), agent_options, generator)
+    return Agent(model, planner_, build_objective(objective), options, generator)
+
+
+def _open_checkpoint(run_dir: Path, name: str, device: str = "cpu") -> tuple[Path, Checkpoint]:
+    if name not in ("best", "last"):
+        raise UnknownNameError("checkpoint", name, ("best", "last"))
+    if not run_dir.is_dir():
+        raise RunError(f"run={run_dir} must be the folder of a run, but there is none")
+    path, last = run_dir / f"{name}.safetensors", run_dir / "last.safetensors"
+    if not path.exists() and last.exists():
+        raise RunError(f"{run_dir} has no {path.name} yet: let it train on, or take checkpoint=last")
+    return path, load_checkpoint(path, device)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"device must be one that PyTorch can use here, such as cpu, got {device!r}: {reason}") from None
 
 
 def objective_options(saved: dict[str, Any]) -> GoalOptions:
@@ -131,30 +168,42 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
 
     Raises:
         ForethoughtError: anything that is wrong with configuration, environment, folder or memory, said in its message.
+        KeyboardInterrupt: stopped by Ctrl-C; the run is saved and can be resumed.
     """
     progress = progress or Silent()
     run_dir = Path(config.out).expanduser()
-    with _threads(config.threads), _environments(config, run_dir) as (environments, validation):
-        last = run_dir / "last.safetensors"
-        if last.exists() and config.resume != "auto":
-            raise RunError(f"out={run_dir} already holds a run; resume=auto continues it")
-        _start_folder(run_dir, config, command)
+    last = run_dir / "last.safetensors"
+    if last.exists() and config.resume != "auto":
+        raise RunError(f"out={run_dir} already holds a run; resume=auto continues it")
+    _check_device(config.device)
+    with _threads(config.threads), _environments(config) as (environments, validation):
+        if validation.env_spec.goal is None:
+            raise RunError(f"objective=goal needs an environment with goals, but {config.env} has none")
+        if not last.exists():
+            _start_folder(run_dir, config, command)
         card = {
             "run_id": read_json(run_dir / "run.json")["run_id"],
             "spec": validation.env_spec.to_json(),
             "config": _training_config(config),
         }
-        memory = Path(config.memory.path) if config.memory.path else run_dir / "memory"
-        logger = MetricsLogger(run_dir)
-        with EpisodeStore.open(memory, "a", environments.env_spec, config.memory) as store:
+        memory = Path(config.memory.path or run_dir / "memory").expanduser()
+        with (
+            EpisodeStore.open(memory, "a", environments.env_spec, config.memory) as store,
+            MetricsLogger(run_dir) as logger,
+        ):
             trainer = _trainer(config, environments, validation, store, run_dir, logger, progress, card)
             if last.exists():
                 trainer.resume()
                 progress.message(f"resumed at update {trainer.state.updates}, {trainer.state.decisions} decisions")
+            else:
+                logger.truncate(0)
+                trainer.save("last")  # from now on the options of the run are settled
             with _interruptible(trainer, progress):
                 finished = trainer.run()
-        logger.close()
-    progress.message(f"{'trained' if finished else 'stopped and saved'}: {run_dir}")
+    if not finished:
+        progress.message(f"stopped and saved: {run_dir}; the same command with out={run_dir} goes on")
+        raise KeyboardInterrupt
+    progress.message(f"trained: {run_dir}")
     return run_dir
 
 
@@ -169,8 +218,6 @@ def _trainer(
     card: dict[str, Any],
 ) -> Trainer:
     spec = validation.env_spec
-    if spec.goal is None:
-        raise RunError(f"objective=goal needs an environment with goals, but {config.env} has none")
     model = WorldModel(spec, config.world_model, generator_seed=config.seed).to(config.device)
     generator = torch.Generator(config.device).manual_seed(config.seed)
     learner = Learner(model, config.learner, config.training.updates, generator)
@@ -188,26 +235,25 @@ def _trainer(
 
 
 @contextmanager
-def _environments(config: Config, run_dir: Path) -> Iterator[tuple[VectorEnv, VectorEnv]]:
+def _environments(config: Config) -> Iterator[tuple[VectorEnv, VectorEnv]]:
     """Environments for collection (episodes of `training.episode_steps`) and for validation."""
-    options = config.env_options
-    longer = dataclasses.replace(options, max_episode_steps=config.training.episode_steps or options.max_episode_steps)
     count = max(config.training.validation_episodes, 1)
-    environments = make_vector(config.env, config.training.num_envs, longer)
-    validation = make_vector(config.env, min(count, 50), options)
-    try:
+    with (
+        contextlib.closing(make_vector(config.env, config.training.num_envs, _collection(config))) as environments,
+        contextlib.closing(make_vector(config.env, min(count, 50), config.env_options)) as validation,
+    ):
         yield environments, validation
-    finally:
-        environments.close()
-        validation.close()
+
+
+def _collection(config: Config) -> EnvOptions:
+    """How environments are made to collect in: with episodes of `training.episode_steps`."""
+    steps = config.training.episode_steps or config.env_options.max_episode_steps
+    return dataclasses.replace(config.env_options, max_episode_steps=steps)
 
 
 @contextmanager
 def _interruptible(trainer: Trainer, progress: Progress) -> Iterator[None]:
     """Ctrl-C once saves and stops at the next update or wave; twice quits."""
-    import signal
-    import threading
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -216,7 +262,8 @@ def _interruptible(trainer: Trainer, progress: Progress) -> Iterator[None]:
         if trainer.stop:
             raise KeyboardInterrupt
         trainer.stop = True
-        progress.message("stopping after this step and saving; Ctrl-C again quits at once")
+        with contextlib.suppress(RuntimeError):  # the signal came in the middle of another message
+            progress.message("stopping after this step and saving; Ctrl-C again quits at once")
 
     before = signal.signal(signal.SIGINT, handler)
     try:
@@ -234,13 +281,12 @@ def _training_config(config: Config) -> dict[str, Any]:
 
 
 def _start_folder(run_dir: Path, config: Config, command: str | None) -> None:
+    from omegaconf import OmegaConf
+
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"out={run_dir} cannot be made: {error.strerror}") from error
-    if (run_dir / "run.json").exists():
-        return
-    from omegaconf import OmegaConf
 
     text = OmegaConf.to_yaml(OmegaConf.create({**_training_config(config), "out": str(run_dir)}))
     write_bytes(run_dir / "config.yaml", text.encode())
@@ -265,16 +311,12 @@ def collect(config: Config, progress: Progress | None = None) -> tuple[Path, int
     """
     progress = progress or Silent()
     folder = Path(config.memory.path or Path(config.out) / "memory").expanduser()
-    options = dataclasses.replace(
-        config.env_options, max_episode_steps=config.training.episode_steps or config.env_options.max_episode_steps
-    )
-    environments = make_vector(config.env, config.training.num_envs, options)
-    try:
+    with contextlib.closing(make_vector(config.env, config.training.num_envs, _collection(config))) as environments:
         spec = environments.env_spec
         total = max(1, round(config.steps / spec.max_episode_steps))
         seeds = episode_seeds("train", config.seed, 0, total)
-        keys = [f"collect/{config.env}/{config.seed}/{i}" for i in range(total)]
-        folder.mkdir(parents=True, exist_ok=True)
+        source = json.dumps([spec.to_json(), config.training.max_hold, config.seed]).encode()
+        keys = [f"collect/{hashlib.sha256(source).hexdigest()[:16]}/{i}" for i in range(total)]
         with EpisodeStore.open(folder, "a", spec, config.memory) as store:
             for first in range(0, total, config.training.num_envs):
                 wave = slice(first, first + config.training.num_envs)
@@ -284,8 +326,6 @@ def collect(config: Config, progress: Progress | None = None) -> tuple[Path, int
                     store.append_many(episodes, keys[wave])
                 progress.advance("collect", min(wave.stop, total), total)
             return folder, len(store), store.num_transitions
-    finally:
-        environments.close()
 
 
 # -- evaluation -------------------------------------------------------------------------------------------------------
@@ -299,8 +339,6 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
     """
     progress = progress or Silent()
     run_dir, options = Path(config.run).expanduser(), config.evaluation
-    if not run_dir.is_dir():
-        raise RunError(f"run={run_dir} is not a folder")
     with _threads(config.threads):
         agent = load_agent(
             run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,
@@ -309,11 +347,10 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         saved = read_card(run_dir, config.checkpoint)["config"]
         env_options = EnvOptions(**saved["env_options"])
         seeds = episode_seeds("test", options.seed, 0, options.episodes)
-        environments = make_vector(saved["env"], min(options.num_envs, options.episodes), env_options)
-        try:
+        rows = min(options.num_envs, options.episodes)
+        with contextlib.closing(make_vector(saved["env"], rows, env_options)) as environments:
+            _check_same(agent.model.spec, environments.env_spec)
             result = _measure(agent, environments, env_options, options, seeds, run_dir, progress)
-        finally:
-            environments.close()
     result |= {
         "env": saved["env"],
         "objective": saved["objective"]["name"],
@@ -327,6 +364,7 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         "machine": provenance.machine(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    result = dict(_finite(result))
     write_json(run_dir / "eval.json", result)
     write_report(run_dir)
     progress.message(f"report: {run_dir / 'report.html'}")
@@ -335,8 +373,19 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
 
 def read_card(run_dir: Path, checkpoint: str) -> dict[str, Any]:
     """What a checkpoint says of itself: run id, environment spec, configuration."""
-    card: dict[str, Any] = load_checkpoint(run_dir / f"{checkpoint}.safetensors").state["card"]
-    return card
+    path, saved = _open_checkpoint(run_dir, checkpoint)
+    card = saved.state.get("card")
+    if not isinstance(card, dict) or not {"run_id", "spec", "config"} <= card.keys():
+        raise CheckpointError(f"{path} does not say what it was trained for")
+    return dict(card)
+
+
+def _check_same(trained: EnvSpec, now: EnvSpec) -> None:
+    """An environment may have changed since the run; what the agent was trained for must still be there."""
+    for name in ("obs", "action_low", "action_high", "goal"):
+        before, after = getattr(trained, name), getattr(now, name)
+        if before != after:
+            raise RunError(f"{name} of {now.env_id} must be that of the run, {before}, got {after}")
 
 
 def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
@@ -448,6 +497,8 @@ def _timed(
         dt = agent.model.spec.control_dt
         write_video(run_dir / "rollout.mp4", frames, fps=1 / dt if math.isfinite(dt) else 30)
         video = "rollout.mp4"
+    else:
+        (run_dir / "rollout.mp4").unlink(missing_ok=True)  # that of an earlier evaluation
     times = decision_time(policy.statistics.milliseconds)
     return {"decision_ms": times, "video": video, "video_reason": reason}
 

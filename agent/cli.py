@@ -2,22 +2,25 @@
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from typing_extensions import override
 
-from .. import ForethoughtError, __version__
+from .. import ForethoughtError, UnknownNameError, __version__
+
+if TYPE_CHECKING:
+    from .memory.store import EpisodeStore
 
 _EXAMPLES = {
     "quickstart": """
@@ -81,11 +84,11 @@ class ConsoleProgress:
         tenth = 10 * done // max(total, 1)
         if self._said.get(stage) != tenth:
             self._said[stage] = tenth
-            self.console.print(f"{stage}: {done}/{total} {note}".rstrip(), markup=False, highlight=False)
+            self.message(f"{stage}: {done}/{total} {note}".rstrip())
 
     def message(self, text: str) -> None:
         """One line that stays."""
-        self.console.print(text, markup=False, highlight=False)
+        _say(self.console, text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,6 +97,11 @@ class _Parser(argparse.ArgumentParser):
     @override
     def error(self, message: str) -> Any:
         raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+    @override
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise UnknownNameError(action.dest, str(value), map(str, action.choices))
 
 
 class UsageError(ForethoughtError):
@@ -108,19 +116,20 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`forethought <command> --help` shows examples.",
     )
     parser.add_argument("--version", action="version", version=f"forethought {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    debug = _Parser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", metavar="command")
 
     def add(name: str, text: str, overrides: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".",
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[debug],
             epilog="examples:" + _EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         if overrides is not None:
             sub.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
         return sub
 
-    add("quickstart", "train, evaluate and film a reaching arm in about two minutes", "out=, seed=, episodes=")
+    add("quickstart", "train, evaluate and film a reaching arm in about two minutes", "out= seed= episodes= threads=")
     add("collect", "fill a memory with episodes of random held actions", "options of a run; see `train --options`")
     train = add("train", "learn a world model from own experience and plan with it", "options of the run")
     train.add_argument("--options", action="store_true", help="list every option with its default and meaning")
@@ -144,15 +153,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console = Console()
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in argv
     try:
-        parsed = build_parser().parse_args(argv)
+        parser = build_parser()
+        parsed = parser.parse_args(argv)
+        if parsed.command is None:
+            parser.print_help()
+            return 0
         with _quiet():
             return _COMMANDS[parsed.command](parsed, console)
     except ForethoughtError as error:
-        if debug:
+        if "--debug" in argv:
             raise
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        line = " ".join(f"error: {error}".split())
+        Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted", style="red")
@@ -168,16 +181,19 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+_QUICKSTART_KEYS = ("out", "seed", "episodes", "threads")
+
+
 # -- commands; what is heavy is imported where it is needed, so that `--help` is quick ---------------------------------
 
 
 def _quickstart(parsed: argparse.Namespace, console: Console) -> int:
     given = dict(_split(o) for o in parsed.overrides)
     for key in given:
-        if key not in ("out", "seed", "episodes", "threads"):
-            raise UsageError(f"quickstart takes out=, seed=, episodes= and threads=, got {key}=; use `train` for more")
+        if key not in _QUICKSTART_KEYS:
+            raise UnknownNameError("key of quickstart (`train` takes all)", key, _QUICKSTART_KEYS)
     episodes = given.pop("episodes", "100")
-    overrides = ["preset=quickstart", *(f"{k}={v}" for k, v in given.items())]
+    overrides = ["preset=reacher", *(f"{k}={v}" for k, v in given.items())]
     run_dir = _run_training(overrides, console)
     shared = [f"threads={given['threads']}"] if "threads" in given else []
     return _run_evaluation([f"run={run_dir}", f"episodes={episodes}", *shared], console)
@@ -233,14 +249,17 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
     console.print(_result_table(result))
     times = result["decision_ms"]
     console.print(f"decision time: median {times['p50']:.1f} ms, p99 {times['p99']:.1f} ms (one episode at a time)")
+    files = ["report.html", "eval.json", "diagnostics.json", "metrics.jsonl", "weights", "memory"]
     if result["video"] is None:
-        console.print(f"no video: {result['video_reason']}", markup=False)
-    console.print(f"everything is in {config.run}: eval.json, report.html, rollout.mp4, metrics.jsonl, weights, memory")
+        _say(console, f"no video: {result['video_reason']}")
+    else:
+        files.insert(1, result["video"])
+    _say(console, f"in {config.run}: {', '.join(files)}")
     return 0
 
 
 def _result_table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"{result['env']}: {result['episodes']} held-out episodes")
+    table = Table(title=f"{escape(result['env'])}: {result['episodes']} held-out episodes")
     for column in ("", "success", "95 % interval", "steps to goal (median)", "return"):
         table.add_column(column, justify="left" if not column else "right")
     rows = {"planner": result, "random": result["random"], "true dynamics": result["true_dynamics"], **result["arms"]}
@@ -250,8 +269,8 @@ def _result_table(result: dict[str, Any]) -> Table:
         low, high = row["success_ci"]
         steps = row["steps_to_goal"]["median"]
         table.add_row(
-            name, f"{row['success_rate']:.1%}", f"{low:.1%} – {high:.1%}",
-            "–" if steps is None else f"{steps:.0f}", f"{row['return_mean']:.1f}",
+            name, f"{row['success_rate']:.1%}", f"{low:.1%} to {high:.1%}",
+            "-" if steps is None else f"{steps:.0f}", f"{row['return_mean']:.1f}",
         )  # fmt: skip
     return table
 
@@ -259,9 +278,15 @@ def _result_table(result: dict[str, Any]) -> Table:
 def _print_options(root: type[Any], overrides: Sequence[str], console: Console) -> int:
     from ..configs.register import describe
 
+    rows = describe(root, [o for o in overrides if "=" in o])
+    if not console.is_terminal:  # one line each, for grep
+        for key, default, meaning in rows:
+            _say(console, f"{key}={default}  # {meaning}")
+        return 0
     table = Table("option", "default", "meaning", box=None, pad_edge=False)
-    for key, default, meaning in describe(root, [o for o in overrides if "=" in o]):
-        table.add_row(key, default, meaning)
+    table.columns[0].no_wrap = True
+    for row in rows:
+        table.add_row(*map(escape, row))
     console.print(table)
     return 0
 
@@ -273,7 +298,7 @@ def _collect(parsed: argparse.Namespace, console: Console) -> int:
 
     with ConsoleProgress(console) as progress:
         folder, episodes, transitions = build.collect(load(Config, parsed.overrides), progress)
-    console.print(f"{folder}: {episodes} episodes, {transitions} transitions", markup=False)
+    _say(console, f"{folder}: {episodes} episodes, {transitions} transitions")
     return 0
 
 
@@ -299,7 +324,7 @@ def _doctor(parsed: argparse.Namespace, console: Console) -> int:
     table = Table("", "check", "found", box=None)
     for finding in findings:
         mark = {True: "[green]ok[/green]", False: "[red]fault[/red]", None: "[yellow]note[/yellow]"}[finding.ok]
-        table.add_row(mark, finding.name, finding.text)
+        table.add_row(mark, escape(finding.name), escape(finding.text))
     console.print(table)
     return 0 if all(f.ok is not False for f in findings) else 1
 
@@ -307,32 +332,41 @@ def _doctor(parsed: argparse.Namespace, console: Console) -> int:
 def _memory(parsed: argparse.Namespace, console: Console) -> int:
     from .memory.store import EpisodeStore
 
+    if parsed.limit < 0:
+        raise UsageError(f"limit must be at least 0, got {parsed.limit}")
     with EpisodeStore.open(parsed.dir) as store:
         if parsed.action == "verify":
             problems = store.verify()
             for problem in problems:
-                console.print(problem, markup=False, style="red")
-            console.print(f"{parsed.dir}: {len(store)} episodes, {len(problems)} problems", markup=False)
+                _say(console, problem)
+            _say(console, f"{parsed.dir}: {len(store)} episodes, {len(problems)} problems")
             return 1 if problems else 0
         if parsed.action == "inspect":
-            return _inspect(store, parsed.episode, console)
-        ids = store.ids().tolist()
-        table = Table("episode", "env", "steps", "policy", "success", "seed", title=str(parsed.dir))
-        for i in ids[-parsed.limit :] if parsed.limit else ids:
-            info = store.info(i)
-            table.add_row(
-                str(i), info.env_id, str(info.length), str(info.meta.get("policy", "–")),
-                "yes" if info.success else "no", str(info.meta.get("seed", "–")),
-            )  # fmt: skip
-        console.print(table)
-        console.print(f"{len(store)} episodes, {store.num_transitions} transitions")
+            data = store.stats() if parsed.episode is None else store.info(parsed.episode)
+            console.print_json(json.dumps(data))
+            return 0
+        return _list_episodes(store, parsed.limit, console)
+
+
+def _list_episodes(store: "EpisodeStore", limit: int, console: Console) -> int:
+    ids = store.ids().tolist()
+    table = Table("episode", "env", "steps", "policy", "success", "seed", title=escape(str(store.path)))
+    for i in ids[-limit:] if limit else ids:
+        info = store.info(i)
+        meta = info["meta"]
+        table.add_row(
+            str(i), escape(info["env_id"]), str(info["length"]), escape(str(meta.get("policy", "-"))),
+            "yes" if info["success"] else "no", str(meta.get("seed", "-")),
+        )  # fmt: skip
+    console.print(table)
+    shown = f" (the last {limit} are shown, --limit 0 shows all)" if 0 < limit < len(ids) else ""
+    _say(console, f"{len(ids)} episodes, {store.num_transitions} transitions{shown}")
     return 0
 
 
-def _inspect(store: "EpisodeStore", episode: int | None, console: Console) -> int:
-    data = store.stats() if episode is None else dataclasses.asdict(store.info(episode))
-    console.print_json(json.dumps(data))
-    return 0
+def _say(console: Console, text: str) -> None:
+    """One plain line, however long."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _split(override: str) -> tuple[str, str]:

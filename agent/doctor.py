@@ -15,6 +15,7 @@ from ..envs import rendering
 from ..envs.spec import EnvOptions
 from ..envs.vector import make_vector
 from . import provenance
+from .agent import bfloat16_in_hardware
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ def examine(env_id: str | None = None) -> list[Finding]:
 
 def _processor() -> Finding:
     machine = provenance.machine()
-    half = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    half = bfloat16_in_hardware()
     text = f"{machine['cpu']}, {machine['cores']} cores, {torch.get_num_threads()} threads in use"
     if half:
-        return Finding(True, "processor", f"{text}; bfloat16 in hardware (agent.plan_dtype=bfloat16 plans faster)")
-    return Finding(True, "processor", f"{text}; no bfloat16 in hardware (keep agent.plan_dtype=float32)")
+        return Finding(True, "processor", f"{text}; bfloat16 in hardware, used for planning")
+    return Finding(True, "processor", f"{text}; no bfloat16 in hardware, planning stays in float32")
 
 
 def _accelerator() -> Finding:

@@ -15,7 +15,7 @@ class FileError(ForethoughtError):
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically and durably: readers see the old file or the new one, never a part.
+    """Write `data` to `path` atomically: readers see the old file or the new one, never a part, whatever crashes.
 
     Raises:
         FileError: the disk is full, the folder is read-only or missing; the old file is untouched.
@@ -36,7 +36,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write `data` as readable JSON, atomically; floats that are not finite are refused by `FileError`."""
+    """Write `data` as readable JSON, atomically.
+
+    Raises:
+        FileError: as `write_bytes`, or a float is not finite; the old file is untouched.
+    """
     try:
         text = json.dumps(data, indent=2, allow_nan=False)
     except ValueError as error:

@@ -38,4 +38,4 @@ def imagine(model: Dynamics, z: Tensor, actions: Tensor, members: int) -> Trajec
         state = model.step(state, flat[:, t])
         latents.append(state)
     stacked = torch.stack(latents, dim=2)  # [E, B*N, H, Z]
-    return Trajectory(stacked.unflatten(1, (batch, samples)), actions)
+    return Trajectory(stacked.reshape(members, batch, samples, *stacked.shape[2:]), actions)

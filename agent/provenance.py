@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -40,10 +41,12 @@ def machine() -> dict[str, Any]:
 def commit() -> str | None:
     """Commit of the source tree, with `+changes` where it is not clean; None outside a checkout."""
     root = Path(__file__).resolve().parents[1]
+
+    def run(*args: str) -> str:
+        command = ["git", "-C", str(root), *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
         if Path(run("rev-parse", "--show-toplevel")).resolve() != root:
             return None
         head = run("rev-parse", "HEAD")
@@ -53,5 +56,5 @@ def commit() -> str | None:
 
 
 def command() -> str:
-    """The command line as the user would type it again."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line as the user would type it again, quoted for a shell."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -4,39 +4,45 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from importlib import resources
+from importlib import metadata, resources
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import ForethoughtError, UnknownNameError
 from ..agent.objectives import GoalOptions
-from ..planners import PLANNERS
-from .schema import Config, EvalConfig
+from ..planners import ENTRY_POINTS, PLANNERS, find_planner
+from .schema import Config, ConfigError, EvalConfig
 
 T = TypeVar("T", Config, EvalConfig)
 
 OBJECTIVES: dict[str, type[Any]] = {"goal": GoalOptions}
 _ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval"}
+_GROUPS: dict[type[Any], tuple[str, ...]] = {
+    Config: ("planner", "objective", "preset"),
+    EvalConfig: ("planner", "objective"),
+}
+_KWARGS = "env_options.kwargs"
 
 
-class ConfigError(ForethoughtError):
-    """A key or value of the configuration that is not accepted."""
+def register(planners: Iterable[str] = PLANNERS) -> None:
+    """Put schema and option groups into Hydra's store.
 
-
-def register() -> None:
-    """Put schema and option groups into Hydra's store."""
+    Args:
+        planners: names to offer; those of installed packages are only loaded when they are named here.
+    """
     store = ConfigStore.instance()
     for root, name in _ROOTS.items():
         store.store(name=name, node=root)
-    for name, entry in PLANNERS.items():
-        store.store(group="planner", name=name, node=_named(name, entry.options))
+    for name in planners:
+        store.store(group="planner", name=name, node=_named(name, find_planner(name).options))
     for name, options in OBJECTIVES.items():
         store.store(group="objective", name=name, node=_named(name, options))
 
@@ -72,7 +78,7 @@ def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
     observation = given.get("env_options.observation", "state")
     for name, preset in presets().items():
         same = preset.get("env_options", {}).get("observation", "state") == observation
-        if preset.get("env") == given["env"] and same and not preset.get("manual"):
+        if preset.get("env") == given["env"] and same:
             return [f"preset={name}", *overrides], name
     return list(overrides), None
 
@@ -85,13 +91,10 @@ def load(root: type[T], overrides: Sequence[str]) -> T:
         ConfigError: a value of the wrong type, or a required key without a value.
         ForethoughtError: a value out of range, as the component itself reports it.
     """
-    register()
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"override must have the form key=value, got {override!r}")
+    chosen = _check_choices(root, overrides)
+    register({*PLANNERS, chosen["planner"]} if "planner" in chosen else PLANNERS)
     try:
         with initialize_config_module("forethought.configs", version_base="1.3"):
-            _check_choices(overrides)
             config = compose(_ROOTS[root], overrides=[_quoted(o) for o in overrides])
         _check_missing(config)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
@@ -99,23 +102,46 @@ def load(root: type[T], overrides: Sequence[str]) -> T:
         if isinstance(error.__cause__, ForethoughtError):
             raise error.__cause__ from None
         _explain(root, overrides, error)
-        raise ConfigError(_first_line(error)) from error
+        raise ConfigError(_reason(error)) from error
 
 
 def _quoted(override: str) -> str:
-    """Values with characters of Hydra's grammar (`module:EnvId`, paths with spaces) are taken literally."""
+    """Values with characters of Hydra's grammar (`module:EnvId`, paths with spaces) are taken literally.
+
+    Lists, dictionaries, interpolations and values in quotes go through as they are. The constructor's keyword arguments
+    are the one place where keys are free.
+    """
     key, value = override.split("=", 1)
-    if value and not any(c in value for c in "[]{}'\"$") and any(c in value for c in " :,()=@"):
-        return f"{key}='{value}'"
-    return override
+    if key == _KWARGS or key.startswith(f"{_KWARGS}."):
+        key = f"++{key}"
+    if re.fullmatch(r"[\w./+-]*", value, re.ASCII) or value[0] in "[{'\"" or "${" in value:
+        return f"{key}={value}"
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
-def _check_choices(overrides: Sequence[str]) -> None:
+def _check_choices(root: type[Any], overrides: Sequence[str]) -> dict[str, str]:
+    """Check the form of all overrides and the chosen member of every group; returns these."""
+    chosen: dict[str, str] = {}
     for override in overrides:
-        key, value = override.lstrip("+~").split("=", 1)
-        known: Iterable[str] | None = {"planner": PLANNERS, "objective": OBJECTIVES, "preset": presets()}.get(key)
-        if known is not None and value not in known:
-            raise UnknownNameError(key, value, known)
+        key, separator, value = override.partition("=")
+        if not separator or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
+            raise ConfigError(f"override must have the form key=value, got {override!r}")
+        if key in ("planner.name", "objective.name"):
+            group = key.removesuffix(".name")
+            raise ConfigError(f"{key} cannot be set: choose with {group}={value}")
+        if key in _GROUPS[root]:
+            known = _members(key)
+            if value not in known:
+                raise UnknownNameError(key, value, known)
+            chosen[key] = value
+    return chosen
+
+
+def _members(group: str) -> Iterable[str]:
+    if group == "planner":
+        return {*PLANNERS, *metadata.entry_points(group=ENTRY_POINTS).names}
+    return OBJECTIVES if group == "objective" else presets()
 
 
 def _check_missing(config: DictConfig) -> None:
@@ -125,18 +151,20 @@ def _check_missing(config: DictConfig) -> None:
 
 def _explain(root: type[Any], overrides: Sequence[str], error: Exception) -> None:
     """Raise `UnknownNameError` for the first override whose key is not in the schema."""
+    groups = [o for o in overrides if o.split("=", 1)[0] in _GROUPS[root]]
     with initialize_config_module("forethought.configs", version_base="1.3"):
-        groups = [o for o in overrides if o.split("=", 1)[0] in ("planner", "objective")]
         known = _keys(compose(_ROOTS[root], overrides=groups))
     for override in overrides:
-        key = override.lstrip("+~").split("=", 1)[0]
-        if key not in known and key not in ("planner", "objective", "preset"):
+        key = override.split("=", 1)[0]
+        if key not in known and key not in _GROUPS[root] and not key.startswith(f"{_KWARGS}."):
             raise UnknownNameError("config key", key, known) from error
 
 
 def _keys(config: Any, prefix: str = "") -> set[str]:
     keys: set[str] = set()
     for key in config:
+        if key == "name" and prefix:
+            continue  # which member of a group it is; not to be set
         name = f"{prefix}{key}"
         keys.add(name)
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
@@ -144,10 +172,14 @@ def _keys(config: Any, prefix: str = "") -> set[str]:
     return keys
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), None)
-    return f"{key}: {lines[0]}" if key else lines[0]
+def _reason(error: HydraException | OmegaConfBaseException) -> str:
+    """One line: the key, and what is wrong with its value. Hydra's own line only repeats the override."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    line = str(cause).strip().splitlines()[0]
+    key = getattr(cause, "full_key", None)
+    if isinstance(cause, OverrideParseException):
+        key = cause.override.removeprefix("++").split("=", 1)[0]
+    return f"{key}: {line}" if key else line
 
 
 def describe(root: type[Any], overrides: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -165,8 +197,8 @@ def describe(root: type[Any], overrides: Sequence[str]) -> list[tuple[str, str, 
             else:
                 rows.append((prefix + item.name, "" if value == MISSING else str(value), meanings.get(item.name, "")))
 
-    required = {Config: ["env=?"], EvalConfig: ["run=?"]}[root]  # type: ignore[index]
-    given = [o for o in overrides if o.split("=", 1)[0] in ("planner", "objective", "preset")]
+    required = {Config: ["env=(required)"], EvalConfig: ["run=(required)"]}[root]
+    given = [o for o in overrides if o.split("=", 1)[0] in _GROUPS[root]]
     walk(load(root, [*required, *given]), "")
     return rows
 
@@ -182,5 +214,5 @@ def _meanings(options: type[Any]) -> dict[str, str]:
         statements = body.body if isinstance(body, ast.ClassDef) else []
         for field, text in itertools.pairwise(statements):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                meanings[ast.unparse(field.target)] = str(text.value.value)
+                meanings[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
     return meanings

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import ForethoughtError, UnknownNameError
 from ..agent.agent import AgentOptions
 from ..agent.memory.store import MemoryOptions
 from ..agent.training.evaluate import EvaluationOptions
@@ -10,6 +11,10 @@ from ..agent.training.learner import LearnerOptions
 from ..agent.training.loop import TrainingOptions
 from ..agent.world_model.model import WorldModelOptions
 from ..envs.spec import EnvOptions
+
+
+class ConfigError(ForethoughtError):
+    """A key or value of the configuration that is not accepted."""
 
 
 @dataclass
@@ -42,6 +47,12 @@ class Config:
         default_factory=lambda: [{"planner": "icem"}, {"objective": "goal"}, "_self_", {"preset": "default"}]
     )
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("seed", 0), ("threads", 1)):
+            _at_least(name, getattr(self, name), least)
+        if self.resume not in ("auto", "never"):
+            raise UnknownNameError("resume", self.resume, ("auto", "never"))
+
 
 @dataclass
 class EvalConfig:
@@ -60,3 +71,11 @@ class EvalConfig:
     objective: Any = "???"
     planner: Any = "???"
     defaults: list[Any] = field(default_factory=lambda: [{"planner": "icem"}, {"objective": "goal"}, "_self_"])
+
+    def __post_init__(self) -> None:
+        _at_least("threads", self.threads, 1)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")

@@ -197,7 +197,7 @@ class EpisodeStore:
     def stats(self) -> dict[str, Any]:
         """The store in numbers, as JSON values: identity, episodes, transitions, bytes, and the same by environment."""
         with self._read():
-            info, page = self._environment.info(), self._environment.stat()["psize"]
+            info, page = self._environment().info(), self._environment().stat()["psize"]
         lengths, spec_of = self.lengths(), self._column("spec")
         environments = [
             {
@@ -299,6 +299,7 @@ class EpisodeStore:
         self, episodes: Sequence[Episode], keys: Sequence[str | None] | None = None, *, spec: EnvSpec | None = None
     ) -> list[int]:
         """Store several episodes in one commit, all or none; otherwise as `append`."""
+        self._environment()  # raises if the store is closed, or a fork's copy
         spec = spec or self.spec
         keys = [None] * len(episodes) if keys is None else keys
         if self._lock is None:
@@ -330,7 +331,7 @@ class EpisodeStore:
             return [ids[position if key is None else key] for position, key in enumerate(keys)]
 
     def _commit(self, spec: EnvSpec, new: Mapping[str | int, tuple[Episode, list[memoryview]]]) -> None:
-        env = self._environment
+        env = self._environment()
         while True:
             try:
                 self._reserve([len(record) for _, records in new.values() for record in records])
@@ -361,7 +362,7 @@ class EpisodeStore:
         a file that is shorter than its last page is a truncated one, and can be refused instead of crashing the
         process that maps it.
         """
-        env, data = self._environment, self.path / DATA_FILE
+        env, data = self._environment(), self.path / DATA_FILE
         page = env.stat()["psize"]
         used = (env.info()["last_pgno"] + 1) * page
         needed = used + sum(size + 4 * page for size in sizes) + RESERVE
@@ -398,7 +399,6 @@ class EpisodeStore:
 
     # Inside ----------------------------------------------------------------------------------------------------
 
-    @property
     def _environment(self) -> lmdb.Environment:
         if self._env is None:
             raise StoreError(f"the store {self.path} is closed")
@@ -418,7 +418,7 @@ class EpisodeStore:
 
     @contextmanager
     def _read(self) -> Iterator["lmdb.Transaction[memoryview]"]:
-        env = self._environment  # before the mutex, which a fork may have copied locked
+        env = self._environment()  # before the mutex, which a fork may have copied locked
         with self._mutex:
             if self._txn is not None:
                 yield self._txn
@@ -444,7 +444,7 @@ class EpisodeStore:
     def _resize(self, map_size: int) -> None:
         """Change the size of the memory map; LMDB keeps no map at all when that fails, so the store closes."""
         try:
-            self._environment.set_mapsize(map_size)
+            self._environment().set_mapsize(map_size)
         except lmdb.Error as error:
             self.close()
             raise StoreError(f"no address space to grow the map of {self.path}, now closed: {error}") from error

@@ -186,8 +186,8 @@ def _add_results(page: Page, result: _Block) -> None:
             page.rows.append(Row(name, note=str(reason)))
     episodes = result.number("episodes")
     page.facts["episodes"] = "" if episodes is None else f"{episodes:.0f}"
-    if seeds := result.numbers("seeds", 2):
-        page.facts["seeds"] = _range(seeds, "{:.0f}".format)
+    if seeds := result.numbers("seeds"):
+        page.facts["seeds"] = f"{len(seeds)} held out"
     page.verdict = _verdict(result)
     page.tiles = list(_tiles(page.rows))
 

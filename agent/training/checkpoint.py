@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file each, tensors beside a JSON header; nothing in it can run code."""
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         FileError: the disk is full or the folder is read-only; the old file is untouched.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_bytes(path, save(plain, metadata={"format": FORMAT, "state": json.dumps(state, allow_nan=False)}))
+    text = json.dumps(state, allow_nan=False)
+    write_bytes(path, save(plain, metadata={"format": FORMAT, "state": text, "crc32": _checksum(plain, text)}))
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:
@@ -49,7 +51,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:
 
     Raises:
         CheckpointError: the file is missing, no safetensors file (a pickle is named as such and refused), truncated,
-            or not written by this project.
+            damaged, or not written by this project.
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
@@ -62,15 +64,33 @@ def load_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:
                     f"format must be {FORMAT}, got {metadata.get('format')!r}"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        return Checkpoint(tensors, json.loads(metadata["state"]))
+        text = metadata["state"]
+        if metadata.get("crc32", checksum := _checksum(tensors, text)) != checksum:
+            raise ValueError("the checksum does not match")
+        state = json.loads(text)
+        if not isinstance(state, dict):
+            raise ValueError(f"its state must be a JSON object, got {type(state).__name__}")
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is no readable checkpoint: {_diagnosis(path, error)}") from error
+    return Checkpoint(tensors, state)
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Over names and bytes of the tensors and over the state: safetensors notices a cut file, but no flipped bit."""
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        data: Any = tensors[name].cpu().reshape(-1).view(torch.uint8).numpy()
+        value = zlib.crc32(data, zlib.crc32(name.encode(), value))
+    return f"{value:08x}"
 
 
 def _diagnosis(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
     with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+    # The header of a safetensors file begins behind its length in eight bytes, the first of which may be 0x80 too.
+    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[8:] != b"{"):
         return "it is a pickle or PyTorch archive, which could run code when loaded; only safetensors are accepted"
     return f"it is truncated or damaged ({error})"
 

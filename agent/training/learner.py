@@ -1,8 +1,8 @@
 """The learner: gradient steps on the world model from sampled windows."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,10 @@ class LearnerOptions:
                 raise LearnerError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.burn_in < self.window:
             raise LearnerError(f"burn_in must be between 0 and window-1={self.window - 1}, got {self.burn_in}")
+        if self.straightening and self.window - self.burn_in < 2:
+            raise LearnerError(
+                f"window - burn_in must be at least 2 with straightening, got {self.window - self.burn_in}"
+            )
         if not 0 <= self.ema_target < 1:
             raise LearnerError(f"ema_target must be in [0, 1), got {self.ema_target}")
         if not 0 < self.expectile < 1:
@@ -123,7 +127,7 @@ class Learner:
         )
         self.target: AveragedModel | None = None
         if options.ema_target > 0:
-            average: Callable[..., None] = get_ema_multi_avg_fn(options.ema_target)
+            average = get_ema_multi_avg_fn(options.ema_target)  # type: ignore[no-untyped-call]
             self.target = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
     @property
@@ -143,7 +147,7 @@ class Learner:
         """One gradient step; returns detached scalars by name.
 
         Raises:
-            LearnerError: the loss is not finite; the weights are left as they were.
+            LearnerError: the gradient is not finite; the weights are left as they were.
         """
         self.model.train()
         for group in self.optimizer.param_groups:
@@ -151,7 +155,7 @@ class Learner:
         terms, z = self.losses(batch)
         total = sum((getattr(self.options, name, 1.0) * value for name, value in terms.items()), torch.zeros(()))
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.grad_clip)
         if not bool(torch.isfinite(norm)):
             values = {name: float(value.detach()) for name, value in terms.items()}
@@ -211,7 +215,7 @@ class Learner:
         if self.target is None:
             return z[:, 1:]
         with torch.no_grad():
-            target: Tensor = self.target.module.encode_sequence(batch.obs, batch.actions)
+            target = cast(WorldModel, self.target.module).encode_sequence(batch.obs, batch.actions)
         return target[:, self.options.burn_in + 1 :]
 
     def _time_to_goal(self, batch: SequenceBatch, z: Tensor, start: int) -> Tensor:
@@ -234,4 +238,5 @@ class Learner:
         )
         too_long = (predicted > batch.goal_steps).to(z.dtype)
         weight = weight * 2 * (too_long * (1 - options.expectile) + (1 - too_long) * options.expectile)
-        return (error * weight).sum() / weight.sum().clamp(min=1)
+        loss: Tensor = (error * weight).sum() / weight.sum().clamp(min=1)
+        return loss

@@ -34,7 +34,7 @@ from .checkpoint import (
 from .evaluate import episode_seeds, run_arm, score
 from .learner import Learner
 from .metrics import WARNING_KEY, MetricsLogger, collapse_warning, latent_health
-from .rollout import AgentPolicy, Environments, Policy, RandomPolicy, run_episodes
+from .rollout import AgentPolicy, Environments, PlanStatistics, Policy, RandomPolicy, run_episodes
 
 
 class TrainingError(ForethoughtError):
@@ -110,6 +110,15 @@ class TrainState:
     finished: bool = False
 
 
+FREE = (
+    "config.threads ",
+    "config.memory.",
+    "config.learner.cache_bytes ",
+    "config.training.checkpoint_every ",
+    "config.env_options.step_timeout_s ",
+)
+"""What may differ when a run is resumed."""
+
 AgentFactory = Callable[[str, torch.Generator], Agent]
 """Builds an agent on the present weights for `"goal"` or `"explore"`."""
 
@@ -150,7 +159,7 @@ class Trainer:
         frames_per_decision: int,
         card: dict[str, Any],
     ) -> None:
-        self.learner, self.model, self.store = learner, learner.model, store
+        self.learner, self.model, self.store = learner, learner.model.eval(), store
         self.environments, self.validation, self.agents = environments, validation, agents
         self.options, self.steps, self.seed = options, steps, seed
         self.run_dir, self.logger, self.progress = run_dir, logger, progress
@@ -207,34 +216,37 @@ class Trainer:
         waves = list(self._waves(phase))
         total = sum(count for _, _, count in waves)
         ids: list[int] = []
-        outcome: dict[str, float] = {}
+        goal_ids: list[int] = []
+        plans = PlanStatistics()
         for kind, first, count in waves:
-            keys = [f"{self.run_id}/{phase}/{first + i}" for i in range(count)]
-            known = [self.store.find(key) for key in keys]
-            # An interrupted wave is lived through again, from the same seeds: what it had stored is kept as it is.
-            if any(k is None for k in known):
-                seeds = episode_seeds("train", self.seed, phase * 1_000_000 + first, count)
-                policy = self._policy(kind, phase, first)
-                meta = {"policy": kind, "phase": phase, "run": self.run_id}
-                episodes = run_episodes(self.environments, policy, seeds, meta=meta)
-                ids += self.store.append_many(episodes, keys)
-                decisions += sum(len(e.actions) for e in episodes)
-                if kind == "goal":
-                    result = score(episodes)
-                    outcome |= {"episode/success": result["success_rate"], "episode/return": result["return_mean"]}
-                if isinstance(policy, AgentPolicy):
-                    outcome |= policy.statistics.summary()
-            else:
-                ids += [k for k in known if k is not None]
-            self.progress.advance(f"collect {phase}", first + count, total, kind)
             if self.stop:
                 return False
+            keys = [f"{self.run_id}/{phase}/{first + i}" for i in range(count)]
+            known = [self.store.find(key) for key in keys]
+            # A wave is stored as a whole or not at all; an interrupted one is lived through again, from the same seeds.
+            wave = [k for k in known if k is not None]
+            if len(wave) < count:
+                seeds = episode_seeds("train", self.seed, phase * 1_000_000 + first, count)
+                policy = self._policy(kind, phase, first)
+                if kind == "goal" and isinstance(policy, AgentPolicy):
+                    policy.statistics = plans
+                meta = {"policy": kind, "phase": phase, "run": self.run_id}
+                wave = self.store.append_many(run_episodes(self.environments, policy, seeds, meta=meta), keys)
+                decisions += int(self.store.lengths(wave).sum())
+            ids += wave
+            goal_ids += wave if kind == "goal" else []
+            self.progress.advance(f"collect {phase}", first + count, total, kind)
         self.state.episodes += ids
         self.state.decisions += int(self.store.lengths(ids).sum())
         self.state.collected = True
-        self.model.normalizer.update_from(self.store, ids)
+        self.model.calibrate(self.store, ids)
         seconds = perf_counter() - began
-        self._log("collect", {"collect/episodes": len(ids), "speed/decisions_per_s": decisions / seconds, **outcome})
+        outcome = {"collect/episodes": len(ids), "speed/decisions_per_s": decisions / seconds, **plans.summary()}
+        if goal_ids:  # read from the memory, so that a resumed collection logs the same
+            infos = [self.store.info(i) for i in goal_ids]
+            outcome["episode/success"] = float(np.mean([info["success"] for info in infos]))
+            outcome["episode/return"] = float(np.mean([info["total_reward"] for info in infos]))
+        self._log("collect", outcome)
         self.save("last")
         return True
 
@@ -318,19 +330,34 @@ class Trainer:
                 tensors |= {f"target.{k}": v for k, v in self.learner.target.state_dict().items()}
             tensors["generator.learner"] = self.learner.generator.get_state()
             state["train"] = {**vars(self.state), "episodes": _ranges(self.state.episodes)}
-            state["rng"] = numpy_state(self.rng)
+            state |= {"rng": numpy_state(self.rng), "store_id": self.store.store_id, "log_lines": self.logger.lines}
         save_checkpoint(self.run_dir / f"{name}.safetensors", tensors, state)
 
     def resume(self) -> None:
         """Continue from `last.safetensors`.
 
         Raises:
-            CheckpointError: it is damaged, or belongs to another run or shape.
+            CheckpointError: it is damaged, holds weights only, or belongs to another run or shape.
+            TrainingError: the options are not those of the run, or the memory is not the one it has learned from.
         """
         path = self.run_dir / "last.safetensors"
         checkpoint: Checkpoint = load_checkpoint(path)
-        if checkpoint.state.get("card") != json.loads(json.dumps(self.card)):
-            raise CheckpointError(f"{path} belongs to a run with other options; choose another out= or resume=never")
+        card = checkpoint.state.get("card")
+        if not isinstance(card, dict) or card.get("run_id") != self.run_id:
+            raise CheckpointError(f"{path} belongs to another run than {self.run_dir / 'run.json'}")
+        changes = [c for c in _differences(card, json.loads(json.dumps(self.card))) if not c.startswith(FREE)]
+        changes = [c.removeprefix("config.") for c in changes]
+        if changes:
+            raise TrainingError(
+                f"a run goes on with the options it began with, but {'; '.join(changes[:3])}"
+                f"{f' and {len(changes) - 3} more' if len(changes) > 3 else ''}; choose another out= for a new run"
+            )
+        try:
+            self._restore(checkpoint, path)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path} cannot be resumed, it lacks or garbles {error}") from error
+
+    def _restore(self, checkpoint: Checkpoint, path: Path) -> None:
         restore_module(self.model, checkpoint.under("model"), path)
         restore_optimizer(self.learner.optimizer, checkpoint.under("optimizer"))
         if self.learner.target is not None:
@@ -339,16 +366,23 @@ class Trainer:
         restore_numpy(self.rng, checkpoint.state["rng"])
         saved = checkpoint.state["train"]
         episodes = [i for first, last in saved["episodes"] for i in range(first, last + 1)]
+        if checkpoint.state["store_id"] != self.store.store_id or any(i >= len(self.store) for i in episodes):
+            raise TrainingError(f"{self.store.path} is not the memory that {path} has learned from, or lacks episodes")
         self.state = TrainState(**{**saved, "episodes": episodes})
         self.learner.updates = self.state.updates
-        missing = [i for i in episodes if i >= len(self.store)]
-        if missing:
-            raise TrainingError(f"the memory lacks {len(missing)} episodes that {path} was trained on")
-        self.logger.truncate_after(self.state.updates)
+        self.logger.truncate(checkpoint.state["log_lines"])
 
     def _log(self, phase: str, metrics: dict[str, Any]) -> None:
         frames = self.state.decisions * self.frames_per_decision
         self.logger.log(phase, metrics, update=self.state.updates, decisions=self.state.decisions, frames=frames)
+
+
+def _differences(before: Any, now: Any, key: str = "") -> list[str]:
+    """What changed between two JSON values, one sentence each."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys(["name", *before, *now])  # which planner it is says more than its options
+        return [d for k in keys for d in _differences(before.get(k), now.get(k), f"{key}.{k}" if key else k)]
+    return [] if before == now else [f"{key} was {before} and is {now}"]
 
 
 def _mix(*parts: int) -> int:

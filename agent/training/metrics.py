@@ -42,6 +42,9 @@ class MetricsLogger:
         tensorboard: also write `run_dir/tensorboard` if the package is installed; `tensorboard_status` says what came
             of it.
 
+    Attributes:
+        lines: on file so far; a checkpoint that notes it can be resumed without duplicates or gaps, by `truncate`.
+
     Raises:
         FileError: the folder cannot be written, or an earlier log is corrupt before its last line.
     """
@@ -50,11 +53,13 @@ class MetricsLogger:
         self.path = run_dir / "metrics.jsonl"
         self._tensorboard_dir = run_dir / "tensorboard"
         self._seconds_before = 0.0
+        self.lines = 0
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
                 os.truncate(self.path, len(_whole_lines(self.path.read_bytes())))
-                self._seconds_before = _last_seconds(read_metrics(self.path))
+                records = read_metrics(self.path)
+                self.lines, self._seconds_before = len(records), _last_seconds(records)
             self._file = self.path.open("ab")
         except OSError as error:
             raise FileError(f"cannot write {self.path}: {error.strerror or error}") from error
@@ -98,6 +103,7 @@ class MetricsLogger:
         try:
             self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
             self._file.flush()
+            self.lines += 1
         except OSError as error:
             raise FileError(f"cannot write {self.path}: {error.strerror or error}") from error
         if self._writer is not None:
@@ -105,26 +111,26 @@ class MetricsLogger:
                 add = self._writer.add_text if isinstance(value, str) else self._writer.add_scalar
                 add(f"{phase}/{name}", value, update)
 
-    def truncate_after(self, update: int) -> None:
-        """Drop every line newer than `update`, so that a run resumed from that checkpoint has no duplicates.
+    def truncate(self, lines: int) -> None:
+        """Keep only the first `lines` lines: a run that is resumed writes what came after them once more.
 
-        `seconds` goes on from the last line kept. TensorBoard hides the dropped events.
+        `seconds` goes on from the last line kept. TensorBoard hides the events of later updates. A log that is shorter
+        already, because the last lines never reached the disk, is left as it is.
 
         Raises:
             FileError: the log cannot be read or rewritten; the old one is untouched.
         """
         records = read_metrics(self.path)
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [index for index, record in enumerate(records) if record["update"] <= update]
+        kept = records[:lines]
         if len(kept) < len(records):
-            write_bytes(self.path, b"".join(lines[index] for index in kept))
+            write_bytes(self.path, b"".join(self.path.read_bytes().splitlines(keepends=True)[:lines]))
             self._file.close()
             self._file = self.path.open("ab")
-        self._seconds_before = _last_seconds([records[index] for index in kept])
+        self.lines, self._seconds_before = len(kept), _last_seconds(kept)
         self._started = time.monotonic()
         if self._writer is not None:
             self._writer.close()
-            self._open_tensorboard(purge_step=update + 1)
+            self._open_tensorboard(purge_step=kept[-1]["update"] + 1 if kept else 0)
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""

@@ -1,7 +1,7 @@
 """Acting in environments: policies, and the one loop that turns them into episodes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -101,7 +101,10 @@ class RandomPolicy(Policy):
 
 @dataclass
 class PlanStatistics:
-    """What a planning policy saw of its planner, one entry per plan (mean over the episodes planned at once)."""
+    """What a planning policy saw of its planner, one entry per plan.
+
+    Costs are means, invalid candidates a sum over the episodes that were planned for at once.
+    """
 
     cost: list[float] = field(default_factory=list)
     improvement: list[float] = field(default_factory=list)
@@ -116,7 +119,7 @@ class PlanStatistics:
         self.milliseconds.append(milliseconds)
 
     def summary(self) -> dict[str, float]:
-        """Means by metric name."""
+        """Means by metric name, and the sum of the invalid candidates; empty before the first plan."""
         if not self.cost:
             return {}
         return {
@@ -172,7 +175,10 @@ class AgentPolicy(Policy):
         if self.noise:
             noise = torch.randn(action.shape, generator=self.agent.generator, device=action.device)
             action = action + self.noise * noise * (self.high - self.low) / 2
-        return torch.minimum(torch.maximum(action, self.low), self.high).cpu().numpy()
+        action = torch.minimum(torch.maximum(action, self.low), self.high)
+        # A recurrent belief must hear what was done, not what was planned.
+        self.carry = replace(self.carry, action=action)
+        return action.cpu().numpy()
 
 
 SimulatorCosts = Callable[[Array, Array, Obs], Array]

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from ...envs.spec import ArraySpec
 def mlp(sizes: Sequence[int], *, norm: bool = True) -> nn.Sequential:
     """Linear layers `sizes[0] -> ... -> sizes[-1]` with LayerNorm and SiLU between them, none after the last."""
     layers: list[nn.Module] = []
-    for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(fan_in, fan_out))
         if index < len(sizes) - 2:
             if norm:
@@ -34,30 +35,60 @@ class SimNorm(nn.Module):
 
     @override
     def forward(self, z: Tensor) -> Tensor:
-        return F.softmax(z.unflatten(-1, (-1, self.group)), dim=-1).flatten(-2)
+        groups = z.reshape(*z.shape[:-1], z.shape[-1] // self.group, self.group)
+        return F.softmax(groups, dim=-1).flatten(-2)
 
 
 class PixelEncoder(nn.Module):
-    """Four strided convolutions over `[..., H, W, C]` uint8 frames, then one linear layer to `features`."""
+    """Strided convolutions over `[..., H, W, C]` uint8 frames, then an MLP to `features`.
 
-    def __init__(self, shape: tuple[int, ...], channels: Sequence[int], features: int) -> None:
+    Frames are first freed of what never changes: without `calibrate`, all of them look alike to an untrained network
+    and a joint embedding starts out collapsed.
+
+    Args:
+        shape: `(H, W, C)`.
+        channels: of the convolutions; the first quarters height and width, each other halves them.
+        hidden: width of the MLP.
+        features: size of the output.
+    """
+
+    def __init__(self, shape: tuple[int, ...], channels: Sequence[int], hidden: int, features: int) -> None:
         super().__init__()
         height, width, depth = shape
+        self.register_buffer("background", torch.full(shape, 0.5))
+        self.register_buffer("contrast", torch.ones(()))
+        self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
         layers: list[nn.Module] = []
         for out in channels:
-            layers += [nn.Conv2d(depth, out, 4, stride=2, padding=1), nn.SiLU()]
-            depth, height, width = out, height // 2, width // 2
+            # Quartering first, as Mnih et al. (2015) do, costs a third of halving and sees as well.
+            size, stride, padding = (4, 2, 1) if layers else (8, 4, 2)
+            layers += [nn.Conv2d(depth, out, size, stride=stride, padding=padding), nn.SiLU()]
+            depth, height, width = out, height // stride, width // stride
         self.convolutions = nn.Sequential(*layers)
-        self.project = nn.Linear(depth * height * width, features)
+        self.project = mlp([depth * height * width, hidden, features])
+
+    def calibrate(self, frames: Tensor) -> None:
+        """Take the mean picture as background and the spread around it as contrast. `frames [n, H, W, C]` uint8.
+
+        Only the first call counts: every later change of the background would shift the latents.
+        """
+        if bool(self.get_buffer("calibrated")):
+            return
+        x = frames.to(torch.float32) / 255
+        background = x.mean(dim=0)
+        self.get_buffer("background").copy_(background)
+        self.get_buffer("contrast").copy_(1 / (x - background).std().clamp(min=1e-3))
+        self.get_buffer("calibrated").fill_(True)
 
     @override
     def forward(self, frames: Tensor) -> Tensor:
         batch = frames.shape[:-3]
         x = frames.flatten(0, -4) if len(batch) else frames.unsqueeze(0)
+        background, contrast = self.get_buffer("background"), self.get_buffer("contrast")
+        x = (x.to(background.dtype) / 255 - background) * contrast
         # Frames arrive channels-last; permuting without copying keeps the layout that convolutions on a CPU like best.
-        x = x.permute(0, 3, 1, 2).to(self.project.weight.dtype) / 255.0 - 0.5
-        out: Tensor = self.project(self.convolutions(x).flatten(1))
-        return out.unflatten(0, batch) if len(batch) else out.squeeze(0)
+        out: Tensor = self.project(self.convolutions(x.permute(0, 3, 1, 2)).flatten(1))
+        return out.reshape(*batch, out.shape[-1])
 
 
 class ObsEncoder(nn.Module):
@@ -78,13 +109,13 @@ class ObsEncoder(nn.Module):
         self, obs: Mapping[str, ArraySpec], hidden: int, layers: int, channels: Sequence[int], features: int
     ) -> None:
         super().__init__()
-        self.vectors = sorted(k for k, spec in obs.items() if not spec.is_image)
+        self.vectors = {k: spec for k, spec in sorted(obs.items()) if not spec.is_image}
         self.images = sorted(k for k, spec in obs.items() if spec.is_image)
         sources = len(self.images) + bool(self.vectors)
         self.state: nn.Module | None = None
         if self.vectors:
-            self.state = mlp([sum(obs[k].size for k in self.vectors), *[hidden] * layers, features])
-        self.pixels = nn.ModuleDict({k: PixelEncoder(obs[k].shape, channels, features) for k in self.images})
+            self.state = mlp([sum(spec.size for spec in self.vectors.values()), *[hidden] * layers, features])
+        self.pixels = nn.ModuleDict({k: PixelEncoder(obs[k].shape, channels, hidden, features) for k in self.images})
         self.join = mlp([sources * features, hidden, features]) if sources > 1 else nn.Identity()
 
     @override
@@ -101,16 +132,17 @@ class IdentityEncoder(nn.Module):
 
     def __init__(self, obs: Mapping[str, ArraySpec]) -> None:
         super().__init__()
-        self.vectors = sorted(obs)
-        self.size = sum(spec.size for spec in obs.values())
+        self.vectors = dict(sorted(obs.items()))
 
     @override
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         return flat_vectors(obs, self.vectors)
 
 
-def flat_vectors(obs: Mapping[str, Tensor], keys: Sequence[str]) -> Tensor:
-    """Concatenate vector observations `{key: [..., d]}` to `[..., sum d]`, in the order of `keys`."""
-    if len(keys) == 1:
-        return obs[keys[0]]
-    return torch.cat([obs[k] for k in keys], dim=-1)
+def flat_vectors(obs: Mapping[str, Tensor], specs: Mapping[str, ArraySpec]) -> Tensor:
+    """Flatten and concatenate vector observations `{key: [..., *shape]}` to `[..., D]`, in the order of `specs`."""
+    parts = []
+    for key, spec in specs.items():
+        lead = obs[key].shape[: obs[key].ndim - len(spec.shape)]
+        parts.append(obs[key].reshape(*lead, spec.size))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

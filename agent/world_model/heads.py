@@ -9,7 +9,10 @@ from .encoders import mlp
 
 
 class InverseDynamicsHead(nn.Module):
-    """The (normalised) action that led from `z_t` to `z_{t+1}`; keeps in z what actions control (Pathak et al. 2017)."""
+    """The normalised action that led from one latent to the next; keeps in z what actions control.
+
+    Pathak et al., "Curiosity-driven exploration by self-supervised prediction" (2017).
+    """
 
     def __init__(self, latent_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__()
@@ -17,7 +20,7 @@ class InverseDynamicsHead(nn.Module):
 
     @override
     def forward(self, z: Tensor, z_next: Tensor) -> Tensor:
-        """`[..., Z]`, `[..., Z]` -> `[..., A]`."""
+        """Latents `[..., Z]` and those one step later -> actions `[..., A]`, in [-1, 1] if they were taken."""
         action: Tensor = self.net(torch.cat([z, z_next], dim=-1))
         return action
 
@@ -26,8 +29,8 @@ class TimeToGoalHead(nn.Module):
     """Steps from a state to a goal, learned from pairs of one episode.
 
     Regression on hindsight pairs, as in semi-parametric topological memory (Savinov et al. 2018) and dynamical
-    distances (Hartikainen et al. 2020). The features are `[p, g, |p - g|]` with `p` the state's point in goal space;
-    the goal's share of the first layer is computed once per goal, whatever the number of candidates.
+    distances (Hartikainen et al. 2020). The features are `[z, |p - g|, g]` with `p` the state's point in goal space and
+    `g` the goal, whose share of the first layer is computed once per goal, whatever the number of candidates.
 
     Args:
         latent_dim: size of z.
@@ -71,6 +74,6 @@ class Probe(nn.Module):
 
     @override
     def forward(self, z: Tensor) -> Tensor:
-        """`[..., Z]` -> `[..., size]`."""
+        """Latents `[..., Z]` -> quantities `[..., size]`."""
         out: Tensor = self.net(z.detach())
         return out

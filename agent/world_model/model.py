@@ -1,9 +1,10 @@
 """The world model as one module: encode, step, and read out, behind the `Dynamics` contract."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,8 +13,9 @@ from typing_extensions import override
 from ... import ForethoughtError
 from ...envs.spec import EnvSpec
 from ..memory.normalizer import Normalizer
+from ..memory.store import EpisodeStore
 from .dynamics import EnsembleDynamics
-from .encoders import IdentityEncoder, ObsEncoder, SimNorm, flat_vectors, mlp
+from .encoders import IdentityEncoder, ObsEncoder, PixelEncoder, SimNorm, flat_vectors, mlp
 from .heads import InverseDynamicsHead, Probe, TimeToGoalHead
 
 SIMNORM_GROUP = 8
@@ -35,7 +37,7 @@ class WorldModelOptions:
     """Width of every MLP."""
     encoder_layers: int = 2
     """Hidden layers of the state encoder."""
-    channels: tuple[int, ...] = (16, 32, 64, 64)
+    channels: tuple[int, ...] = (16, 32, 64)
     """Channels of the strided convolutions of the pixel encoder."""
     latent_norm: str = "none"
     """What bounds z: `none`, `layernorm` or `simnorm`."""
@@ -60,8 +62,13 @@ class WorldModelOptions:
                 f"latent_dim must be a multiple of {SIMNORM_GROUP} with latent_norm=simnorm, got {self.latent_dim}"
             )
         if self.encoder == "identity" and (self.latent_norm != "none" or self.recurrence != "none"):
-            raise WorldModelError("encoder=identity allows neither latent_norm nor recurrence: z is the state itself")
+            raise WorldModelError(
+                "latent_norm and recurrence must be none with encoder=identity, where z is the state itself, "
+                f"got {self.latent_norm!r} and {self.recurrence!r}"
+            )
 
+
+_CALIBRATION_EPISODES, _CALIBRATION_STRIDE = 200, 5
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "encoder": ("learned", "identity"),
@@ -78,7 +85,15 @@ class Dynamics(Protocol):
         ...
 
     def step(self, z: Tensor, action: Tensor) -> Tensor:
-        """One step ahead by the first `e` ensemble members: `z [e, n, Z]`, `action [n, A]` in real units -> `[e, n, Z]`."""
+        """One step ahead by the first `e` ensemble members.
+
+        Args:
+            z: latents `[e, n, Z]`, one row of `n` for each member.
+            action: `[n, A]` in real units, the same for all members.
+
+        Returns:
+            latents `[e, n, Z]`.
+        """
         ...
 
 
@@ -107,6 +122,13 @@ class WorldModel(nn.Module):
         image_keys = [k for k in spec.obs if k not in self.vector_keys]
         if options.encoder == "identity" and image_keys:
             raise WorldModelError(f"encoder=identity reads vectors only, but {image_keys[0]!r} is an image")
+        for key in image_keys:
+            side, least = min(spec.obs[key].shape[:2]), 2 ** len(options.channels)
+            if side < least:
+                raise WorldModelError(
+                    f"images must be at least {least} pixels wide and high for {len(options.channels)} "
+                    f"channels, got {side} in {key!r}"
+                )
         with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
             torch.manual_seed(generator_seed)
             self._build(spec, options)
@@ -147,6 +169,16 @@ class WorldModel(nn.Module):
     def members(self) -> int:
         """Ensemble size, `E`."""
         return self.options.ensemble_size
+
+    def calibrate(self, store: EpisodeStore, ids: Sequence[int]) -> None:
+        """Take in the statistics of new episodes: running ones of vectors, and once those of images."""
+        self.normalizer.update_from(store, ids)
+        if isinstance(self.encoder, ObsEncoder):
+            for key, encoder in self.encoder.pixels.items():
+                assert isinstance(encoder, PixelEncoder)
+                with store.reading() as reader:
+                    some = [reader.array(i, f"obs/{key}")[::_CALIBRATION_STRIDE] for i in ids[:_CALIBRATION_EPISODES]]
+                    encoder.calibrate(torch.from_numpy(np.concatenate(some)))
 
     def normalize_action(self, action: Tensor) -> Tensor:
         """Real units to [-1, 1], per dimension."""
@@ -234,8 +266,9 @@ class WorldModel(nn.Module):
         return F.mse_loss(self.goal_point(z), goal.expand(*z.shape[:-1], -1), reduction="none").mean(dim=-1)
 
     def probe_target(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """The normalised vector observations `[..., sum d]` that the probe reads out."""
-        return flat_vectors(self.normalizer.normalize({k: obs[k] for k in self.vector_keys}), self.vector_keys)
+        """The normalised vector observations `[..., D]` that the probe reads out, in the order of `vector_keys`."""
+        vectors = {k: self.spec.obs[k] for k in self.vector_keys}
+        return flat_vectors(self.normalizer.normalize({k: obs[k] for k in vectors}), vectors)
 
     @override
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:

@@ -206,6 +206,7 @@ def test_refresh_equals_a_new_sampler(cache_bytes: int, store: EpisodeStore) -> 
         check(batch, 4)
         assert same(batch, fresh.sample(64, np.random.default_rng(1)))
         assert set(batch.obs["state"][:, 0, 0].long().tolist()) <= set(ids)
+        assert growing._rows._num_rows == fresh._rows._num_rows  # nothing is kept of episodes that were dropped
 
 
 def test_only_new_episodes_are_read(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,6 +262,8 @@ def test_a_fork_must_open_again(filled: Path, spec: EnvSpec, make_episode: Maker
             opened.close()
 
         _in_a_fork(child)
+        with opened.reading():  # the child gets a copy of the mutex, locked
+            _in_a_fork(child)
         assert opened.append(make_episode(spec)) == 12  # the child's close took nothing from the parent
         assert opened.verify() == []
 

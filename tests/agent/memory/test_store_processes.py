@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from forethought.envs.spec import EnvSpec
 
 Maker = Callable[..., Episode]
 Same = Callable[[Episode, Episode], None]
+Report = Callable[[object], object]
+Work = Callable[[Report], None]
+Fork = Callable[[Work], "Child"]
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Child:
     pid: int
     pipe: int
     text: str = ""
+    ended: bool = False
 
     def line(self) -> str:
         """The next line; fails when the process ends without one."""
@@ -46,31 +50,43 @@ class Child:
         return self.text.split("\n")[:-1]
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        if not self.ended:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.ended = True
 
     def join(self) -> None:
         _, status = os.waitpid(self.pid, 0)
-        os.close(self.pipe)
+        self.ended = True
         assert status == 0, f"child ended with wait status {status}"
 
 
-def fork(work: Callable[[Callable[[object], None]], None]) -> Child:
-    """Run `work(report)` in a fork of this process, which holds no store open."""
-    pipe, end = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
-        pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.close(pipe)
-            work(lambda value: os.write(end, f"{value}\n".encode()))
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(end)
-    return Child(pid, pipe)
+@pytest.fixture
+def fork() -> Iterator[Fork]:
+    """`fork(work)` runs `work(report)` in a fork of this process, which must hold no store open."""
+    children: list[Child] = []
+
+    def start(work: Work) -> Child:
+        pipe, end = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+            pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.close(pipe)
+                work(lambda value: os.write(end, f"{value}\n".encode()))
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(end)
+        children.append(Child(pid, pipe))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        os.close(child.pipe)
 
 
 def sleep_forever() -> None:
@@ -78,8 +94,8 @@ def sleep_forever() -> None:
         time.sleep(60)
 
 
-def test_one_writer_at_a_time(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
-    def write(report: Callable[[object], None]) -> None:
+def test_one_writer_at_a_time(fork: Fork, folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
+    def write(report: Report) -> None:
         with EpisodeStore.open(folder, "a", spec) as store:
             report(store.append(make_episode(spec)))
             sleep_forever()
@@ -95,8 +111,8 @@ def test_one_writer_at_a_time(folder: Path, spec: EnvSpec, make_episode: Maker) 
         assert store.append(make_episode(spec)) == 1
 
 
-def test_a_child_of_a_killed_writer_keeps_no_lock(folder: Path, spec: EnvSpec) -> None:
-    def write(report: Callable[[object], None]) -> None:
+def test_a_child_of_a_killed_writer_keeps_no_lock(fork: Fork, folder: Path, spec: EnvSpec) -> None:
+    def write(report: Report) -> None:
         store = EpisodeStore.open(folder, "a", spec)
         grandchild = os.fork()
         if grandchild == 0:
@@ -116,7 +132,7 @@ def test_a_child_of_a_killed_writer_keeps_no_lock(folder: Path, spec: EnvSpec) -
 
 @pytest.mark.parametrize("sync", [True, False])
 def test_killed_writers_lose_nothing(
-    sync: bool, folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
+    fork: Fork, sync: bool, folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
 ) -> None:
     rng = np.random.default_rng(5)
     checked = 0
@@ -124,7 +140,7 @@ def test_killed_writers_lose_nothing(
     def episode(i: int) -> Episode:
         return make_episode(spec, 1 + i * 37 % 300, i)
 
-    def write(report: Callable[[object], None]) -> None:
+    def write(report: Report) -> None:
         with EpisodeStore.open(folder, "a", spec, MemoryOptions(map_size=1 << 20, sync=sync)) as store:
             i = 0
             while True:  # from the beginning, as a resumed run does: what is there already is not written again
@@ -151,18 +167,20 @@ def test_killed_writers_lose_nothing(
 
 def test_kill_during_creation_leaves_nothing_in_the_way(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
     (folder / "creating").mkdir(parents=True)
-    (folder / "creating" / "data.mdb").write_bytes(b"")
+    (folder / "creating" / "data.mdb").write_bytes(b"half written")
     (folder / "writer.lock").write_text("1")
     with EpisodeStore.open(folder, "a", spec) as store:
         assert store.append(make_episode(spec)) == 0
     assert not (folder / "creating").exists()
 
 
-def test_readers_see_a_live_writer(folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same) -> None:
+def test_readers_see_a_live_writer(
+    fork: Fork, folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
+) -> None:
     """Also while the writer grows its map beyond that of the reader."""
     pipe, end = os.pipe()
 
-    def write(report: Callable[[object], None]) -> None:
+    def write(report: Report) -> None:
         with EpisodeStore.open(folder, "a", spec, MemoryOptions(map_size=1 << 20, sync=False)) as store:
             for i in range(30):
                 report(store.append(make_episode(spec, 1000, i)))
@@ -215,9 +233,9 @@ def test_threads_share_a_store(folder: Path, spec: EnvSpec, make_episode: Maker)
 
 
 def test_a_full_disk_leaves_the_store_as_it_was(
-    folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
+    fork: Fork, folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
 ) -> None:
-    def write(report: Callable[[object], None]) -> None:
+    def write(report: Report) -> None:
         with EpisodeStore.open(folder, "a", spec, MemoryOptions(sync=False)) as store:
             resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
             for i in range(200):
@@ -242,8 +260,8 @@ def test_a_full_disk_leaves_the_store_as_it_was(
         assert_same(store.get(stored), make_episode(spec, 1000, stored))
 
 
-def test_little_address_space_is_enough(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
-    def write(report: Callable[[object], None]) -> None:
+def test_little_address_space_is_enough(fork: Fork, folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
+    def write(report: Report) -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
         store = EpisodeStore.open(folder, "a", spec, MemoryOptions(sync=False))
@@ -267,11 +285,13 @@ def test_little_address_space_is_enough(folder: Path, spec: EnvSpec, make_episod
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="as root, because root can become somebody else")
-def test_a_folder_that_cannot_be_written_is_read(spec: EnvSpec, make_episode: Maker, assert_same: Same) -> None:
+def test_a_folder_that_cannot_be_written_is_read(
+    fork: Fork, spec: EnvSpec, make_episode: Maker, assert_same: Same
+) -> None:
     folder = Path(tempfile.mkdtemp())  # not under tmp_path, which nobody else may enter
     folder.chmod(0o755)
 
-    def read(report: Callable[[object], None]) -> None:
+    def read(report: Report) -> None:
         os.setuid(65534)
         with pytest.raises(StoreError, match="Permission denied"):
             EpisodeStore.open(folder, "a", spec)
@@ -289,7 +309,7 @@ def test_a_folder_that_cannot_be_written_is_read(spec: EnvSpec, make_episode: Ma
         fork(read).join()
         (folder / "data.mdb").chmod(0o600)
 
-        def refused(report: Callable[[object], None]) -> None:
+        def refused(report: Report) -> None:
             os.setuid(65534)
             with pytest.raises(StoreError, match="Permission denied"):
                 EpisodeStore.open(folder)

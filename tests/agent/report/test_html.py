@@ -71,7 +71,7 @@ EVAL: dict[str, Any] = {
     "objective": "goal",
     "episodes": 100,
     "seed": 0,
-    "seeds": [100000, 100099],
+    "seeds": list(range(100000, 100100)),
     "command": "forethought evaluate run=runs/a",
     **block(1.0, [10, 12, 19]),
     "decision_ms": {"p50": 20.9, "p99": 30.9, "values": [20.0, 21.0, 30.0]},

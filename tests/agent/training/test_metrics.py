@@ -122,17 +122,20 @@ def test_a_missing_log_and_an_unwritable_folder_are_named(tmp_path: Path) -> Non
 
 
 @settings(max_examples=25, deadline=None)
-@given(updates=st.lists(st.integers(0, 50), max_size=12).map(sorted), cut=st.integers(-1, 51))
-def test_truncate_after_keeps_exactly_the_older_lines(
+@given(updates=st.lists(st.integers(0, 50), max_size=12).map(sorted), cut=st.integers(0, 14))
+def test_truncate_keeps_exactly_the_first_lines(
     tmp_path_factory: pytest.TempPathFactory, updates: list[int], cut: int
 ) -> None:
     run_dir = tmp_path_factory.mktemp("run")
     write_updates(run_dir, updates)
     with MetricsLogger(run_dir, tensorboard=False) as log:
-        log.truncate_after(cut)
+        assert log.lines == len(updates)
+        log.truncate(cut)
+        assert log.lines == min(cut, len(updates))
         log.log("train", {}, update=99, decisions=0, frames=0)
+        assert log.lines == min(cut, len(updates)) + 1
     kept = [record["update"] for record in read_metrics(run_dir / "metrics.jsonl")]
-    assert kept == [*[update for update in updates if update <= cut], 99]
+    assert kept == [*updates[:cut], 99]
 
 
 def test_seconds_go_on_over_a_resume_and_from_the_line_kept(tmp_path: Path) -> None:
@@ -144,7 +147,7 @@ def test_seconds_go_on_over_a_resume_and_from_the_line_kept(tmp_path: Path) -> N
     write_updates(tmp_path, [3])
     assert 5000.0 <= read_metrics(path)[-1]["seconds"] < 5900.0
     with MetricsLogger(tmp_path, tensorboard=False) as log:
-        log.truncate_after(1)
+        log.truncate(1)
         log.log("train", {}, update=2, decisions=0, frames=0)
     assert 1000.0 <= read_metrics(path)[-1]["seconds"] < 1900.0
 
@@ -176,7 +179,7 @@ def test_tensorboard_gets_the_same_numbers_and_hides_truncated_ones(tmp_path: Pa
         assert log.tensorboard_status.startswith("on: ")
         for update in (1, 2, 3):
             log.log("train", {"loss/total": update / 4, "note": "text"}, update=update, decisions=0, frames=0)
-        log.truncate_after(1)
+        log.truncate(1)
         log.log("train", {"loss/total": 9.0}, update=2, decisions=0, frames=0)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

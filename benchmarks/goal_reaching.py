@@ -1,0 +1,189 @@
+"""Train and evaluate every task of the results table, from scratch, on held-out goals.
+
+    python benchmarks/goal_reaching.py                              everything; hours
+    python benchmarks/goal_reaching.py --tasks reacher --seeds 0    one training and its evaluation
+    python benchmarks/goal_reaching.py --only-eval                  evaluate the trainings of an earlier call again
+
+Each training and each evaluation is a `forethought` process of its own, and the result file holds both command lines.
+A training that was interrupted goes on where it was; what has a result file is left alone (`--resume never` starts
+everything over). `python benchmarks/render_tables.py` then brings the numbers into the pages that show them.
+
+Arms: `learned` is the agent as it comes; `identity` plans in the normalised state instead of a learned latent, which
+tells a fault of the representation from one of dynamics or planning.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from forethought.agent.files import read_json, write_json
+from forethought.agent.training.checkpoint import load_checkpoint
+
+RESULTS = Path(__file__).parent / "results" / "goal_reaching"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table."""
+
+    title: str
+    """What the table calls it."""
+    overrides: tuple[str, ...]
+    """What `forethought train` is told, beside seed and folder; the rest comes from preset and defaults."""
+    seeds: tuple[int, ...]
+    """Trainings."""
+    bar: float
+    """Success rate, over all trainings, that counts as solved."""
+    limit_s: float
+    """Seconds that the longest training may take."""
+    arms: tuple[str, ...] = ("learned", "identity")
+    """`learned`, and `identity` where observations are vectors."""
+
+
+TASKS = {
+    "pointmass": Task("PointMass", ("env=forethought/PointMass-v0",), (0, 1, 2), bar=0.99, limit_s=120),
+    "reacher": Task("Reacher", ("env=forethought/Reacher-v0",), (0, 1, 2), bar=0.99, limit_s=120),
+    "cartpole": Task("Cartpole", ("env=forethought/Cartpole-v0",), (0, 1, 2), bar=0.98, limit_s=300),
+    "push": Task("Push", ("env=forethought/Push-v0",), (0,), bar=0.9, limit_s=1200),
+    "fetch_reach": Task("FetchReach-v4", ("env=FetchReach-v4",), (0, 1, 2), bar=0.95, limit_s=600),
+    "reacher_pixels": Task(
+        "Reacher from 64x64 pixels", ("preset=reacher_pixels",), (0,), bar=0.9, limit_s=1500, arms=("learned",)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and its evaluation."""
+
+    task: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its result file and of its run folder."""
+        return f"{self.task}-{self.arm}-{self.seed}"
+
+    def train_command(self, run: Path, extra: Sequence[str]) -> list[str]:
+        """What trains it, or goes on with it."""
+        arm = ["world_model.encoder=identity"] if self.arm == "identity" else []
+        return ["forethought", "train", *TASKS[self.task].overrides, *arm, f"seed={self.seed}", f"out={run}", *extra]
+
+    def eval_command(self, run: Path, episodes: int, extra: Sequence[str]) -> list[str]:
+        """What evaluates it; every training has held-out goals of its own, and baselines are measured once per seed."""
+        baselines = self.arm == "learned"
+        switches = [f"evaluation.{name}={str(baselines).lower()}" for name in ("random", "true_dynamics", "latent_l2")]
+        # Pictures are not what is measured here.
+        switches.append("evaluation.video=false")
+        return ["forethought", "eval", f"run={run}", f"episodes={episodes}", f"seed={self.seed}", *switches, *extra]
+
+
+def jobs(tasks: Sequence[str], seeds: Sequence[int] | None) -> Iterator[Job]:
+    """What there is to do; `seeds=None` takes those of each task."""
+    for task in tasks:
+        for arm in TASKS[task].arms:
+            # The arm is a look inside, not a claim: its first seed is enough.
+            own = TASKS[task].seeds if arm == "learned" else TASKS[task].seeds[:1]
+            for seed in own if seeds is None else seeds:
+                yield Job(task, arm, seed)
+
+
+def call(command: Sequence[str]) -> None:
+    """Run a `forethought` command line with the script that belongs to this Python."""
+    print("$", " ".join(command), flush=True)
+    script = Path(sys.executable).with_name(command[0])
+    with subprocess.Popen([str(script), *command[1:]], stdin=subprocess.DEVNULL) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # Ctrl-C has reached the process too: let it save
+            status = process.wait() or 130
+    if status:
+        raise SystemExit(f"exit status {status}: {' '.join(command)}")
+
+
+def finished(run: Path) -> bool:
+    """Whether a training was carried through to its end."""
+    last = run / "last.safetensors"
+    return last.exists() and bool(load_checkpoint(last).state["train"]["finished"])
+
+
+def train_seconds(run: Path) -> float:
+    """Wall-clock seconds from the first collection to the last validation, pauses between resumes left out."""
+    last = (run / "metrics.jsonl").read_text().splitlines()[-1]
+    return float(json.loads(last)["seconds"])
+
+
+def carry_out(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate; returns the content of the result file."""
+    threads = [] if arguments.threads is None else [f"threads={arguments.threads}"]
+    train = job.train_command(run, threads)
+    if not finished(run):
+        call(train)
+    if not finished(run):
+        raise SystemExit(f"the training in {run} was interrupted; call again to go on with it")
+    evaluate = job.eval_command(run, arguments.episodes, threads)
+    call(evaluate)
+    measured = _without_lists(read_json(run / "eval.json"))
+    return {
+        **measured,
+        **asdict(job),
+        "evaluation_seed": measured["seed"],
+        "train_command": " ".join(train),
+        "eval_command": " ".join(evaluate),
+        "train_seconds": round(train_seconds(run), 1),
+    }
+
+
+def _without_lists(measured: dict[str, Any]) -> dict[str, Any]:
+    """The content of an eval.json without single values, and without what the commands already say."""
+    left_out = ("values", "seeds", "command", "video", "video_reason")
+    return {
+        key: _without_lists(value) if isinstance(value, dict) else value
+        for key, value in measured.items()
+        if key not in left_out
+    }
+
+
+def main() -> None:
+    """Carry out what is asked for and write one JSON file per training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="rows of the table")
+    parser.add_argument("--seeds", nargs="+", type=int, help="trainings; by default those of each task")
+    parser.add_argument("--episodes", type=int, default=100, help="held-out goals per training, at least 100")
+    parser.add_argument("--threads", type=int, help="CPU threads of each process; by default the configuration's")
+    parser.add_argument("--runs", type=Path, default=Path("runs/goal_reaching"), help="folder of the run folders")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="never starts everything over")
+    parser.add_argument("--only-eval", action="store_true", help="train nothing, evaluate what is there again")
+    arguments = parser.parse_args()
+    if arguments.episodes < 100:
+        parser.error(f"--episodes must be at least 100, got {arguments.episodes}")
+    if arguments.only_eval and arguments.resume == "never":
+        parser.error("--only-eval needs the trainings that --resume never deletes")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for job in jobs(arguments.tasks, arguments.seeds):
+        path, run = arguments.out / f"{job.name}.json", arguments.runs / job.name
+        if arguments.resume == "never":
+            path.unlink(missing_ok=True)
+            shutil.rmtree(run, ignore_errors=True)
+        if path.exists() and not arguments.only_eval:
+            print(f"{path} is there already")
+            continue
+        if arguments.only_eval and not finished(run):
+            print(f"{run} holds no finished training")
+            continue
+        result = carry_out(job, run, arguments)
+        write_json(path, result)
+        success, seconds = result["success_rate"], result["train_seconds"]
+        print(f"{job.name}: {success:.1%} of {result['episodes']} goals, trained in {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Bring the numbers of `benchmarks/results/` into the pages that show them; nobody types figures by hand.
+
+    python benchmarks/render_tables.py              rewrite the tables
+    python benchmarks/render_tables.py --check      exit status 1 if a page does not show what the results say
+
+A page asks for a table by a pair of comments, and everything between them belongs to this script:
+
+    <!-- results:goal_reaching -->
+    <!-- /results -->
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from goal_reaching import TASKS, Task
+
+from forethought.agent.files import read_json
+from forethought.agent.training.evaluate import success_interval
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "benchmarks/README.md", "docs/adr/0006-vectorised-stepping.md")
+_BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+Result = dict[str, Any]
+NONE = "\N{EN DASH}"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; the first column is text, the others are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+# -- goal reaching -----------------------------------------------------------------------------------------------------
+
+
+def goal_reaching(results: Path) -> str:
+    """One row per task that has results, in the order of `goal_reaching.TASKS`."""
+    found = [read_json(path) for path in sorted((results / "goal_reaching").glob("*.json"))]
+    rows = []
+    for name, task in TASKS.items():
+        learned = _of(found, name, "learned")
+        if learned:
+            rows.append(_row(task, learned, _of(found, name, "identity")))
+    if not rows:
+        return "No results yet: `python benchmarks/goal_reaching.py` makes them.\n"
+    header = [
+        "task", "success (95 % CI)", "latent L2 cost", "z = state", "random", "true dynamics", "steps to goal",
+        "decision p50 / p99", "training", "bar",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def _of(found: Sequence[Result], task: str, arm: str) -> list[Result]:
+    return sorted((r for r in found if (r["task"], r["arm"]) == (task, arm)), key=lambda r: int(r["seed"]))
+
+
+def _row(task: Task, learned: Sequence[Result], identity: Sequence[Result]) -> list[str]:
+    steps = [r["steps_to_goal"]["median"] for r in learned if r["steps_to_goal"]["median"] is not None]
+    times = [r["decision_ms"] for r in learned]
+    slowest = max(r["train_seconds"] for r in learned)
+    per_seed = ", ".join(_percent(r["success_rate"]) for r in learned)
+    baselines = [
+        [r["arms"].get("latent_l2") for r in learned],
+        list(identity),
+        [r["random"] for r in learned],
+        [r["true_dynamics"] for r in learned],
+    ]
+    return [
+        task.title,
+        f"{_pooled(learned)}" + (f"; seeds {per_seed}" if len(learned) > 1 else ""),
+        *(_pooled([r for r in rows if r is not None]) for rows in baselines),
+        f"{median(steps):.0f}" if steps else NONE,
+        f"{median(t['p50'] for t in times):.0f} / {max(t['p99'] for t in times):.0f} ms",
+        _duration(slowest),
+        _bar(task, learned, slowest),
+    ]
+
+
+def _pooled(rows: Sequence[Result]) -> str:
+    """Success over all episodes of `rows`, with its Wilson interval."""
+    if not rows:
+        return NONE
+    episodes = sum(r["episodes"] for r in rows)
+    successes = sum(round(r["success_rate"] * r["episodes"]) for r in rows)
+    low, high = success_interval(successes, episodes)
+    return f"{_percent(successes / episodes)} % ({_percent(low)} to {_percent(high)})"
+
+
+def _bar(task: Task, learned: Sequence[Result], slowest: float) -> str:
+    """Whether the task counts as solved: by success over all trainings, and by the longest of them."""
+    success = fmean(r["success_rate"] for r in learned)
+    met = success >= task.bar and slowest <= task.limit_s and len(learned) >= len(task.seeds)
+    return f"{'met' if met else 'missed'} (≥ {_percent(task.bar)} %, ≤ {_duration(task.limit_s)})"
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f}".removesuffix(".0")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min"
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+
+def vector_stepping(results: Path) -> str:
+    """Steps per second of every way to step, one column per environment."""
+    record = read_json(results / "vector_stepping.json")
+    columns: dict[str, dict[str, Any]] = record["results"]
+    first = next(iter(columns.values()))
+    ways = sorted(first, key=lambda way: -first[way]["steps_per_s"])
+    cells = {way: [_speed(column.get(way)) for column in columns.values()] for way in ways}
+    table = markdown([f"steps/s, {record['num_envs']} at once", *columns], ([way, *cells[way]] for way in ways))
+    return f"{table}\n{_origin(record)}"
+
+
+def _speed(cell: dict[str, Any] | None) -> str:
+    return NONE if cell is None else f"{cell['steps_per_s']:,} ({cell['ratio']:.1f} x)"
+
+
+def memory_sampling(results: Path) -> str:
+    """Appending, opening and sampling, one row per size of the store."""
+    record = read_json(results / "memory_sampling.json")
+    header = ["transitions", "size", "append/s", "append/s, sync=False", "open", "sample, cached", "sample, in place"]
+    rows = [
+        [
+            f"{r['transitions']:,}",
+            f"{r['bytes'] / 2**20:.0f} MiB",
+            f"{r['append_synced_transitions_per_s']:,}",
+            f"{r['append_unsynced_transitions_per_s']:,}",
+            f"{r['open_ms']:.1f} ms",
+            f"{r['sample_cached_ms']:.2f} ms",
+            f"{r['sample_in_place_ms']:.1f} ms",
+        ]
+        for r in record["results"]
+    ]
+    batch = f"A sample is a batch of {record['options']['batch_size']} windows."
+    return f"{markdown(header, rows)}\n{batch} {_origin(record)}"
+
+
+def _origin(record: Result) -> str:
+    machine = record["machine"]
+    return f"`{record['command']}` on {machine['cores']} cores of {machine['cpu']}.\n"
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "goal_reaching": goal_reaching,
+    "vector_stepping": vector_stepping,
+    "memory_sampling": memory_sampling,
+}
+
+
+def render(text: str, results: Path) -> str:
+    """A page with every block between its comments made anew.
+
+    Raises:
+        KeyError: the page asks for a table that is not known.
+    """
+    return _BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]](results)}{block[3]}", text)
+
+
+def main() -> int:
+    """Rewrite or check every page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, exit with 1 if something would change")
+    arguments = parser.parse_args()
+    stale = False
+    for page in PAGES:
+        path = ROOT / page
+        old = path.read_text()
+        new = render(old, ROOT / "benchmarks" / "results")
+        if new != old:
+            stale = True
+            print(f"{page} {'is stale' if arguments.check else 'rewritten'}")
+            if not arguments.check:
+                path.write_text(new)
+    return int(stale and arguments.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,361 @@
+"""The agent: everything that changes is in the carry, and what it decides is what was planned."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from forethought.agent.agent import Agent, AgentError, AgentOptions, Carry, planning_dtype, select
+from forethought.agent.objectives import DisagreementObjective, GoalObjective, GoalOptions, ObjectiveError
+from forethought.planners import CostFn, Plan, make_planner
+
+Maker = Callable[..., Any]
+AgentMaker = Callable[..., Agent]
+H = 4
+
+
+@dataclass(frozen=True)
+class Clock:
+    """State of the scripted planner: decisions since the start `[B, 1]`."""
+
+    time: Tensor
+
+
+@dataclass
+class Scripted:
+    """Plans "the time it is" for every step, and remembers how it was asked."""
+
+    horizon: int = H
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def init(self, batch_size: int) -> Clock:
+        return Clock(torch.zeros(batch_size, 1))
+
+    def plan(
+        self,
+        cost_fn: CostFn,
+        state: Clock,
+        generator: torch.Generator,
+        seeds: Tensor | None = None,
+        deadline_s: float | None = None,
+    ) -> tuple[Plan, Clock]:
+        times = state.time + torch.arange(self.horizon)  # [B, H]
+        actions = (times / 100).unsqueeze(-1).expand(-1, -1, 2)
+        cost = cost_fn(actions.unsqueeze(1))[:, 0]
+        self.calls.append({"time": state.time.flatten().tolist(), "deadline_s": deadline_s, "cost": cost.tolist()})
+        zero = torch.zeros(len(times))
+        return Plan(actions, cost, cost.unsqueeze(1), zero, zero, 1, 0.0), state
+
+    def advance(self, state: Clock, steps: int) -> Clock:
+        return Clock(state.time + steps)
+
+
+@pytest.fixture(scope="module")
+def make_agent(toy_spec: Maker, toy_model: Maker) -> AgentMaker:
+    def make(
+        planner: Any = "icem", goal: str | None = "observation", options: Mapping[str, Any] = {}, **model: Any
+    ) -> Agent:
+        spec = toy_spec("state", goal)
+        if isinstance(planner, str):
+            low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+            changes = {"num_elites": 4} if planner in ("cem", "icem", "mppi") else {}
+            planner = make_planner(planner, low, high, horizon=H, num_samples=16, iterations=3, **changes)
+        objective = DisagreementObjective() if goal is None else GoalObjective(GoalOptions())
+        generator = torch.Generator().manual_seed(0)
+        return Agent(
+            toy_model(spec, **model),
+            planner,
+            objective,
+            AgentOptions(**{"plan_dtype": "float32", **options}),
+            generator,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def watch(toy_obs: Maker) -> Callable[..., list[dict[str, Tensor]]]:
+    """What is seen in an episode, whatever is done: `[T]` observations `{key: [B, ...]}`."""
+
+    def make(agent: Agent, batch: int, steps: int, seed: int = 0) -> list[dict[str, Tensor]]:
+        return [toy_obs(agent.model.spec, (batch,), 100 * seed + t) for t in range(steps)]
+
+    return make
+
+
+# -- the carry ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("planner", ["icem", "mppi"])
+@pytest.mark.parametrize("recurrence", ["none", "gru"])
+@pytest.mark.parametrize("replan_every", [1, 2])
+def test_interleaved_episodes_are_the_same_as_separate_ones(
+    make_agent: AgentMaker, watch: Maker, planner: str, recurrence: str, replan_every: int
+) -> None:
+    agent = make_agent(planner, options={"replan_every": replan_every}, recurrence=recurrence)
+    seen = [watch(agent, 1, 5, seed) for seed in (0, 1)]
+    goals = [agent.embed_goal(episode[-1]) for episode in seen]
+
+    def decide(episode: int, t: int, carry: Carry) -> tuple[Tensor, Carry]:
+        agent.generator.manual_seed(1000 * episode + t)
+        action, carry, _ = agent.act(seen[episode][t], carry, goals[episode])
+        return action, carry
+
+    separate: list[list[Tensor]] = [[], []]
+    for episode in (0, 1):
+        carry = agent.init(1)
+        for t in range(5):
+            action, carry = decide(episode, t, carry)
+            separate[episode].append(action)
+    carries = [agent.init(1), agent.init(1)]
+    for t in range(5):
+        for episode in (1, 0):
+            action, carries[episode] = decide(episode, t, carries[episode])
+            assert torch.equal(action, separate[episode][t]), (episode, t)
+    assert not torch.equal(separate[0][0], separate[1][0])
+
+
+def test_acting_leaves_the_carry_it_was_given_alone(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent(recurrence="gru")
+    seen = watch(agent, 2, 3)
+    goal = agent.embed_goal(seen[-1])
+    _, carry, _ = agent.act(seen[0], agent.init(2), goal)
+    results = []
+    for _ in range(2):
+        agent.generator.manual_seed(3)
+        action, after, plan = agent.act(seen[1], carry, goal)
+        assert plan is not None
+        results.append((action, after.latent, plan.cost))
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_first_plan_does_not_depend_on_an_earlier_episode(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent(recurrence="gru")
+    seen = watch(agent, 1, 3)
+    goal, actions = agent.embed_goal(seen[-1]), []
+    for _ in range(2):
+        carry = agent.init(1)
+        agent.generator.manual_seed(0)
+        for obs in seen:
+            action, carry, _ = agent.act(obs, carry, goal)
+            actions.append(action)
+    assert torch.equal(torch.stack(actions[:3]), torch.stack(actions[3:]))
+
+
+def test_recurrent_beliefs_are_those_of_encode_sequence(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent(recurrence="gru")
+    seen = watch(agent, 2, 4)
+    goal, carry, actions = agent.embed_goal(seen[-1]), agent.init(2), []
+    for obs in seen:
+        action, carry, _ = agent.act(obs, carry, goal)
+        actions.append(action)
+    stacked = {k: torch.stack([obs[k] for obs in seen], dim=1) for k in seen[0]}
+    with torch.no_grad():
+        beliefs = agent.model.encode_sequence(stacked, torch.stack(actions[:-1], dim=1))
+    assert carry.latent is not None
+    assert torch.allclose(carry.latent, beliefs[:, -1], atol=1e-5)
+    assert not carry.latent.requires_grad
+
+
+def test_select_keeps_rows_of_everything_with_rows() -> None:
+    carry = Carry(
+        planner=Clock(torch.tensor([[1.0], [2.0], [3.0]])),
+        latent=torch.arange(6.0).view(3, 2),
+        plan=torch.arange(12.0).view(3, 2, 2),
+        age=2,
+    )
+    kept = select(carry, torch.tensor([2, 0]))
+    assert kept.planner.time.tolist() == [[3.0], [1.0]]
+    assert kept.latent is not None
+    assert kept.plan is not None
+    assert kept.latent.tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert kept.plan.shape == (2, 2, 2)
+    assert (kept.action, kept.age) == (None, 2)
+    assert carry.planner.time.shape == (3, 1)
+    assert select(torch.tensor(5.0), torch.tensor([0])).item() == 5.0
+
+
+@pytest.mark.parametrize("planner", ["icem", "mppi", "cem", "random_shooting", "gradient", "sample_gradient"])
+def test_every_planner_state_can_be_selected_from(make_agent: AgentMaker, watch: Maker, planner: str) -> None:
+    agent = make_agent(planner, recurrence="gru")
+    seen = watch(agent, 3, 2)
+    goal, rows = agent.embed_goal(seen[-1]), torch.tensor([0, 2])
+    _, carry, _ = agent.act(seen[0], agent.init(3), goal)
+    carry = select(carry, rows)
+    action, carry, plan = agent.act({k: v[rows] for k, v in seen[1].items()}, carry, goal[rows])
+    assert action.shape == (2, 2)
+    assert plan is not None
+    assert plan.actions.shape == (2, H, 2)
+
+
+# -- plans and actions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("replan_every", "at"), [(1, [0, 1, 2, 3, 4, 5]), (3, [0, 3]), (9, [0, 4])])
+def test_actions_between_plans_are_those_of_the_plan(
+    make_agent: AgentMaker, watch: Maker, replan_every: int, at: list[int]
+) -> None:
+    planner = Scripted()
+    agent = make_agent(planner, options={"replan_every": replan_every})
+    seen = watch(agent, 2, 6)
+    goal, carry, planned = agent.embed_goal(seen[0]), agent.init(2), []
+    for t, obs in enumerate(seen):
+        action, carry, plan = agent.act(obs, carry, goal)
+        assert torch.allclose(action, torch.full((2, 2), t / 100)), t
+        assert carry.action is not None
+        assert torch.equal(carry.action, action)
+        planned += [t] if plan is not None else []
+    assert planned == at
+    assert [call["time"] for call in planner.calls] == [[t, t] for t in at]  # the warm start has moved along
+
+
+def test_the_deadline_reaches_the_planner(make_agent: AgentMaker, watch: Maker) -> None:
+    for deadline_s in (None, 0.25):
+        planner = Scripted()
+        agent = make_agent(planner, options={"deadline_s": deadline_s})
+        obs = watch(agent, 1, 1)[0]
+        agent.act(obs, agent.init(1), agent.embed_goal(obs))
+        assert planner.calls[0]["deadline_s"] == deadline_s
+
+
+def test_the_planner_sees_the_latest_observation_and_the_goal(make_agent: AgentMaker, watch: Maker) -> None:
+    planner = Scripted()
+    agent = make_agent(planner)
+    first, second = watch(agent, 1, 2)
+    costs = []
+    for obs, goal in ((first, first), (second, first), (first, second)):
+        agent.act(obs, agent.init(1), agent.embed_goal(goal))
+        costs.append(planner.calls[-1]["cost"])
+    assert costs[0] != costs[1]
+    assert costs[0] != costs[2]
+
+
+@pytest.mark.parametrize("planner", ["icem", "gradient"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_plans_get_better_and_stay_in_bounds(make_agent: AgentMaker, watch: Maker, planner: str, dtype: str) -> None:
+    agent = make_agent(planner, options={"plan_dtype": dtype})
+    obs, goal_obs = watch(agent, 3, 2)
+    action, _, plan = agent.act(obs, agent.init(3), agent.embed_goal(goal_obs))
+    assert plan is not None
+    assert action.dtype == plan.actions.dtype == torch.float32
+    assert torch.equal(action, plan.actions[:, 0])
+    low, high = torch.tensor(agent.model.spec.action_low), torch.tensor(agent.model.spec.action_high)
+    assert (plan.actions >= low).all()
+    assert (plan.actions <= high).all()
+    assert (plan.best_costs[:, -1] <= plan.best_costs[:, 0]).all()
+    assert not action.requires_grad
+    assert all(p.grad is None for p in agent.model.parameters())
+
+
+def test_half_precision_plans_in_a_copy(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent(options={"plan_dtype": "bfloat16"})
+    assert {p.dtype for p in agent.imagined.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in agent.model.parameters()} == {torch.float32}
+    assert torch.equal(agent.imagined.normalizer.mean, agent.model.normalizer.mean)
+    obs = watch(agent, 1, 1)[0]
+    _, carry, _ = agent.act(obs, agent.init(1), agent.embed_goal(obs))
+    assert carry.latent is not None
+    assert carry.latent.dtype == torch.float32  # perception stays in full precision
+    full = make_agent()
+    assert full.imagined is full.model
+    assert full.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("hardware", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_automatic_precision_follows_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, make_agent: AgentMaker, hardware: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr("forethought.agent.agent.bfloat16_in_hardware", lambda: hardware)
+    agent = make_agent(options={"plan_dtype": "auto"})
+    assert {p.dtype for p in agent.imagined.parameters()} == {dtype}
+    assert planning_dtype("auto", torch.device("cuda")) == torch.float32  # only ever on a CPU
+    assert planning_dtype("bfloat16", torch.device("cuda")) == torch.bfloat16
+    assert planning_dtype("float32", torch.device("cpu")) == torch.float32
+
+
+# -- observations and goals --------------------------------------------------------------------------------------------
+
+
+def test_arrays_of_numpy_will_do(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent()
+    obs = watch(agent, 2, 1)[0]
+    arrays = {k: v.numpy() for k, v in obs.items()}
+    assert torch.equal(agent.embed_goal(arrays), agent.embed_goal(obs))
+    assert sorted(agent.tensors({**arrays, "extra": arrays["grid"]})) == ["grid", "position"]
+
+
+def test_missing_keys_are_named(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent()
+    obs = watch(agent, 1, 1)[0]
+    message = r"observation must have the keys \['grid', 'position'\], got \['grid'\]"
+    with pytest.raises(AgentError, match=message):
+        agent.act({"grid": obs["grid"]}, agent.init(1), None)
+    with pytest.raises(AgentError, match=message):
+        agent.embed_goal({"grid": obs["grid"]})
+    with pytest.raises(AgentError, match=r"goal must have the key desired_goal, got \['goal'\]"):
+        make_agent(goal="achieved").embed_goal({"goal": torch.zeros(1, 2)})
+
+
+def test_a_missing_goal_is_refused(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent()
+    with pytest.raises(ObjectiveError, match="goal must be given"):
+        agent.act(watch(agent, 1, 1)[0], agent.init(1), None)
+
+
+def test_desired_goals_are_embedded_by_their_own_way(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent(goal="achieved")
+    obs = watch(agent, 2, 1)[0]
+    desired = torch.tensor([[0.5, -1.0], [2.0, 0.0]])
+    goal = agent.embed_goal({"desired_goal": desired.numpy()})
+    assert torch.equal(goal, desired)  # no statistics yet
+    action, _, _ = agent.act(obs, agent.init(2), goal)
+    assert action.shape == (2, 2)
+
+
+def test_exploration_needs_no_goal(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent(goal=None)
+    _, _, plan = agent.act(watch(agent, 2, 1)[0], agent.init(2), None)
+    assert plan is not None
+    assert (plan.cost < 0).all()
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+CHANGES: dict[str, Any] = {"replan_every": 2, "plan_dtype": "bfloat16", "deadline_s": 1e-9}
+
+
+@pytest.mark.parametrize("option", [f.name for f in dataclasses.fields(AgentOptions)])
+def test_every_option_changes_the_result(make_agent: AgentMaker, watch: Maker, option: str) -> None:
+    assert option in CHANGES, f"add {option} to CHANGES, with a value that changes the result"
+
+    def run(**options: Any) -> list[Tensor]:
+        agent = make_agent(options=options)
+        seen, actions, carry = watch(agent, 1, 3), [], agent.init(1)
+        for obs in seen:
+            action, carry, _ = agent.act(obs, carry, agent.embed_goal(seen[0]))
+            actions.append(action)
+        return actions
+
+    base, same, changed = torch.stack(run()), torch.stack(run()), torch.stack(run(**{option: CHANGES[option]}))
+    assert torch.equal(base, same), "the comparison must be deterministic"
+    assert not torch.equal(base, changed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"replan_every": 0}, "replan_every must be at least 1, got 0"),
+        ({"plan_dtype": "float16"}, "plan_dtype must be one of auto, float32, bfloat16, got 'float16'"),
+        ({"deadline_s": 0.0}, "deadline_s must be positive, got 0.0"),
+        ({"deadline_s": float("nan")}, "deadline_s must be positive, got nan"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(AgentError) as error:
+        AgentOptions(**options)
+    assert str(error.value) == message

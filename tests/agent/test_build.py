@@ -1,0 +1,425 @@
+"""The jobs from Python: training, loading an agent, evaluating, collecting; and everything that can be wrong with them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from forethought import UnknownNameError, make_env
+from forethought.agent import build
+from forethought.agent.build import RunError, load_agent
+from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from forethought.configs.register import load
+from forethought.configs.schema import Config, EvalConfig
+from forethought.envs.spec import EnvError
+
+FAULTY = '''
+import time
+import gymnasium, numpy as np
+
+class Faulty(gymnasium.Env):
+    """A walk on a line that goes wrong at one step of its third episode; the first is the trial reset."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, fault="none", goals=True):
+        self.fault, self.goals, self.episode = fault, goals, -1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode += 1
+        self.time, self.x = 0, self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        goal = {"goal": self.np_random.uniform(-1, 1, 2).astype(np.float32)} if self.goals else {}
+        return self.x.copy(), {"success": False, **goal}
+
+    def step(self, action):
+        self.time += 1
+        self.x = self.x + 0.1 * action
+        if self.episode == 3 and self.time == 5:
+            if self.fault == "raises":
+                raise RuntimeError("motor 3 is hot")
+            if self.fault == "hangs":
+                time.sleep(60)
+            if self.fault == "nan":
+                self.x[0] = np.nan
+        return self.x.copy(), 0.0, False, self.time >= 20, {"success": bool(abs(self.x).max() < 0.1)}
+
+gymnasium.register("Faulty-v0", Faulty, max_episode_steps=20)
+'''
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[str]) -> list[str]:
+    """Overrides of a run in an environment of one's own, one episode at a time."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "faulty_env.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.delitem(sys.modules, "faulty_env", raising=False)
+    return [*small, "env=faulty_env:Faulty-v0", "training.num_envs=1", "training.validation_episodes=0"]
+
+
+# -- an agent in a loop of one's own ----------------------------------------------------------------------------------
+
+
+def test_an_agent_runs_in_a_loop_of_ones_own(small_run: Path) -> None:
+    agent, env = load_agent(small_run), make_env("forethought/PointMass-v0")
+    obs, info = env.reset(seed=0)
+    carry, goal, done, steps = agent.init(1), agent.embed_goal({k: v[None] for k, v in info["goal"].items()}), False, 0
+    while not done:
+        action, carry, _ = agent.act({k: v[None] for k, v in obs.items()}, carry, goal)
+        assert action.shape == (1, 2)
+        obs, _, terminated, truncated, info = env.step(action[0].numpy())
+        done = terminated or truncated or info["success"]
+        steps += 1
+    assert 1 <= steps <= 50
+
+
+def test_the_example_of_the_docstring_is_the_one_tested_here() -> None:
+    example = [line.strip() for line in (load_agent.__doc__ or "").splitlines()]
+    source = Path(__file__).read_text()
+    wanted = [line for line in example if "agent." in line or "env." in line]
+    assert len(wanted) >= 4
+    for line in wanted:
+        assert line.split("agent, env")[-1].split("carry, goal, done")[-1].split("=")[-1].strip()[:30] in source, line
+
+
+def test_an_agent_acts_as_its_seed_says(small_run: Path) -> None:
+    def action(seed: int, checkpoint: str = "best", **changes: Any) -> torch.Tensor:
+        agent = load_agent(str(small_run), checkpoint, seed=seed, **changes)
+        obs = {"position": np.zeros((1, 2), np.float32), "velocity": np.zeros((1, 2), np.float32)}
+        return agent.act(obs, agent.init(1), agent.embed_goal(obs))[0]
+
+    assert torch.equal(action(0), action(0))
+    assert not torch.equal(action(0), action(1))
+    other = load(EvalConfig, ["run=x", "planner=mppi"])
+    assert not torch.equal(action(0), action(0, planner=other.planner))
+
+
+def test_a_loaded_agent_has_the_options_of_its_run(small_run: Path) -> None:
+    agent = load_agent(small_run)
+    assert agent.planner.horizon == 3
+    assert agent.model.latent_dim == 8
+    assert agent.model.spec.env_id == "forethought/PointMass-v0"
+    assert not agent.model.training
+    assert agent.model.normalizer.count > 0
+
+
+# -- checkpoints that are not what they should be ---------------------------------------------------------------------
+
+
+def corrupt(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def foreign(path: Path) -> None:
+    path.write_bytes(b"PK\x03\x04 something else")
+
+
+def without_card(path: Path) -> None:
+    saved = load_checkpoint(path)
+    save_checkpoint(path, saved.tensors, {})
+
+
+def of_another_shape(path: Path) -> None:
+    saved = load_checkpoint(path)
+    card = saved.state["card"]
+    card["config"]["world_model"]["hidden_dim"] = 16
+    save_checkpoint(path, saved.tensors, saved.state)
+
+
+def of_another_version(path: Path) -> None:
+    saved = load_checkpoint(path)
+    saved.state["card"]["config"]["world_model"]["wavelets"] = 3
+    save_checkpoint(path, saved.tensors, saved.state)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (corrupt, "checksum does not match"),
+        (truncate, "truncated or damaged"),
+        (foreign, "only safetensors are accepted"),
+        (without_card, "made by another version"),
+        (of_another_shape, "does not fit: .* must have shape"),
+        (of_another_version, "made by another version"),
+    ],
+)
+def test_a_bad_checkpoint_is_refused_by_name(
+    tmp_path: Path, small_run: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    damage(run / "best.safetensors")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_agent(run)
+    assert str(run / "best.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [corrupt, truncate, foreign, without_card])
+def test_a_run_with_a_bad_checkpoint_is_not_resumed_nor_overwritten(
+    tmp_path: Path, small_run: Path, small: list[str], damage: Callable[[Path], None]
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    damage(run / "last.safetensors")
+    before = (run / "last.safetensors").read_bytes()
+    with pytest.raises(CheckpointError):
+        build.train(load(Config, [*small, f"out={run}"]))
+    assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_weights_without_an_optimiser_cannot_be_resumed(tmp_path: Path, small_run: Path, small: list[str]) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    shutil.copy(run / "best.safetensors", run / "last.safetensors")
+    with pytest.raises(CheckpointError, match="cannot be resumed"):
+        build.train(load(Config, [*small, f"out={run}"]))
+
+
+def test_the_checkpoint_of_another_run_is_not_resumed(tmp_path: Path, small_run: Path, small: list[str]) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    data = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**data, "run_id": "another"}))
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        build.train(load(Config, [*small, f"out={run}"]))
+
+
+def test_a_missing_run_checkpoint_or_device_is_named(tmp_path: Path, small_run: Path) -> None:
+    with pytest.raises(RunError, match="must be the folder of a run, but there is none"):
+        load_agent(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"best\.safetensors does not exist"):
+        load_agent(tmp_path)
+    with pytest.raises(UnknownNameError, match="unknown checkpoint 'bets': did you mean best"):
+        load_agent(small_run, "bets")
+    shutil.copy(small_run / "last.safetensors", tmp_path)
+    with pytest.raises(RunError, match="take checkpoint=last"):
+        load_agent(tmp_path)
+    for device in ("warp", "cuda:99", "meta"):
+        with pytest.raises(RunError, match=f"device must be one that PyTorch can use here, such as cpu, got '{device}'"):
+            load_agent(small_run, device=device)
+
+
+# -- training in environments and folders that fail -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("raises", "motor 3 is hot"), ("hangs", "step_timeout_s"), ("nan", "finite")],
+)
+def test_an_environment_that_fails_keeps_the_episodes_before(
+    tmp_path: Path, faulty: list[str], fault: str, message: str
+) -> None:
+    overrides = [*faulty, f"env_options.kwargs.fault={fault}", "env_options.step_timeout_s=0.5", f"out={tmp_path}/run"]
+    with pytest.raises(EnvError, match=message):
+        build.train(load(Config, overrides))
+    with EpisodeStore.open(tmp_path / "run" / "memory") as store:
+        assert len(store) == 2
+        assert store.verify() == []
+    build.train(load(Config, overrides))  # a new process has a new environment: its third episode is the fifth
+    with EpisodeStore.open(tmp_path / "run" / "memory") as store:
+        assert len(store) > 2
+
+
+def test_an_environment_without_goals_is_refused_before_anything_is_written(
+    tmp_path: Path, faulty: list[str]
+) -> None:
+    with pytest.raises(RunError, match="objective=goal needs an environment with goals, but faulty_env:Faulty-v0"):
+        build.train(load(Config, [*faulty, "env_options.kwargs.goals=false", f"out={tmp_path}/run"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_has_changed_since_the_run_is_refused(
+    tmp_path: Path, faulty: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build.train(load(Config, [*faulty, f"out={tmp_path}/run", "training.rounds=0"]))
+    sys.modules["faulty_env"].Faulty.action_space.high[:] = 2.0
+    with pytest.raises(RunError, match=r"action_high of faulty_env:Faulty-v0 must be that of the run, \(1.0,\)"):
+        build.evaluate(load(EvalConfig, [f"run={run}", "threads=1", "evaluation.episodes=1"]))
+
+
+@pytest.mark.parametrize("out", ["/proc/forethought", "/proc/self"])
+def test_a_folder_that_cannot_be_written_is_named(small: list[str], out: str) -> None:
+    with pytest.raises(Exception, match=out) as caught:
+        build.train(load(Config, [*small, f"out={out}"]))
+    assert type(caught.value).__name__ in ("RunError", "FileError")
+
+
+def test_resume_never_refuses_a_folder_with_a_run(small_run: Path, small: list[str]) -> None:
+    with pytest.raises(RunError, match="already holds a run; resume=auto continues it"):
+        build.train(load(Config, [*small, f"out={small_run}", "resume=never"]))
+
+
+def test_a_foreign_folder_as_memory_is_refused(tmp_path: Path, small: list[str]) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "diary.txt").write_text("dear diary")
+    with pytest.raises(Exception, match="is not empty and no episode store"):
+        build.train(load(Config, [*small, f"out={tmp_path}/run", f"memory.path={tmp_path}/notes"]))
+    (tmp_path / "notes" / "data.mdb").write_bytes(b"no database" * 999)
+    with pytest.raises(Exception, match="is no episode store"):
+        build.train(load(Config, [*small, f"out={tmp_path}/run", f"memory.path={tmp_path}/notes"]))
+    assert (tmp_path / "notes" / "diary.txt").read_text() == "dear diary"
+
+
+def test_a_memory_shared_by_runs_of_two_environments_is_kept_apart(tmp_path: Path, small: list[str]) -> None:
+    shared = [*small, f"memory.path={tmp_path}/memory", "training.rounds=0", "training.validation_episodes=0"]
+    build.train(load(Config, [*shared, "env=forethought/Reacher-v0", f"out={tmp_path}/a"]))
+    run = build.train(load(Config, [*shared, f"out={tmp_path}/b"]))
+    with EpisodeStore.open(tmp_path / "memory") as store:
+        assert [spec.env_id for spec in store.specs] == ["forethought/Reacher-v0", "forethought/PointMass-v0"]
+        assert len(store) == 16
+    assert load_checkpoint(run / "last.safetensors").state["train"]["episodes"] == [[8, 15]]
+
+
+def test_one_memory_is_not_written_by_two_runs_at_once(tmp_path: Path, small: list[str]) -> None:
+    code = (
+        "import sys\nfrom forethought import EpisodeStore\n"
+        "with EpisodeStore.open(sys.argv[1], 'a'):\n    print('open', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "memory")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(Exception, match=f"open for appending in another process .pid {other.pid}"):
+            build.train(load(Config, [*small, f"out={tmp_path}/run", f"memory.path={tmp_path}/memory"]))
+        assert other.stdin is not None
+        other.stdin.close()
+
+
+# -- collecting -------------------------------------------------------------------------------------------------------
+
+
+def test_collecting_goes_on_where_it_was_and_other_options_add_to_it(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [*small, f"out={tmp_path}"]
+    ran: list[int] = []
+    run_episodes = build.run_episodes
+
+    def counted(environments: Any, policy: Any, seeds: list[int], **kwargs: Any) -> Any:
+        if len(ran) == 2:
+            ran.append(0)
+            raise KeyboardInterrupt
+        ran.append(len(seeds))
+        return run_episodes(environments, policy, seeds, **kwargs)
+
+    monkeypatch.setattr(build, "run_episodes", counted)
+    with pytest.raises(KeyboardInterrupt):
+        build.collect(load(Config, overrides))
+    assert build.collect(load(Config, overrides)) == (tmp_path / "memory", 8, 160)
+    assert ran == [2, 2, 0, 2, 2]
+    assert build.collect(load(Config, overrides))[1] == 8
+    assert len(ran) == 5
+    assert build.collect(load(Config, [*overrides, "training.max_hold=1"]))[1] == 16
+    assert build.collect(load(Config, [*overrides, "training.num_envs=3", "steps=200"]))[1] == 18
+    with EpisodeStore.open(tmp_path / "memory") as store:
+        assert store.verify() == []
+        assert len({store.get(i).actions.tobytes() for i in store.ids()}) == 18
+
+
+# -- evaluating -------------------------------------------------------------------------------------------------------
+
+EVALUATE = ["threads=1", "evaluation.episodes=4", "evaluation.timed_episodes=1"]
+FIELDS = {
+    "success_rate", "success_ci", "return_mean", "return_ci", "episodes", "decision_ms", "steps_to_goal", "random",
+    "true_dynamics", "reason_true_dynamics", "arms", "plan", "video", "video_reason", "seeds", "command", "seed", "env",
+    "objective", "planner", "checkpoint", "versions", "machine", "commit", "time", "seconds",
+}  # fmt: skip
+
+
+def numbers(result: Any) -> Any:
+    """What must be the same when an evaluation is repeated."""
+    if not isinstance(result, dict):
+        return result
+    clocked = ("time", "seconds", "decision_ms", "plan/batch_ms", "command")
+    return {key: numbers(value) for key, value in result.items() if key not in clocked}
+
+
+@pytest.fixture(scope="module")
+def evaluated(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    run = Path(shutil.copytree(small_run, tmp_path_factory.mktemp("evaluated") / "run"))
+    return run, build.evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, "evaluation.latent_l2=true"]))
+
+
+def test_an_evaluation_leaves_all_that_is_promised(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    run, result = evaluated
+    assert json.loads((run / "eval.json").read_text()) == result
+    assert result.keys() == FIELDS
+    for row in (result, result["random"], result["true_dynamics"], result["arms"]["latent_l2"]):
+        assert row["episodes"] == 4
+        low, high = row["success_ci"]
+        assert 0 <= low <= row["success_rate"] <= high <= 1
+        assert row["return_ci"][0] <= row["return_mean"] <= row["return_ci"][1]
+        assert row["steps_to_goal"].keys() == {"mean", "median", "p90", "values"}
+    assert 0 < result["decision_ms"]["p50"] <= result["decision_ms"]["p99"]
+    assert len(set(result["seeds"])) == 4
+    assert (result["env"], result["seed"], result["checkpoint"]) == ("forethought/PointMass-v0", 0, "best")
+    assert {"python", "torch", "forethought"} <= result["versions"].keys()
+    assert {"imagination", "imagination_error", "calibration"} == json.loads(
+        (run / "diagnostics.json").read_text()
+    ).keys()
+    assert "<html" in (run / "report.html").read_text()
+    assert (run / "rollout.mp4").read_bytes()[4:8] == b"ftyp" if result["video"] else result["video_reason"]
+
+
+def test_evaluating_again_gives_the_same_numbers_and_another_seed_others(
+    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    run = shutil.copytree(evaluated[0], tmp_path / "run")
+    quick = [*EVALUATE, "evaluation.latent_l2=true", "evaluation.video=false"]
+    again = build.evaluate(load(EvalConfig, [f"run={run}", *quick]))
+    without = {"video": None, "video_reason": "evaluation.video=false"}
+    assert numbers(again) == {**numbers(evaluated[1]), **without}
+    assert not (run / "rollout.mp4").exists()  # it showed the evaluation before
+    other = build.evaluate(load(EvalConfig, [f"run={run}", *quick, "evaluation.seed=1"]))
+    assert not set(other["seeds"]) & set(again["seeds"])
+    assert other["plan"] != again["plan"]
+
+
+def test_what_is_not_asked_for_is_not_measured(tmp_path: Path, small_run: Path) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    off = [f"evaluation.{name}=false" for name in ("random", "true_dynamics", "video")]
+    result = build.evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, *off, "checkpoint=last"]))
+    assert result["random"] is None
+    assert result["true_dynamics"] is None
+    assert result["reason_true_dynamics"] == "evaluation.true_dynamics=false"
+    assert result["video"] is None
+    assert result["arms"] == {}
+    assert result["checkpoint"] == "last"
+
+
+def test_evaluation_episodes_are_never_those_of_training(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    run, result = evaluated
+    with EpisodeStore.open(run / "memory") as store:
+        trained = {store.info(i)["meta"]["seed"] for i in store.ids()}
+    assert len(trained) == 8
+    assert not trained & set(result["seeds"])
+
+
+def test_without_opengl_everything_but_the_video_is_there(tmp_path: Path, small_run: Path) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    command = [sys.executable, "-m", "forethought.agent.cli", "eval", f"run={run}", *EVALUATE[:1], "episodes=2"]
+    environment = {**os.environ, "MUJOCO_GL": "disable"}
+    command += ["evaluation.timed_episodes=1", "evaluation.true_dynamics=false"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no video: cannot draw: no OpenGL backend works here" in done.stdout
+    assert "apt-get install libegl1" in done.stdout
+    result = json.loads((run / "eval.json").read_text())
+    assert result["video"] is None
+    assert "libosmesa6" in result["video_reason"]
+    assert (run / "report.html").exists()
+    assert not (run / "rollout.mp4").exists()

@@ -1,0 +1,299 @@
+"""Training can be killed at any moment and goes on exactly; options, interruption and what a run leaves behind."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from forethought.agent import build
+from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.training.checkpoint import load_checkpoint
+from forethought.agent.training.learner import Learner
+from forethought.agent.training.loop import TrainingError, TrainingOptions
+from forethought.agent.training.metrics import read_metrics
+from forethought.configs.register import load
+from forethought.configs.schema import Config
+
+POINTS: dict[str, list[tuple[str, int]]] = {
+    "before anything is saved": [("before save", 1)],
+    "during the first collection": [("before append", 2)],
+    "during a planned collection": [("before episodes", 4)],
+    "after episodes are stored": [("after append", 3)],
+    "collection logged but not saved": [("after log", 1)],
+    "during training": [("before update", 7)],
+    "right after a checkpoint": [("after save", 4)],
+    "while a checkpoint is renamed": [("before rename", 6)],
+    "validation logged but not saved": [("after log", 4)],
+    "again and again": [("anything", 7), ("anything", 19), ("anything", 33), ("anything", 40), ("anything", 55)],
+}
+
+
+def kill_and_resume(folder: Path, plans: dict[str, list[tuple[str, int]]], overrides: list[str]) -> None:
+    """Train every plan in `folder/<name>`, killed at the moments it lists."""
+    script = Path(__file__).with_name("kill_runs.py")
+    plan = {str(folder / name): kills for name, kills in plans.items()}
+    command = [sys.executable, str(script), json.dumps(plan), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stderr
+    statuses = json.loads(done.stdout.splitlines()[-1])
+    expected = {str(folder / name): [-signal.SIGKILL] * len(kills) + [0] for name, kills in plans.items()}
+    assert statuses == expected, done.stderr
+
+
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
+    folder = tmp_path_factory.mktemp("killed")
+    kill_and_resume(folder, POINTS, small)
+    return folder
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """The log without what depends on the clock, or on how much of a collection this process lived through."""
+
+    def kept(name: str, phase: str) -> bool:
+        timed = name in ("seconds", "time", "plan/batch_ms") or name.startswith("speed/")
+        return not timed and not (phase == "collect" and name.startswith("plan/"))
+
+    return [{k: v for k, v in line.items() if kept(k, line["phase"])} for line in read_metrics(run / "metrics.jsonl")]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in ("last", "best"):
+        a, b = (load_checkpoint(run / f"{name}.safetensors") for run in (one, other))
+        assert a.tensors.keys() == b.tensors.keys()
+        for key, value in a.tensors.items():
+            assert torch.equal(value, b.tensors[key]), key
+        for key in ("train", "rng", "updates", "decisions", "log_lines"):
+            assert a.state.get(key) == b.state.get(key), key
+    assert history(one) == history(other)
+    with EpisodeStore.open(one / "memory") as a_store, EpisodeStore.open(other / "memory") as b_store:
+        assert len(a_store) == len(b_store)
+        assert a_store.verify() == b_store.verify() == []
+        for a_episode, b_episode in zip(a_store, b_store, strict=True):
+            arrays = b_episode.arrays()
+            assert all(np.array_equal(value, arrays[key]) for key, value in a_episode.arrays().items())
+            assert {**a_episode.meta, "run": ""} == {**b_episode.meta, "run": ""}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_run_goes_on_exactly(killed_runs: Path, small_run: Path, point: str) -> None:
+    assert_same_run(small_run, killed_runs / point)
+
+
+def test_a_run_killed_in_each_stage_goes_on_exactly(tmp_path: Path, small_run: Path, small: list[str]) -> None:
+    kills = [("before append", 2), ("after log", 2), ("before update", 3), ("after save", 3), ("after log", 4)]
+    kill_and_resume(tmp_path, {"run": kills}, small)
+    assert_same_run(small_run, tmp_path / "run")
+
+
+def test_two_runs_of_one_seed_are_the_same_and_of_another_are_not(
+    tmp_path: Path, small_run: Path, small: list[str]
+) -> None:
+    again = build.train(load(Config, [*small, f"out={tmp_path / 'again'}"]))
+    assert_same_run(small_run, again)
+    other = build.train(load(Config, [*small, f"out={tmp_path / 'other'}", "seed=1", "training.rounds=0"]))
+    a, b = (load_checkpoint(run / "last.safetensors").tensors for run in (again, other))
+    weights = [key for key in a if key.startswith("model.") and key.endswith("weight")]
+    assert any(not torch.equal(a[key], b[key]) for key in weights)
+
+
+class Watcher:
+    """A progress that interrupts the process when training has come to `update`."""
+
+    def __init__(self, times: int = 0) -> None:
+        self.times, self.messages, self.stages = times, list[str](), list[str]()
+
+    def advance(self, stage: str, done: int, total: int, note: str = "") -> None:
+        assert 0 < done <= total
+        self.stages.append(stage)
+        if stage == "train":
+            while self.times:
+                self.times -= 1
+                signal.raise_signal(signal.SIGINT)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_interrupt_saves_and_stops_twice_quits_and_both_resume_exactly(
+    tmp_path: Path, small_run: Path, small: list[str], times: int
+) -> None:
+    config = load(Config, [*small, f"out={tmp_path / 'run'}"])
+    watcher = Watcher(times)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build.train(config, watcher)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert any("Ctrl-C again quits" in m for m in watcher.messages)
+    saved = load_checkpoint(tmp_path / "run" / "last.safetensors").state["updates"]
+    stopped = any("stopped and saved" in m for m in watcher.messages)
+    assert (saved, stopped) == ((5, True) if times == 1 else (4, False))
+    build.train(config, watcher)
+    assert f"resumed at update {saved}" in " ".join(watcher.messages)
+    assert_same_run(small_run, tmp_path / "run")
+
+
+def test_interrupt_during_collection_keeps_the_waves_that_are_stored(
+    tmp_path: Path, small_run: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(Config, [*small, f"out={tmp_path / 'run'}"])
+    append = EpisodeStore.append_many
+
+    def interrupted(self: EpisodeStore, *args: Any, **kwargs: Any) -> list[int]:
+        ids = append(self, *args, **kwargs)
+        signal.raise_signal(signal.SIGINT)
+        return ids
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeStore, "append_many", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build.train(config)
+    with EpisodeStore.open(tmp_path / "run" / "memory") as store:
+        assert len(store) == 2  # of 4, in waves of 2
+    build.train(config)
+    assert_same_run(small_run, tmp_path / "run")
+
+
+def test_a_run_folder_holds_what_is_promised(small_run: Path, small: list[str]) -> None:
+    names = {path.name for path in small_run.iterdir()}
+    assert names >= {"config.yaml", "run.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "memory"}
+    assert "tensorboard" in names
+    assert list((small_run / "tensorboard").glob("events*"))
+    config = OmegaConf.to_container(OmegaConf.load(small_run / "config.yaml"))
+    assert isinstance(config, dict)
+    assert config["out"] == str(small_run)
+    assert (config["env"], config["steps"], config["seed"]) == ("forethought/PointMass-v0", 160, 0)
+    assert config["planner"]["name"] == "icem"
+    assert config["planner"]["num_samples"] == 16
+    assert config["training"]["updates"] == 30
+    run = json.loads((small_run / "run.json").read_text())
+    assert run.keys() == {"run_id", "command", "commit", "versions", "machine", "started"}
+    lines = read_metrics(small_run / "metrics.jsonl")
+    assert [line["phase"] for line in lines] == ["collect", "train", "train", "validation"] * 3
+    assert [line["update"] for line in lines] == [0, 5, 10, 10, 10, 15, 20, 20, 20, 25, 30, 30]
+    assert [line["decisions"] for line in lines[::4]] == [80, 120, 160]
+    assert all(np.isfinite(line["loss/prediction"]) for line in lines if line["phase"] == "train")
+    assert "episode/success" in lines[4]
+    assert "plan/cost" in lines[4]
+    with EpisodeStore.open(small_run / "memory") as store:
+        assert [store.info(i)["meta"]["policy"] for i in store.ids()] == ["random"] * 4 + ["goal"] * 4
+        assert store.num_transitions == 160
+
+
+def test_best_holds_weights_only_and_last_can_be_resumed(small_run: Path) -> None:
+    best, last = (load_checkpoint(small_run / f"{name}.safetensors") for name in ("best", "last"))
+    assert {key.split(".")[0] for key in best.tensors} == {"model"}
+    assert {key.split(".")[0] for key in last.tensors} == {"model", "optimizer", "generator"}
+    assert last.state["train"]["finished"] is True
+    assert last.state["train"]["episodes"] == [[0, 7]]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, small_run: Path, small: list[str]) -> None:
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    before = {name: (run / name).read_bytes() for name in ("last.safetensors", "best.safetensors", "metrics.jsonl")}
+    build.train(load(Config, [*small, f"out={run}"]))
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_what_does_not_change_the_result_may_change_at_a_resume(
+    tmp_path: Path, small_run: Path, small: list[str]
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "moved")
+    free = ["threads=2", "memory.sync=false", "learner.cache_bytes=0", "training.checkpoint_every=9"]
+    build.train(load(Config, [*small, *free, "env_options.step_timeout_s=9", f"out={run}"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "change"),
+    [
+        ("training.updates=60", "training.updates was 30 and is 60"),
+        ("seed=3", "seed was 0 and is 3"),
+        ("planner=cem", "planner.name was icem and is cem"),
+        ("env=forethought/Reacher-v0", "spec.env_id was forethought/PointMass-v0 and is forethought/Reacher-v0"),
+    ],
+)
+def test_other_options_at_a_resume_are_named(
+    tmp_path: Path, small_run: Path, small: list[str], override: str, change: str
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    with pytest.raises(TrainingError, match="a run goes on with the options it began with") as caught:
+        build.train(load(Config, [*small, f"out={run}", override]))
+    assert change in str(caught.value)
+    assert load_checkpoint(run / "last.safetensors").state["updates"] == 30
+
+
+def test_a_run_whose_memory_was_replaced_is_refused(tmp_path: Path, small_run: Path, small: list[str]) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    shutil.rmtree(run / "memory")
+    with pytest.raises(TrainingError, match="is not the memory that"):
+        build.train(load(Config, [*small, f"out={run}"]))
+
+
+def test_a_new_run_in_a_folder_with_an_old_log_begins_a_new_one(
+    tmp_path: Path, small_run: Path, small: list[str]
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    (run / "last.safetensors").unlink()
+    build.train(load(Config, [*small, f"out={run}", "training.rounds=0"]))
+    assert [line["phase"] for line in read_metrics(run / "metrics.jsonl")].count("collect") == 1
+    with EpisodeStore.open(run / "memory") as store:
+        assert len(store) == 16  # the old episodes stay
+    assert load_checkpoint(run / "last.safetensors").state["train"]["episodes"] == [[8, 15]]
+
+
+def test_waves_of_a_phase_are_scored_together(tmp_path: Path, small: list[str]) -> None:
+    run = build.train(load(Config, [*small, f"out={tmp_path / 'run'}", "training.num_envs=1", "training.rounds=1"]))
+    (line,) = [m for m in read_metrics(run / "metrics.jsonl") if "episode/return" in m]
+    with EpisodeStore.open(run / "memory") as store:
+        infos = [store.info(i) for i in store.ids()]
+    returns = [i["total_reward"] for i in infos if i["meta"]["policy"] == "goal"]
+    assert len(returns) == 3
+    assert line["episode/return"] == pytest.approx(np.mean(returns))
+    assert [i["meta"]["policy"] for i in infos] == ["random"] * 4 + ["explore"] + ["goal"] * 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, cli: Any
+) -> None:
+    losses = Learner.losses
+
+    def broken(self: Learner, batch: Any) -> Any:
+        terms, z = losses(self, batch)
+        return {**terms, "prediction": terms["prediction"] * float("nan")}, z
+
+    monkeypatch.setattr(Learner, "losses", broken)
+    done = cli("train", *small, f"out={tmp_path / 'run'}")
+    assert done.code == 2
+    assert "update 0" in done.err
+
+
+@pytest.mark.parametrize(
+    ("option", "rule"),
+    [
+        ({"updates": 0}, "updates must be at least 1, got 0"),
+        ({"max_hold": 0}, "max_hold must be at least 1, got 0"),
+        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
+        ({"log_every": 0}, "log_every must be at least 1, got 0"),
+        ({"rounds": -1}, "rounds must be at least 0, got -1"),
+        ({"validation_episodes": -1}, "validation_episodes must be at least 0, got -1"),
+        ({"noise": float("nan")}, "noise must be at least 0, got nan"),
+        ({"switch_every": -1}, "switch_every must be at least 0, got -1"),
+        ({"initial_fraction": 0.0}, r"initial_fraction must be in \(0, 1\], got 0.0"),
+        ({"explore_fraction": 1.5}, r"explore_fraction must be in \[0, 1\], got 1.5"),
+        ({"episode_steps": 1}, "episode_steps must be at least 2, got 1"),
+    ],
+)
+def test_options_out_of_range(option: dict[str, Any], rule: str) -> None:
+    with pytest.raises(TrainingError, match=rule):
+        TrainingOptions(**option)

@@ -1,0 +1,304 @@
+"""Policies and the loop that turns them into episodes, on environments that follow from their seeds."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from forethought.agent.agent import Agent, AgentOptions, Carry
+from forethought.agent.objectives import GoalObjective, GoalOptions
+from forethought.agent.training.rollout import (
+    AgentPolicy,
+    Array,
+    PlanStatistics,
+    Policy,
+    RandomPolicy,
+    SimulatorPolicy,
+    Step,
+    run_episodes,
+)
+from forethought.agent.world_model.model import WorldModel, WorldModelOptions
+from forethought.envs.spec import EnvSpec
+from forethought.envs.vector import VectorEnv, make_vector
+from forethought.planners import Plan, make_planner
+
+Maker = Callable[..., Any]
+POINT_MASS = "forethought/PointMass-v0"
+
+
+@pytest.fixture(scope="module")
+def point_mass() -> Iterator[VectorEnv]:
+    environments = make_vector(POINT_MASS, 4)
+    yield environments
+    environments.close()
+
+
+class Constant(Policy):
+    """The same action for ever; remembers what it was asked."""
+
+    def __init__(self, action: Sequence[float]) -> None:
+        self.action = np.asarray(action, np.float32)
+        self.seen: list[tuple[list[int], Array]] = []
+        self.goal: Any = None
+
+    def reset(self, seeds: Sequence[int], goal: Any) -> None:
+        self.goal = goal
+
+    def act(self, obs: Mapping[str, Array], rows: Array) -> Array:
+        self.seen.append((rows.tolist(), obs["position"].copy()))
+        return np.tile(self.action, (len(rows), 1))
+
+
+# -- run_episodes ------------------------------------------------------------------------------------------------------
+
+
+def expected_length(seed: int, stop: bool) -> int:
+    return min(3 + seed % 4, 2 + seed % 5) if stop else 3 + seed % 4
+
+
+@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("seeds", [[0], [7, 2, 5], [11, 4, 9, 4, 0, 3], list(range(8))])
+def test_episodes_are_recorded_whole_and_in_order(fake_environments: Maker, seeds: list[int], stop: bool) -> None:
+    environments = fake_environments(8)
+    episodes = run_episodes(environments, Constant([1.0, 0.25]), seeds, stop_on_success=stop, meta={"policy": "x"})
+    assert [e.meta for e in episodes] == [{"policy": "x", "seed": seed} for seed in seeds]
+    for seed, episode in zip(seeds, episodes, strict=True):
+        length = expected_length(seed, stop)
+        episode.validate(environments.env_spec)
+        assert episode.obs["position"].tolist() == [[seed, t] for t in range(length + 1)]
+        assert episode.actions.tolist() == [[1.0, 0.25]] * length
+        assert episode.rewards.tolist() == [t + 1 for t in range(length)]
+        assert episode.success.tolist() == [t + 1 == 2 + seed % 5 for t in range(length)]
+        whole = length == 3 + seed % 4
+        assert episode.terminated == (whole and seed % 2 == 1)
+        assert episode.truncated == (whole and seed % 2 == 0)
+        assert episode.goal is not None
+        assert episode.goal["position"].tolist() == [-seed, 0]
+
+
+def test_policies_see_the_running_rows_alone(fake_environments: Maker) -> None:
+    policy, environments = Constant([0.0, 0.0]), fake_environments(5)
+    run_episodes(environments, policy, [2, 0, 3])  # 5, 3 and 6 decisions
+    assert [rows for rows, _ in policy.seen] == [[0, 1, 2]] * 3 + [[0, 2]] * 2 + [[2]]
+    for t, (rows, position) in enumerate(policy.seen):
+        assert position.tolist() == [[[2, 0, 3][row], t] for row in rows]
+    assert policy.goal["position"].tolist() == [[-2, 0], [0, 0], [-3, 0]]
+    assert [active.tolist() for _, active in environments.actions][-1] == [False, False, True, False, False]
+
+
+def test_every_step_is_reported(fake_environments: Maker) -> None:
+    reported: list[tuple[list[int], float]] = []
+
+    def on_step(rows: Array, step: Step) -> None:
+        reported.append((rows.tolist(), float(step.reward.max())))
+
+    run_episodes(fake_environments(3), Constant([0.0, 0.0]), [0, 1], on_step=on_step)
+    assert reported == [([0, 1], 1.0), ([0, 1], 2.0), ([0, 1], 3.0), ([1], 4.0)]
+
+
+def test_episodes_do_not_share_memory(fake_environments: Maker) -> None:
+    one, two = run_episodes(fake_environments(2), Constant([1.0, 0.25]), [0, 1])
+    one.obs["position"][:] = one.actions[:] = 7
+    assert two.obs["position"].max() <= 4
+    assert two.actions.max() == 1.0
+
+
+def test_an_episode_does_not_depend_on_those_beside_it(point_mass: VectorEnv) -> None:
+    policy = RandomPolicy(point_mass.env_spec, max_hold=4)
+    together = run_episodes(point_mass, policy, [5, 6, 7])
+    (alone,) = run_episodes(point_mass, policy, [6])
+    assert together[1].meta == alone.meta == {"seed": 6}
+    for name, array in alone.arrays().items():
+        np.testing.assert_array_equal(array, together[1].arrays()[name])
+    assert len(alone.actions) == point_mass.env_spec.max_episode_steps
+    assert (alone.truncated, alone.terminated) == (True, False)
+
+
+# -- random actions ----------------------------------------------------------------------------------------------------
+
+
+def random_actions(spec: EnvSpec, seeds: Sequence[int], max_hold: int) -> Array:
+    """`[T, B, A]`"""
+    policy = RandomPolicy(spec, max_hold)
+    policy.reset(seeds, None)
+    rows = np.arange(len(seeds))
+    return np.stack([policy.act({}, rows) for _ in range(spec.max_episode_steps)])
+
+
+def test_random_actions_follow_from_the_seed(toy_spec: Maker) -> None:
+    spec = toy_spec()
+    together = random_actions(spec, [3, 4, 5], 3)
+    np.testing.assert_array_equal(random_actions(spec, [5], 3)[:, 0], together[:, 2])
+    np.testing.assert_array_equal(random_actions(spec, [4, 3], 3)[:, 1], together[:, 0])
+    assert not np.array_equal(together[:, 0], together[:, 1])
+
+
+def test_random_actions_fill_the_bounds(toy_spec: Maker) -> None:
+    spec = toy_spec()
+    actions = random_actions(spec, range(200), 1).reshape(-1, 2)
+    assert actions.dtype == np.float32
+    low, high = np.array(spec.action_low), np.array(spec.action_high)
+    assert ((actions >= low) & (actions <= high)).all()
+    np.testing.assert_allclose(actions.min(0), low, atol=0.01)
+    np.testing.assert_allclose(actions.max(0), high, atol=0.01)
+    np.testing.assert_allclose(actions.mean(0), (low + high) / 2, atol=0.05)
+
+
+@pytest.mark.parametrize("max_hold", [1, 2, 5])
+def test_random_actions_are_held_for_up_to_max_hold_decisions(toy_spec: Maker, max_hold: int) -> None:
+    actions = random_actions(toy_spec(), range(100), max_hold)
+    lengths = set()
+    for episode in actions.transpose(1, 0, 2):
+        changes = np.flatnonzero((np.diff(episode, axis=0) != 0).any(-1)) + 1
+        lengths |= set(np.diff([0, *changes]).tolist())  # all but the last, which is cut off
+    assert lengths == set(range(1, max_hold + 1))
+
+
+# -- the agent as a policy ---------------------------------------------------------------------------------------------
+
+
+class Spy:
+    """In place of an agent: acts `(seed seen, 0.25)` and checks that observation, goal and carry belong together."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.model = SimpleNamespace(spec=spec)
+        self.device = torch.device("cpu")
+        self.generator = torch.Generator().manual_seed(0)
+        self.goals: list[list[float]] = []
+        self.done: list[Tensor | None] = []
+
+    def init(self, batch_size: int) -> Carry:
+        return Carry(planner=None, latent=None)
+
+    def embed_goal(self, goal_obs: Mapping[str, Array]) -> Tensor:
+        return torch.as_tensor(goal_obs["position"][:, :1])
+
+    def act(self, obs: Mapping[str, Array], carry: Carry, goal: Tensor | None) -> tuple[Tensor, Carry, Plan | None]:
+        seed = torch.as_tensor(obs["position"][:, :1])
+        if carry.latent is not None:
+            assert torch.equal(carry.latent, seed), "the carry belongs to other rows"
+        assert goal is not None
+        self.goals.append(goal[:, 0].tolist())
+        self.done.append(carry.action)
+        action = torch.cat([seed / 10, torch.full_like(seed, 0.25)], dim=1)
+        return action, Carry(planner=None, latent=seed, action=action), None
+
+
+def spy_policy(environments: Any, **options: Any) -> tuple[Spy, AgentPolicy]:
+    spy = Spy(environments.env_spec)
+    return spy, AgentPolicy(cast(Agent, spy), **options)
+
+
+def test_carry_and_goals_follow_the_episodes_that_still_run(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    spy, policy = spy_policy(environments)
+    for _ in range(2):  # the second time is like the first
+        spy.goals.clear()
+        episodes = run_episodes(environments, policy, [2, 0, 3])
+        assert spy.goals == [[-2, 0, -3]] * 3 + [[-2, -3]] * 2 + [[-3]]
+        assert [float(e.actions[0, 0]) for e in episodes] == pytest.approx([0.2, 0.0, 0.3])
+
+
+def test_goals_wander_every_switch_every_decisions(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    spy, policy = spy_policy(environments, switch_every=2)
+    run_episodes(environments, policy, [2, 6, 10])  # 5 decisions each
+    assert spy.goals == [[-2, -6, -10]] * 2 + [[-10, -2, -6]] * 2 + [[-6, -10, -2]]
+    spy.goals.clear()
+    run_episodes(environments, policy, [2])
+    assert spy.goals == [[-2]] * 5  # nowhere else to go
+
+
+def test_noise_stays_in_bounds_and_comes_from_the_generator(fake_environments: Maker) -> None:
+    def run(noise: float, seed: int = 0) -> Array:
+        environments = fake_environments(4)
+        spy, policy = spy_policy(environments, noise=noise)
+        spy.generator.manual_seed(seed)
+        return np.concatenate([e.actions for e in run_episodes(environments, policy, [2, 6, 10])])
+
+    np.testing.assert_array_equal(run(0.3), run(0.3))
+    assert not np.array_equal(run(0.3), run(0.3, seed=1))
+    low, high = np.array([-1.0, 0.0]), np.array([3.0, 0.5])
+    wild = run(5.0)
+    assert ((wild >= low) & (wild <= high)).all()
+    assert (wild == low.astype(np.float32)).any(0).all()
+    assert (wild == high.astype(np.float32)).any(0).all()
+    # in units of the half-range of each dimension, 2 and 0.25
+    spread = np.std((run(0.1) - run(0.0)) / np.array([2.0, 0.25]), axis=0)
+    np.testing.assert_allclose(spread, 0.1, rtol=0.6)
+
+
+def test_the_belief_hears_what_was_done(fake_environments: Maker) -> None:
+    environments = fake_environments(2)
+    spy, policy = spy_policy(environments, noise=1.0)
+    episodes = run_episodes(environments, policy, [2, 6])
+    assert spy.done[0] is None
+    for t, done in enumerate(spy.done[1:]):
+        assert done is not None
+        np.testing.assert_array_equal(done.numpy(), np.stack([e.actions[t] for e in episodes]))
+
+
+@pytest.mark.parametrize("recurrence", ["none", "gru"])
+def test_an_agent_lives_through_real_episodes(point_mass: VectorEnv, recurrence: str) -> None:
+    spec = point_mass.env_spec
+    options = WorldModelOptions(latent_dim=8, hidden_dim=16, recurrence=recurrence)
+    low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+    planner = make_planner("icem", low, high, horizon=3, num_samples=8, iterations=2, num_elites=2)
+    results = []
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(0)
+        agent = Agent(WorldModel(spec, options), planner, GoalObjective(GoalOptions()), AgentOptions(), generator)
+        policy = AgentPolicy(agent, noise=0.1, switch_every=10)
+        episodes = run_episodes(point_mass, policy, [1, 2, 3], stop_on_success=True)
+        results.append(np.concatenate([e.actions for e in episodes]))
+        for episode in episodes:
+            episode.validate(spec)
+        plans = max(len(e.actions) for e in episodes)
+        assert len(policy.statistics.cost) == plans
+        assert policy.statistics.summary()["plan/invalid"] == 0
+    np.testing.assert_array_equal(*results)
+
+
+# -- statistics, and the planner on the true simulator -----------------------------------------------------------------
+
+
+def test_statistics_of_plans() -> None:
+    statistics = PlanStatistics()
+    assert statistics.summary() == {}
+    for cost in (1.0, 3.0):
+        best = torch.tensor([[cost + 4, cost], [cost + 2, cost]])
+        plan = Plan(
+            torch.zeros(2, 3, 1), torch.tensor([cost, cost]), best, torch.tensor([1, 2]), torch.zeros(2), 2, 0.1
+        )
+        statistics.add(plan, 10 * cost)
+    assert statistics.summary() == {
+        "plan/cost": 2.0,
+        "plan/improvement": 3.0,
+        "plan/invalid": 6.0,
+        "plan/batch_ms": 20.0,
+    }
+
+
+def test_the_true_simulator_is_asked_about_running_episodes_and_their_goals(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    asked: list[tuple[list[float], list[float]]] = []
+
+    def costs(states: Array, actions: Array, goal: Mapping[str, Array]) -> Array:
+        assert actions.dtype == np.float64
+        asked.append((states[:, 0].tolist(), goal["position"][:, 0].tolist()))
+        return np.square(actions - np.array([1.0, 0.4])).sum((-2, -1))
+
+    low, high = (torch.tensor(b) for b in (environments.env_spec.action_low, environments.env_spec.action_high))
+    planner = make_planner("icem", low, high, horizon=2, num_samples=64, iterations=4, num_elites=8)
+    policy = SimulatorPolicy(costs, planner, environments, torch.Generator().manual_seed(0))
+    episodes = run_episodes(environments, policy, [2, 0, 3])
+    for seeds, goals in asked:
+        assert goals == [-s for s in seeds]
+    assert asked[0][0] == [2, 0, 3]
+    assert asked[-1][0] == [3]
+    assert len(policy.statistics.cost) == 6
+    np.testing.assert_allclose(np.concatenate([e.actions for e in episodes]).mean(0), [1.0, 0.4], atol=0.1)

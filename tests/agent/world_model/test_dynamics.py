@@ -1,0 +1,60 @@
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from forethought.agent.world_model.dynamics import EnsembleDynamics, StackedLinear, StackedNorm
+
+E, N, Z, A = 3, 5, 4, 2
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_stacked_linear_is_one_linear_layer_per_member() -> None:
+    layer, x = StackedLinear(E, Z, 6), noise(E, N, Z)
+    expected = torch.stack([F.linear(x[e], layer.weight[e].T, layer.bias[e, 0]) for e in range(E)])
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+    for members in (1, 2):
+        assert torch.allclose(layer(x[:members]), expected[:members], atol=1e-6)
+    bound = Z**-0.5
+    assert layer.weight.abs().max() <= bound
+    assert layer.weight.std() > 0.4 * bound
+
+
+def test_stacked_norm_is_one_layer_norm_per_member() -> None:
+    layer, x = StackedNorm(E, Z), 3 + 2 * noise(E, N, Z)
+    with torch.no_grad():
+        layer.gain.copy_(noise(E, 1, Z))
+        layer.bias.copy_(noise(E, 1, Z) + 1)
+    expected = torch.stack([F.layer_norm(x[e], (Z,), layer.gain[e, 0], layer.bias[e, 0]) for e in range(E)])
+    for members in (1, 2, 3):
+        assert torch.allclose(layer(x[:members]), expected[:members], atol=1e-5)
+
+
+def test_dynamics_start_close_to_nothing_changes() -> None:
+    dynamics, z = EnsembleDynamics(Z, A, 32, 2, E), noise(E, N, Z)
+    moved = (dynamics(z, noise(N, A)) - z).detach().abs()
+    assert 0 < moved.mean() < 0.1
+
+
+def test_number_of_layers_and_members() -> None:
+    dynamics = EnsembleDynamics(Z, A, 32, 3, E)
+    weights = [m.weight.shape for m in dynamics.net if isinstance(m, StackedLinear)]
+    assert weights == [(E, Z + A, 32), (E, 32, 32), (E, 32, 32), (E, 32, Z)]
+    assert sum(isinstance(m, nn.SiLU) for m in dynamics.net) == 3
+
+
+def test_a_member_teaches_itself_alone() -> None:
+    dynamics = EnsembleDynamics(Z, A, 16, 1, E)
+    dynamics(noise(E, N, Z), noise(N, A))[1].square().sum().backward()
+    for name, parameter in dynamics.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad[1].abs().sum() > 0, name
+        assert parameter.grad[[0, 2]].abs().sum() == 0, name
+
+
+def test_all_members_see_the_same_action() -> None:
+    dynamics, z, action = EnsembleDynamics(Z, A, 16, 1, E), noise(E, N, Z), noise(N, A)
+    apart = [dynamics(z, action[i : i + 1].expand(N, A))[:, i] for i in range(N)]
+    assert torch.allclose(dynamics(z, action), torch.stack(apart, dim=1), atol=1e-6)

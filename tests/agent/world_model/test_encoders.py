@@ -1,0 +1,94 @@
+import pytest
+import torch
+from torch import nn
+
+from forethought.agent.world_model.encoders import (
+    IdentityEncoder,
+    ObsEncoder,
+    PixelEncoder,
+    SimNorm,
+    flat_vectors,
+    mlp,
+)
+from forethought.envs.spec import ArraySpec
+
+OBS = {
+    "b": ArraySpec((3,), "float32"),
+    "a": ArraySpec((2, 2), "float32"),
+    "front": ArraySpec((16, 8, 6), "uint8"),
+    "wrist": ArraySpec((8, 8, 3), "uint8"),
+}
+VECTORS = {key: spec for key, spec in OBS.items() if not spec.is_image}
+
+
+def test_mlp_has_norm_and_activation_between_linear_layers_only() -> None:
+    kinds = [type(layer) for layer in mlp([3, 4, 5, 6])]
+    assert kinds == [nn.Linear, nn.LayerNorm, nn.SiLU, nn.Linear, nn.LayerNorm, nn.SiLU, nn.Linear]
+    assert [type(layer) for layer in mlp([3, 4, 5], norm=False)] == [nn.Linear, nn.SiLU, nn.Linear]
+    assert [type(layer) for layer in mlp([3, 5])] == [nn.Linear]
+    assert mlp([3, 4, 5])(torch.zeros(2, 7, 3)).shape == (2, 7, 5)
+
+
+def test_simnorm_is_a_softmax_of_each_group() -> None:
+    z = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(0))
+    out = SimNorm(4)(z)
+    assert out.shape == z.shape
+    assert torch.allclose(out[..., 4:8], z[..., 4:8].softmax(-1))
+
+
+@torch.no_grad()
+def test_flat_vectors_flatten_in_the_given_order() -> None:
+    obs = {"a": torch.arange(8.0).view(2, 2, 2), "b": torch.arange(6.0).view(2, 3)}
+    flat = flat_vectors(obs, VECTORS)  # b before a
+    assert flat.tolist() == [[0, 1, 2, 0, 1, 2, 3], [3, 4, 5, 4, 5, 6, 7]]
+    assert flat_vectors({k: v[0] for k, v in obs.items()}, VECTORS).tolist() == flat[0].tolist()
+    assert flat_vectors(obs, {"a": OBS["a"]}).shape == (2, 4)
+    assert flat_vectors({"x": torch.zeros(2, 3)}, {"x": ArraySpec((), "float32")}).shape == (2, 3, 1)
+
+
+def test_identity_encoder_sorts_keys() -> None:
+    obs = {"b": torch.ones(2, 3), "a": torch.zeros(2, 2, 2)}
+    assert IdentityEncoder(VECTORS)(obs).tolist() == [[0, 0, 0, 0, 1, 1, 1]] * 2
+
+
+@pytest.mark.parametrize("lead", [(), (5,), (2, 3), (0,)])
+@torch.no_grad()
+def test_pixel_encoder_shapes(lead: tuple[int, ...]) -> None:
+    encoder = PixelEncoder((16, 8, 6), (4, 8), 10)
+    frames = torch.randint(256, (*lead, 16, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert encoder(frames).shape == (*lead, 10)
+
+
+@torch.no_grad()
+def test_pixel_encoder_scales_bytes_to_plus_minus_one_half() -> None:
+    encoder = PixelEncoder((4, 4, 3), (2,), 5)
+    seen = []
+    encoder.convolutions.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 4, 4, 3))
+    assert seen[0].shape == (2, 3, 4, 4)
+    assert (seen[0][0] == -0.5).all()
+    assert (seen[0][1] == 0.5).all()
+
+
+@torch.no_grad()
+def test_obs_encoder_joins_every_source() -> None:
+    encoder = ObsEncoder(OBS, hidden=12, layers=1, channels=(4,), features=7)
+    generator = torch.Generator().manual_seed(0)
+    obs = {
+        k: torch.randint(256, (3, *s.shape), dtype=torch.uint8, generator=generator)
+        if s.is_image
+        else torch.randn(3, *s.shape, generator=generator)
+        for k, s in OBS.items()
+    }
+    out = encoder(obs)
+    assert out.shape == (3, 7)
+    for key, value in obs.items():
+        assert not torch.allclose(encoder({**obs, key: value.roll(1, 0)}), out), key
+
+
+def test_a_single_source_needs_no_join() -> None:
+    assert isinstance(ObsEncoder(VECTORS, 12, 2, (4,), 7).join, nn.Identity)
+    state = ObsEncoder(VECTORS, 12, 2, (4,), 7).state
+    assert isinstance(state, nn.Sequential)
+    assert [m.out_features for m in state if isinstance(m, nn.Linear)] == [12, 12, 7]
+    assert ObsEncoder({"front": OBS["front"]}, 12, 2, (4,), 7).state is None

@@ -1,0 +1,264 @@
+"""The benchmark scripts do what their tables claim; nothing is trained here."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from forethought.agent.cli import build_parser
+from forethought.agent.training.checkpoint import save_checkpoint
+from forethought.configs.register import load, with_preset
+from forethought.configs.schema import Config, EvalConfig
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def goals() -> ModuleType:
+    return importlib.import_module("goal_reaching")
+
+
+@pytest.fixture
+def tables() -> ModuleType:
+    return importlib.import_module("render_tables")
+
+
+def measured(success: float, episodes: int = 100) -> dict[str, Any]:
+    return {
+        "episodes": episodes,
+        "success_rate": success,
+        "success_ci": [0.0, 1.0],
+        "steps_to_goal": {"mean": 9.5, "median": 9.0, "p90": 15.0, "values": [1, 2, 3]},
+    }
+
+
+def eval_json(success: float) -> dict[str, Any]:
+    return {
+        **measured(success),
+        "random": measured(0.1),
+        "true_dynamics": None,
+        "arms": {"latent_l2": measured(0.5)},
+        "decision_ms": {"p50": 9.6, "p99": 14.2, "values": [9.6] * 50},
+        "seed": 0,
+        "seeds": list(range(100)),
+        "command": "forethought eval",
+        "commit": None,
+        "versions": {},
+        "machine": {},
+    }
+
+
+def write_run(run: Path, *, finished: bool, success: float = 0.97) -> None:
+    """A run folder as far as the benchmark looks into it."""
+    run.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(run / "last.safetensors", {"x": torch.zeros(1)}, {"train": {"finished": finished}})
+    lines = [{"seconds": 1.0}, {"seconds": 61.26}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "eval.json").write_text(json.dumps(eval_json(success)))
+
+
+class Calls:
+    """Stands in for `goal_reaching.call`: trainings finish, and commands are noted."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def __call__(self, command: list[str]) -> None:
+        self.commands.append(command)
+        folder = next(word.split("=", 1)[1] for word in command if word.startswith(("out=", "run=")))
+        write_run(Path(folder), finished=True)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [command[1] for command in self.commands]
+
+
+@pytest.fixture
+def calls(goals: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    stub = Calls()
+    monkeypatch.setattr(goals, "call", stub)
+    return stub
+
+
+def start(goals: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Path:
+    """Call the script; returns its folder of results."""
+    words = ["goal_reaching.py", "--out", str(folder / "out"), "--runs", str(folder / "runs"), *arguments]
+    monkeypatch.setattr(sys, "argv", words)
+    goals.main()
+    return folder / "out"
+
+
+# -- goal_reaching -----------------------------------------------------------------------------------------------------
+
+
+def test_commands_are_valid_configurations(goals: ModuleType) -> None:
+    for job in goals.jobs(list(goals.TASKS), None):
+        train = job.train_command(Path("runs/x"), ["threads=1"])
+        config = load(Config, with_preset(build_parser().parse_args(train[1:]).overrides)[0])
+        assert config.seed == job.seed
+        assert (config.world_model.encoder == "identity") == (job.arm == "identity")
+        assert (config.env_options.observation == "pixels") == ("pixels" in job.task)
+        evaluate = build_parser().parse_args(job.eval_command(Path("runs/x"), 100, [])[1:])
+        named = [o.replace("episodes=", "evaluation.episodes=") for o in evaluate.overrides if o[:5] != "seed="]
+        assert load(EvalConfig, named).evaluation.latent_l2 == (job.arm == "learned")
+
+
+def test_pixels_have_no_arm_on_the_state(goals: ModuleType) -> None:
+    for name, task in goals.TASKS.items():
+        assert ("identity" in task.arms) == ("pixels" not in name)
+        assert 0.5 < task.bar <= 1
+
+
+def test_one_result_per_training(
+    goals: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = start(goals, monkeypatch, tmp_path, "--tasks", "reacher", "--seeds", "0", "4")
+    names = {f"reacher-{arm}-{seed}.json" for arm in ("learned", "identity") for seed in (0, 4)}
+    assert {path.name for path in out.iterdir()} == names
+    result = json.loads((out / "reacher-identity-4.json").read_text())
+    assert (result["task"], result["arm"], result["seed"]) == ("reacher", "identity", 4)
+    assert result["train_seconds"] == 61.3
+    assert "world_model.encoder=identity" in result["train_command"].split()
+    assert "seed=4" in result["eval_command"].split()
+    assert "values" not in json.dumps(result)
+    assert "seeds" not in result
+
+
+def test_what_has_a_result_is_left_alone(
+    goals: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = ("--tasks", "reacher_pixels", "--seeds", "0")
+    start(goals, monkeypatch, tmp_path, *arguments)
+    start(goals, monkeypatch, tmp_path, *arguments)
+    assert calls.kinds == ["train", "eval"]
+    start(goals, monkeypatch, tmp_path, *arguments, "--only-eval")
+    assert calls.kinds == ["train", "eval", "eval"]
+    start(goals, monkeypatch, tmp_path, *arguments, "--resume", "never")
+    assert calls.kinds == ["train", "eval", "eval", "train", "eval"]
+
+
+@pytest.mark.parametrize(("finished", "kinds"), [(False, ["train", "eval"]), (True, ["eval"])])
+def test_an_interrupted_training_goes_on(
+    goals: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: bool, kinds: list[str]
+) -> None:
+    write_run(tmp_path / "runs" / "reacher_pixels-learned-0", finished=finished)
+    start(goals, monkeypatch, tmp_path, "--tasks", "reacher_pixels", "--seeds", "0")
+    assert calls.kinds == kinds
+
+
+def test_only_eval_trains_nothing(
+    goals: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = start(goals, monkeypatch, tmp_path, "--tasks", "push", "--only-eval")
+    assert calls.commands == []
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [("--episodes", "50"), ("--tasks", "chess"), ("--only-eval", "--resume", "never")])
+def test_wrong_arguments_are_refused(
+    goals: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        start(goals, monkeypatch, tmp_path, *wrong)
+    assert caught.value.code == 2
+
+
+def test_a_failed_command_ends_the_benchmark(
+    goals: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "forethought"
+    script.write_text("#!/bin/sh\nexit 3\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(SystemExit, match="exit status 3: forethought train x"):
+        goals.call(["forethought", "train", "x"])
+
+
+# -- render_tables -----------------------------------------------------------------------------------------------------
+
+
+def write_result(results: Path, task: str, arm: str, seed: int, success: float, seconds: float = 100.0) -> None:
+    folder = results / "goal_reaching"
+    folder.mkdir(exist_ok=True)
+    result = {**eval_json(success), "task": task, "arm": arm, "seed": seed, "train_seconds": seconds}
+    (folder / f"{task}-{arm}-{seed}.json").write_text(json.dumps(result))
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+
+
+def test_a_row_of_the_table(tables: ModuleType, tmp_path: Path) -> None:
+    for seed, success in enumerate((1.0, 0.95, 0.96)):
+        write_result(tmp_path, "reacher", "learned", seed, success, seconds=100.0 + seed)
+    write_result(tmp_path, "reacher", "identity", 0, 1.0)
+    header, _, row = cells(tables.goal_reaching(tmp_path))
+    assert len(row) == len(header)
+    low, high = tables.success_interval(291, 300)
+    assert row[0] == "Reacher"
+    assert row[1] == f"97 % ({100 * low:.1f} to {100 * high:.1f}); seeds 100, 95, 96"
+    assert row[2].startswith("50 %")
+    assert row[3].startswith("100 %")
+    assert row[4].startswith("10 %")
+    assert row[5] == tables.NONE
+    assert row[6:9] == ["9", "10 / 14 ms", "1:42 min"]
+    assert row[9].startswith("met (≥ 95 %")
+
+
+@pytest.mark.parametrize(
+    ("successes", "seconds"), [([0.9, 0.9, 0.9], 10.0), ([1.0, 1.0, 1.0], 1e5), ([1.0, 1.0], 10.0)]
+)
+def test_a_bar_is_missed_by_success_time_or_too_few_trainings(
+    tables: ModuleType, tmp_path: Path, successes: list[float], seconds: float
+) -> None:
+    for seed, success in enumerate(successes):
+        write_result(tmp_path, "reacher", "learned", seed, success, seconds)
+    assert cells(tables.goal_reaching(tmp_path))[-1][-1].startswith("missed")
+
+
+def test_tasks_stand_in_their_order(tables: ModuleType, tmp_path: Path) -> None:
+    for task in reversed(tables.TASKS):
+        write_result(tmp_path, task, "learned", 0, 0.5)
+    titles = [row[0] for row in cells(tables.goal_reaching(tmp_path))[2:]]
+    assert titles == [task.title for task in tables.TASKS.values()]
+
+
+def test_without_results_the_page_says_so(tables: ModuleType, tmp_path: Path) -> None:
+    assert "No results yet" in tables.goal_reaching(tmp_path)
+
+
+def test_rendering_changes_nothing_else_and_is_stable(tables: ModuleType, tmp_path: Path) -> None:
+    write_result(tmp_path, "push", "learned", 0, 0.5)
+    page = "above\n<!-- results:goal_reaching -->\nold | 99 %\n<!-- /results -->\nbelow\n"
+    once = tables.render(page, tmp_path)
+    assert once.startswith("above\n<!-- results:goal_reaching -->\n| task |")
+    assert once.endswith("|\n<!-- /results -->\nbelow\n")
+    assert "99 %" not in once
+    assert tables.render(once, tmp_path) == once
+
+
+def test_an_unknown_table_is_an_error(tables: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="gone"):
+        tables.render("<!-- results:gone -->\n<!-- /results -->\n", tmp_path)
+
+
+def test_numbers_of_the_other_tables_come_from_their_files(tables: ModuleType) -> None:
+    results = BENCHMARKS / "results"
+    record = json.loads((results / "vector_stepping.json").read_text())
+    speeds = [way["steps_per_s"] for column in record["results"].values() for way in column.values()]
+    table = tables.vector_stepping(results)
+    assert all(f"{speed:,} (" in table for speed in speeds)
+    assert np.min(speeds) > 0
+    sizes = [row["transitions"] for row in json.loads((results / "memory_sampling.json").read_text())["results"]]
+    assert all(f"| {size:,} |" in tables.memory_sampling(results) for size in sizes)
