@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import signal
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from ..envs.rendering import RenderingUnavailable
 from ..envs.simulator import make_simulator
 from ..envs.spec import EnvError, EnvOptions, EnvSpec
 from ..envs.vector import VectorEnv, make_vector
-from ..planners import PLANNERS, Planner, make_planner
+from ..planners import ICEMOptions, Planner, make_planner
 from . import provenance
 from .agent import Agent, AgentOptions
 from .files import read_json, write_bytes, write_json
@@ -151,13 +152,15 @@ def objective_options(saved: dict[str, Any]) -> GoalOptions:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
+    """Compute with `count` threads, and without denormal numbers, which make softmax many times slower."""
+    before, flushed = torch.get_num_threads(), sys.float_info.min / 2 == 0.0
     torch.set_num_threads(count)
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        torch.set_flush_denormal(flushed)
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -457,9 +460,11 @@ def _true_dynamics(
         simulator = make_simulator(spec.env_id, env_options)
     except EnvError as error:
         return {"true_dynamics": None, "reason_true_dynamics": str(error)}
-    budget = PLANNERS["icem"].options(
-        horizon=options.true_horizon, num_samples=options.true_samples, iterations=options.true_iterations
-    )
+    elites = min(ICEMOptions().num_elites, max(2, options.true_samples // 4))
+    budget = ICEMOptions(
+        horizon=options.true_horizon, num_samples=options.true_samples, iterations=options.true_iterations,
+        num_elites=elites,
+    )  # fmt: skip
     low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
     planner = make_planner("icem", low, high, budget)
     generator = torch.Generator().manual_seed(options.seed)

@@ -87,7 +87,7 @@ class GoalObjective(Objective):
             costs = model.steps_to_goal(latents, target)
         else:
             costs = model.goal_distance(latents, target)
-        total = aggregate(costs.sum(dim=-1), self.options.risk)
+        total = aggregate(costs.float().sum(dim=-1), self.options.risk)
         if self.options.effort:
             effort = model.normalize_action(trajectory.actions).square().sum(dim=(-2, -1))
             total = total + self.options.effort * effort

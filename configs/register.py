@@ -4,16 +4,17 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata, resources
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import ForethoughtError, UnknownNameError
@@ -96,7 +97,7 @@ def load(root: type[T], overrides: Sequence[str]) -> T:
     try:
         with initialize_config_module("forethought.configs", version_base="1.3"):
             config = compose(_ROOTS[root], overrides=[_quoted(o) for o in overrides])
-        _check_missing(config)
+        _check_values(config)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         if isinstance(error.__cause__, ForethoughtError):
@@ -144,9 +145,22 @@ def _members(group: str) -> Iterable[str]:
     return OBJECTIVES if group == "objective" else presets()
 
 
-def _check_missing(config: DictConfig) -> None:
+def _check_values(config: DictConfig) -> None:
+    """No value is missing, and every number is finite (JSON, in which a run keeps them, has no others)."""
     for key in sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(f"{key} must be given: {key}=…")
+    for key, value in _leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key} must be finite, got {value}")
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key in config if isinstance(config, DictConfig) else range(len(config)):
+        name, value = prefix + str(key), config[key]
+        if isinstance(value, DictConfig | ListConfig):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
 
 
 def _explain(root: type[Any], overrides: Sequence[str], error: Exception) -> None:

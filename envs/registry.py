@@ -1,7 +1,9 @@
 """`make_env`: one call for every environment id; `list_envs`: the ids that are known."""
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import re
 import warnings
 from collections.abc import Callable
@@ -160,8 +162,9 @@ def _load_extra(package: str) -> bool:
     """Import a package of the extra `robotics`; False if it is not installed."""
     if importlib.util.find_spec(package) is None:
         return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they deprecate among themselves is not the user's doing
+    # What they deprecate among themselves, as warnings or as notices on stderr, is not the user's doing.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
         gymnasium.register_envs(importlib.import_module(package))
     return True
 

@@ -53,8 +53,8 @@ class LearnerOptions:
     """Weight of inverse dynamics, the cheapest cure for collapse."""
     variance: float = 1.0
     """Weight of VICReg's variance hinge."""
-    covariance: float = 0.04
-    """Weight of VICReg's covariance term."""
+    covariance: float = 0.0
+    """Weight of VICReg's covariance term; whitening more dimensions than the state has makes latents hard to plan in."""
     sigreg: float = 0.0
     """Weight of SIGReg."""
     straightening: float = 0.0
@@ -185,7 +185,7 @@ class Learner:
             terms["inverse_dynamics"] = F.mse_loss(guess, model.normalize_action(actions))
         flat = z.flatten(0, 1)
         if options.variance:
-            terms["variance"] = losses.variance_loss(flat)
+            terms["variance"] = losses.variance_loss(flat, model.target_std)
         if options.covariance:
             terms["covariance"] = losses.covariance_loss(flat)
         if options.sigreg:
@@ -233,9 +233,7 @@ class Learner:
         # States before the end of the burn-in have no warm belief: their pairs do not count.
         weight = (batch.goal_index >= start).to(z.dtype)
         predicted = model.time_to_goal(states, point, goal)
-        error = F.smooth_l1_loss(
-            predicted / model.time_to_goal.scale, batch.goal_steps / model.time_to_goal.scale, reduction="none"
-        )
+        error = F.smooth_l1_loss(predicted.log1p(), batch.goal_steps.log1p(), reduction="none")
         too_long = (predicted > batch.goal_steps).to(z.dtype)
         weight = weight * 2 * (too_long * (1 - options.expectile) + (1 - too_long) * options.expectile)
         loss: Tensor = (error * weight).sum() / weight.sum().clamp(min=1)

@@ -1,6 +1,6 @@
 """Acting in environments: policies, and the one loop that turns them into episodes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
@@ -23,11 +23,30 @@ Array = NDArray[Any]
 class Step(Protocol):
     """What one vectorised step gives; every array has `B` rows."""
 
-    obs: dict[str, Array]
-    reward: Array
-    terminated: Array
-    truncated: Array
-    success: Array
+    @property
+    def obs(self) -> dict[str, Array]:
+        """Observations `{key: [B, ...]}`."""
+        ...
+
+    @property
+    def reward(self) -> Array:
+        """Rewards `[B]`."""
+        ...
+
+    @property
+    def terminated(self) -> Array:
+        """Whether episodes ended by themselves `[B]`."""
+        ...
+
+    @property
+    def truncated(self) -> Array:
+        """Whether episodes were cut off by their time limit `[B]`."""
+        ...
+
+    @property
+    def success(self) -> Array:
+        """Whether the environments called this step a success `[B]`."""
+        ...
 
 
 class Environments(Protocol):
@@ -226,26 +245,26 @@ class SimulatorPolicy(Policy):
 
 @dataclass
 class _Recorder:
-    """Grows one episode."""
+    """Steps of all rows as they came, `[B, ...]` each; cut into episodes at the end, when it is cheap."""
 
     obs: list[dict[str, Array]]
     actions: list[Array] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    success: list[bool] = field(default_factory=list)
-    terminated: bool = False
-    truncated: bool = False
+    rewards: list[Array] = field(default_factory=list)
+    success: list[Array] = field(default_factory=list)
 
-    def episode(self, goal: dict[str, Array] | None, meta: dict[str, Any]) -> Episode:
-        return Episode(
-            obs={k: np.stack([o[k] for o in self.obs]) for k in self.obs[0]},
-            actions=np.stack(self.actions),
-            rewards=np.asarray(self.rewards, np.float32),
-            success=np.asarray(self.success, bool),
-            terminated=self.terminated,
-            truncated=self.truncated,
-            goal=goal,
-            meta=meta,
-        )
+    def episodes(self, lengths: Array, terminated: Array, truncated: Array) -> Iterator[dict[str, Any]]:
+        """Arguments of each row's `Episode`, without goal and metadata."""
+        obs = {k: np.stack([step[k] for step in self.obs]) for k in self.obs[0]}
+        actions, rewards, success = np.stack(self.actions), np.stack(self.rewards), np.stack(self.success)
+        for row, length in enumerate(lengths):
+            yield {
+                "obs": {k: v[: length + 1, row].copy() for k, v in obs.items()},
+                "actions": actions[:length, row].copy(),
+                "rewards": rewards[:length, row].astype(np.float32),
+                "success": success[:length, row].astype(bool),
+                "terminated": bool(terminated[row]),
+                "truncated": bool(truncated[row]),
+            }
 
 
 def run_episodes(
@@ -273,7 +292,9 @@ def run_episodes(
     count = len(seeds)
     obs, goal = environments.reset(list(seeds), list(range(count)))
     goals = None if goal is None else {k: np.array(v[:count]) for k, v in goal.items()}
-    recorders = [_Recorder([{k: np.array(v[i]) for k, v in obs.items()}]) for i in range(count)]
+    recorder = _Recorder([_copy(obs, count)])
+    lengths = np.zeros(count, np.int64)
+    terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
     policy.reset(seeds, goals)
     active = np.zeros(environments.num_envs, bool)
     active[:count] = True
@@ -283,21 +304,26 @@ def run_episodes(
         actions[rows] = policy.act({k: v[rows] for k, v in obs.items()}, rows)
         step = environments.step(actions, active)
         obs = step.obs
-        for i in rows:
-            recorder = recorders[i]
-            recorder.obs.append({k: np.array(v[i]) for k, v in obs.items()})
-            recorder.actions.append(actions[i].copy())
-            recorder.rewards.append(float(step.reward[i]))
-            recorder.success.append(bool(step.success[i]))
-            recorder.terminated, recorder.truncated = bool(step.terminated[i]), bool(step.truncated[i])
-            if recorder.terminated or recorder.truncated or (stop_on_success and recorder.success[-1]):
-                active[i] = False
+        recorder.obs.append(_copy(obs, count))
+        recorder.actions.append(actions[:count].copy())
+        recorder.rewards.append(np.array(step.reward[:count]))
+        recorder.success.append(np.array(step.success[:count]))
+        lengths[rows] += 1
+        terminated[rows], truncated[rows] = step.terminated[rows], step.truncated[rows]
+        over = step.terminated | step.truncated
+        active &= ~(over | step.success if stop_on_success else over)
         if on_step is not None:
             on_step(rows, step)
     shared = dict(meta or {})
     return [
-        recorder.episode(
-            None if goals is None else {k: v[i] for k, v in goals.items()}, {**shared, "seed": int(seeds[i])}
+        Episode(
+            **recorded,
+            goal=None if goals is None else {k: v[i] for k, v in goals.items()},
+            meta={**shared, "seed": int(seeds[i])},
         )
-        for i, recorder in enumerate(recorders)
+        for i, recorded in enumerate(recorder.episodes(lengths, terminated, truncated))
     ]
+
+
+def _copy(obs: Obs, count: int) -> dict[str, Array]:
+    return {k: np.array(v[:count]) for k, v in obs.items()}

@@ -103,12 +103,12 @@ class WorldModel(nn.Module):
     Latents are `z [..., Z]`. With `recurrence="gru"` z is a belief that also depends on the past: call `observe`
     with the last belief and action instead of `encode`. Goals live in a goal space of `goal_dim` numbers: the latent
     space itself where goals are whole observations, the normalised achieved goal where the environment only states
-    a `desired_goal`; there a learned head takes latents to that space.
+    a `desired_goal`; there a learned head takes latents to that space. Statistics of the observations (`normalizer`)
+    are part of the weights.
 
     Args:
         spec: the environment.
         options: architecture.
-        normalizer: statistics of the vector observations; part of the weights.
         generator_seed: seed of the initial weights.
 
     Raises:
@@ -123,7 +123,7 @@ class WorldModel(nn.Module):
         if options.encoder == "identity" and image_keys:
             raise WorldModelError(f"encoder=identity reads vectors only, but {image_keys[0]!r} is an image")
         for key in image_keys:
-            side, least = min(spec.obs[key].shape[:2]), 2 ** len(options.channels)
+            side, least = min(spec.obs[key].shape[:2]), 2 ** (len(options.channels) + 1)  # see PixelEncoder
             if side < least:
                 raise WorldModelError(
                     f"images must be at least {least} pixels wide and high for {len(options.channels)} "
@@ -169,6 +169,13 @@ class WorldModel(nn.Module):
     def members(self) -> int:
         """Ensemble size, `E`."""
         return self.options.ensemble_size
+
+    @property
+    def target_std(self) -> float:
+        """Standard deviation that latents of this architecture can reach; SimNorm and a GRU bound theirs."""
+        if self.options.latent_norm == "simnorm":
+            return 0.1
+        return 0.5 if self.recurrence is not None else 1.0
 
     def calibrate(self, store: EpisodeStore, ids: Sequence[int]) -> None:
         """Take in the statistics of new episodes: running ones of vectors, and once those of images."""

@@ -15,7 +15,7 @@ class PointMass(MujocoGoalTask):
     motors' 0.1 N, in [-1, 1].
     """
 
-    frame_skip = 5
+    frame_skip = 10
 
     EXTENT = 0.25
     """Starts and goals lie within this distance of the centre along either axis, in metres; the walls are at 0.29."""

@@ -1,14 +1,16 @@
-"""The jobs from Python: training, loading an agent, evaluating, collecting; and everything that can be wrong with them."""
+"""The jobs from Python: training, loading an agent, evaluating, collecting; and all that can be wrong with them."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -50,7 +52,7 @@ class Faulty(gymnasium.Env):
                 raise RuntimeError("motor 3 is hot")
             if self.fault == "hangs":
                 time.sleep(60)
-            if self.fault == "nan":
+            if self.fault == "not finite":
                 self.x[0] = np.nan
         return self.x.copy(), 0.0, False, self.time >= 20, {"success": bool(abs(self.x).max() < 0.1)}
 
@@ -59,38 +61,27 @@ gymnasium.register("Faulty-v0", Faulty, max_episode_steps=20)
 
 
 @pytest.fixture
-def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[str]) -> list[str]:
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[str]) -> Iterator[list[str]]:
     """Overrides of a run in an environment of one's own, one episode at a time."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "faulty_env.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(tmp_path / "modules")
     monkeypatch.delitem(sys.modules, "faulty_env", raising=False)
-    return [*small, "env=faulty_env:Faulty-v0", "training.num_envs=1", "training.validation_episodes=0"]
+    yield [*small, "env=faulty_env:Faulty-v0", "training.num_envs=1", "training.validation_episodes=0"]
+    gymnasium.registry.pop("Faulty-v0", None)
 
 
 # -- an agent in a loop of one's own ----------------------------------------------------------------------------------
 
 
 def test_an_agent_runs_in_a_loop_of_ones_own(small_run: Path) -> None:
-    agent, env = load_agent(small_run), make_env("forethought/PointMass-v0")
-    obs, info = env.reset(seed=0)
-    carry, goal, done, steps = agent.init(1), agent.embed_goal({k: v[None] for k, v in info["goal"].items()}), False, 0
-    while not done:
-        action, carry, _ = agent.act({k: v[None] for k, v in obs.items()}, carry, goal)
-        assert action.shape == (1, 2)
-        obs, _, terminated, truncated, info = env.step(action[0].numpy())
-        done = terminated or truncated or info["success"]
-        steps += 1
-    assert 1 <= steps <= 50
-
-
-def test_the_example_of_the_docstring_is_the_one_tested_here() -> None:
-    example = [line.strip() for line in (load_agent.__doc__ or "").splitlines()]
-    source = Path(__file__).read_text()
-    wanted = [line for line in example if "agent." in line or "env." in line]
-    assert len(wanted) >= 4
-    for line in wanted:
-        assert line.split("agent, env")[-1].split("carry, goal, done")[-1].split("=")[-1].strip()[:30] in source, line
+    documentation = (load_agent.__doc__ or "").split("batch of one:")[1].split("    Args:")[0]
+    example = textwrap.dedent(documentation)
+    example = example.replace("runs/reacher", str(small_run)).replace("Reacher-v0", "PointMass-v0")
+    names: dict[str, Any] = {"load_agent": load_agent, "make_env": make_env}
+    exec(example, names)
+    assert names["done"]
+    assert names["action"].shape == (1, 2)
 
 
 def test_an_agent_acts_as_its_seed_says(small_run: Path) -> None:
@@ -208,7 +199,9 @@ def test_a_missing_run_checkpoint_or_device_is_named(tmp_path: Path, small_run: 
     with pytest.raises(RunError, match="take checkpoint=last"):
         load_agent(tmp_path)
     for device in ("warp", "cuda:99", "meta"):
-        with pytest.raises(RunError, match=f"device must be one that PyTorch can use here, such as cpu, got '{device}'"):
+        with pytest.raises(
+            RunError, match=f"device must be one that PyTorch can use here, such as cpu, got '{device}'"
+        ):
             load_agent(small_run, device=device)
 
 
@@ -217,25 +210,23 @@ def test_a_missing_run_checkpoint_or_device_is_named(tmp_path: Path, small_run: 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("raises", "motor 3 is hot"), ("hangs", "step_timeout_s"), ("nan", "finite")],
+    [("raises", "motor 3 is hot"), ("hangs", "step_timeout_s"), ("not finite", "finite")],
 )
 def test_an_environment_that_fails_keeps_the_episodes_before(
     tmp_path: Path, faulty: list[str], fault: str, message: str
 ) -> None:
     overrides = [*faulty, f"env_options.kwargs.fault={fault}", "env_options.step_timeout_s=0.5", f"out={tmp_path}/run"]
-    with pytest.raises(EnvError, match=message):
-        build.train(load(Config, overrides))
-    with EpisodeStore.open(tmp_path / "run" / "memory") as store:
-        assert len(store) == 2
-        assert store.verify() == []
-    build.train(load(Config, overrides))  # a new process has a new environment: its third episode is the fifth
-    with EpisodeStore.open(tmp_path / "run" / "memory") as store:
-        assert len(store) > 2
+    config = load(Config, [*overrides, "training.rounds=0"])
+    for stored in (2, 4, 6):
+        with pytest.raises(EnvError, match=message):
+            build.train(config)
+        with EpisodeStore.open(tmp_path / "run" / "memory") as store:
+            assert len(store) == stored
+            assert store.verify() == []
+    build.train(config)
 
 
-def test_an_environment_without_goals_is_refused_before_anything_is_written(
-    tmp_path: Path, faulty: list[str]
-) -> None:
+def test_an_environment_without_goals_is_refused_before_anything_is_written(tmp_path: Path, faulty: list[str]) -> None:
     with pytest.raises(RunError, match="objective=goal needs an environment with goals, but faulty_env:Faulty-v0"):
         build.train(load(Config, [*faulty, "env_options.kwargs.goals=false", f"out={tmp_path}/run"]))
     assert not (tmp_path / "run").exists()
@@ -299,6 +290,22 @@ def test_one_memory_is_not_written_by_two_runs_at_once(tmp_path: Path, small: li
         other.stdin.close()
 
 
+def test_the_process_is_left_as_it_was(small: list[str], tmp_path: Path) -> None:
+    before = torch.get_num_threads(), torch.get_rng_state()
+    inside: list[tuple[int, bool]] = []
+
+    class Look(build.Silent):
+        def advance(self, stage: str, done: int, total: int, note: str = "") -> None:
+            inside.append((torch.get_num_threads(), sys.float_info.min / 2 == 0.0))
+
+    changes = ["threads=3", "training.rounds=0", "training.validation_episodes=0", f"out={tmp_path}/run"]
+    build.train(load(Config, [*small, *changes]), Look())
+    assert set(inside) == {(3, True)}
+    assert torch.get_num_threads() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert sys.float_info.min / 2 > 0
+
+
 # -- collecting -------------------------------------------------------------------------------------------------------
 
 
@@ -332,7 +339,14 @@ def test_collecting_goes_on_where_it_was_and_other_options_add_to_it(
 
 # -- evaluating -------------------------------------------------------------------------------------------------------
 
-EVALUATE = ["threads=1", "evaluation.episodes=4", "evaluation.timed_episodes=1"]
+EVALUATE = [
+    "threads=1",
+    "evaluation.episodes=4",
+    "evaluation.timed_episodes=1",
+    "evaluation.true_samples=8",
+    "evaluation.true_iterations=1",
+    "evaluation.true_horizon=3",
+]
 FIELDS = {
     "success_rate", "success_ci", "return_mean", "return_ci", "episodes", "decision_ms", "steps_to_goal", "random",
     "true_dynamics", "reason_true_dynamics", "arms", "plan", "video", "video_reason", "seeds", "command", "seed", "env",
@@ -376,8 +390,9 @@ def test_an_evaluation_leaves_all_that_is_promised(evaluated: tuple[Path, dict[s
 
 
 def test_evaluating_again_gives_the_same_numbers_and_another_seed_others(
-    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
+    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
     run = shutil.copytree(evaluated[0], tmp_path / "run")
     quick = [*EVALUATE, "evaluation.latent_l2=true", "evaluation.video=false"]
     again = build.evaluate(load(EvalConfig, [f"run={run}", *quick]))
@@ -389,7 +404,10 @@ def test_evaluating_again_gives_the_same_numbers_and_another_seed_others(
     assert other["plan"] != again["plan"]
 
 
-def test_what_is_not_asked_for_is_not_measured(tmp_path: Path, small_run: Path) -> None:
+def test_what_is_not_asked_for_is_not_measured(
+    tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
     run = shutil.copytree(small_run, tmp_path / "run")
     off = [f"evaluation.{name}=false" for name in ("random", "true_dynamics", "video")]
     result = build.evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, *off, "checkpoint=last"]))

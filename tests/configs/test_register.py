@@ -122,6 +122,8 @@ def test_keys_of_the_chosen_planner_count() -> None:
         ([ENV, "planner.name=cem"], "planner.name cannot be set: choose with planner=cem"),
         ([ENV, "steps=0"], "steps must be at least 1, got 0"),
         ([ENV, "threads=0"], "threads must be at least 1, got 0"),
+        ([ENV, "learner.grad_clip=inf"], "learner.grad_clip must be finite, got inf"),
+        ([ENV, "env_options.kwargs={a: [1, nan]}"], "env_options.kwargs.a.1 must be finite, got nan"),
         ([ENV, "seed=-1"], "seed must be at least 0, got -1"),
     ],
 )

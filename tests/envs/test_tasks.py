@@ -65,7 +65,7 @@ def test_importing_the_package_only_registers():
     ("env_id", "dt", "decisions"),
     [
         ("forethought/Reacher-v0", 0.08, 50),
-        ("forethought/PointMass-v0", 0.1, 50),
+        ("forethought/PointMass-v0", 0.2, 50),
         ("forethought/Cartpole-v0", 0.04, 200),
         ("forethought/Push-v0", 0.1, 100),
     ],

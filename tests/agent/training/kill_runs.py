@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import torch._dynamo
-from torch.utils import tensorboard
+import torch._dynamo  # noqa: F401  (slow to load, and needed: loaded once, before the forks)
+from torch.utils import tensorboard  # noqa: F401
 
-from forethought.agent import build, cli
+from forethought.agent import build, cli  # noqa: F401
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training import checkpoint, loop
 from forethought.agent.training.learner import Learner
@@ -77,5 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    assert build and tensorboard and torch._dynamo  # what takes long to load is loaded once, before the forks
     main()

