@@ -20,7 +20,6 @@ import torch
 
 from .. import ForethoughtError, UnknownNameError
 from ..configs.schema import Config, EvalConfig
-from ..envs.rendering import RenderingUnavailable
 from ..envs.simulator import make_simulator
 from ..envs.spec import EnvError, EnvOptions, EnvSpec
 from ..envs.vector import VectorEnv, make_vector
@@ -31,7 +30,7 @@ from .files import read_json, write_bytes, write_json
 from .memory.store import EpisodeStore
 from .objectives import DisagreementObjective, GoalObjective, GoalOptions, Objective
 from .report.html import write_report
-from .report.video import write_video
+from .report.video import VideoError, write_video
 from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, restore_module
 from .training.evaluate import EvaluationOptions, decision_time, diagnose, episode_seeds, film, run_arm, score
 from .training.learner import Learner
@@ -482,30 +481,33 @@ def _timed(
     run_dir: Path,
 ) -> dict[str, Any]:
     """Decision times at batch size 1, and the video of these episodes."""
-    single = make_vector(agent.model.spec.env_id, 1, env_options)
-    frames: list[Array] | None = None
-    reason: str | None = "evaluation.video=false"
-    if options.video:
-        try:
-            single.reset(seeds[:1])
-            single.render(0)
-            frames, reason = [], None
-        except (RenderingUnavailable, EnvError) as error:
-            reason = str(error)
     policy = AgentPolicy(agent)
-    try:
+    with contextlib.closing(make_vector(agent.model.spec.env_id, 1, env_options)) as single:
+        reason = _why_not_drawn(single, seeds[0]) if options.video else "evaluation.video=false"
+        frames: list[Array] | None = [] if reason is None else None
         film(single, policy, seeds[: options.timed_episodes], frames)
-    finally:
-        single.close()
-    video = None
-    if frames:
-        dt = agent.model.spec.control_dt
-        write_video(run_dir / "rollout.mp4", frames, fps=1 / dt if math.isfinite(dt) else 30)
-        video = "rollout.mp4"
-    else:
-        (run_dir / "rollout.mp4").unlink(missing_ok=True)  # that of an earlier evaluation
+    path, dt = run_dir / "rollout.mp4", agent.model.spec.control_dt
+    if frames is not None:
+        try:
+            write_video(path, frames, fps=1 / dt if math.isfinite(dt) else 30)
+        except VideoError as error:
+            reason = str(error)
+    if reason is not None:
+        path.unlink(missing_ok=True)  # that of an earlier evaluation
     times = decision_time(policy.statistics.milliseconds)
-    return {"decision_ms": times, "video": video, "video_reason": reason}
+    return {"decision_ms": times, "video": path.name if reason is None else None, "video_reason": reason}
+
+
+def _why_not_drawn(environments: VectorEnv, seed: int) -> str | None:
+    """Why there can be no video of an environment; None if it can be drawn."""
+    environments.reset([seed])
+    try:
+        environments.render(0)
+    except EnvError as error:
+        return str(error)
+    except Exception as error:  # render() is anybody's code, and no evaluation may fail for want of a picture
+        return f"{environments.env_spec.env_id} cannot be drawn: {type(error).__name__}: {error}".rstrip(": ")
+    return None
 
 
 def _finite(data: Any) -> Any:

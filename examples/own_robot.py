@@ -58,7 +58,7 @@ def main() -> None:
         tiny += ["learner.batch_size=64", "planner.num_samples=128", "planner.iterations=3", "threads=1"]
         if forethought(["train", "env=Cart-v0", f"out={run}", *tiny]):
             sys.exit("training failed")
-        if forethought(["eval", f"run={run}", "episodes=50", "evaluation.video=false", "threads=1"]):
+        if forethought(["eval", f"run={run}", "episodes=50", "threads=1"]):
             sys.exit("evaluation failed")
 
         agent = load_agent(run)

@@ -46,7 +46,7 @@ class EvaluationOptions:
     timed_episodes: int = 3
     """Episodes run one by one to time single decisions; they make the video too."""
     video: bool = True
-    """Write rollout.mp4 of the timed episodes, where OpenGL is at hand."""
+    """Write rollout.mp4 of the timed episodes (their first 600 steps), where OpenGL is at hand."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "num_envs", "true_samples", "true_iterations", "true_horizon", "timed_episodes"):
@@ -58,6 +58,9 @@ class EvaluationOptions:
 
 SEED_DOMAINS = {"train": 0, "validation": 1, "test": 2}
 _DOMAIN_SIZE = 2**29
+
+MAX_FRAMES = 600
+"""Pictures that a video holds at most; they are all in memory until it is written."""
 
 
 def episode_seeds(domain: str, seed: int, start: int, count: int) -> list[int]:
@@ -134,12 +137,12 @@ def run_arm(
 
 
 def film(environments: Environments, policy: Policy, seeds: Sequence[int], frames: list[Array] | None) -> list[Episode]:
-    """Episodes one by one, at batch size 1; pictures of every step go to `frames` unless it is None."""
+    """Episodes one by one, at batch size 1; unless `frames` is None it gets pictures of the first `MAX_FRAMES` steps."""
     episodes = []
     for seed in seeds:
 
         def on_step(rows: Array, step: Step) -> None:
-            if frames is not None:
+            if frames is not None and len(frames) < MAX_FRAMES:
                 frames.append(environments.render(int(rows[0])))
 
         episodes += run_episodes(environments, policy, [seed], stop_on_success=True, on_step=on_step)

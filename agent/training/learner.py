@@ -53,14 +53,16 @@ class LearnerOptions:
     """Weight of inverse dynamics, the cheapest cure for collapse."""
     variance: float = 1.0
     """Weight of VICReg's variance hinge."""
-    covariance: float = 0.0
-    """Weight of VICReg's covariance term; whitening more dimensions than the state has makes latents hard to plan in."""
+    covariance: float = 0.04
+    """Weight of VICReg's covariance term; helps where small velocities matter, hurts where the state has few numbers."""
     sigreg: float = 0.0
     """Weight of SIGReg."""
     straightening: float = 0.0
     """Weight of temporal straightening."""
     time_to_goal: float = 1.0
     """Weight of the pairwise time-to-goal regression; its gradient stops at the latents."""
+    log_time: bool = False
+    """Regress log(1 + steps) instead of steps: sharper next to the goal, blunter far from it."""
     expectile: float = 0.5
     """Expectile of the time to goal; below 0.5 leans toward the shortest ways that were seen."""
     achieved: float = 1.0
@@ -233,7 +235,11 @@ class Learner:
         # States before the end of the burn-in have no warm belief: their pairs do not count.
         weight = (batch.goal_index >= start).to(z.dtype)
         predicted = model.time_to_goal(states, point, goal)
-        error = F.smooth_l1_loss(predicted.log1p(), batch.goal_steps.log1p(), reduction="none")
+        if options.log_time:
+            guess, truth = predicted.log1p(), batch.goal_steps.log1p()
+        else:
+            guess, truth = predicted / model.time_to_goal.SCALE, batch.goal_steps / model.time_to_goal.SCALE
+        error = F.smooth_l1_loss(guess, truth, reduction="none")
         too_long = (predicted > batch.goal_steps).to(z.dtype)
         weight = weight * 2 * (too_long * (1 - options.expectile) + (1 - too_long) * options.expectile)
         loss: Tensor = (error * weight).sum() / weight.sum().clamp(min=1)

@@ -29,15 +29,17 @@ class TimeToGoalHead(nn.Module):
     """Steps from a state to a goal, learned from pairs of one episode.
 
     Regression on hindsight pairs, as in semi-parametric topological memory (Savinov et al. 2018) and dynamical
-    distances (Hartikainen et al. 2020), but of log(1 + steps): one step more or less matters next to the goal and not
-    fifty away. The features are `[z, |p - g|, g]` with `p` the state's point in goal space and `g` the goal, whose share
-    of the first layer is computed once per goal, whatever the number of candidates.
+    distances (Hartikainen et al. 2020). The features are `[z, |p - g|, g]` with `p` the state's point in goal space and
+    `g` the goal, whose share of the first layer is computed once per goal, whatever the number of candidates.
 
     Args:
         latent_dim: size of z.
         goal_dim: size of a goal embedding.
         hidden: width of the two hidden layers.
     """
+
+    SCALE = 10.0
+    """Steps that correspond to an output of one."""
 
     def __init__(self, latent_dim: int, goal_dim: int, hidden: int) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class TimeToGoalHead(nn.Module):
             goal: goal embeddings, broadcastable to `[..., G]`.
         """
         x = self.from_state(torch.cat([z, (point - goal).abs()], dim=-1)) + self.from_goal(goal)
-        steps: Tensor = F.softplus(self.body(self.norm(x))).squeeze(-1).expm1()
+        steps: Tensor = F.softplus(self.body(self.norm(x))).squeeze(-1) * self.SCALE
         return steps
 
 

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import DependencyNotInstalled
 
 from forethought import UnknownNameError, make_env
 from forethought.agent import build
@@ -23,6 +24,7 @@ from forethought.agent.training.checkpoint import CheckpointError, load_checkpoi
 from forethought.configs.register import load
 from forethought.configs.schema import Config, EvalConfig
 from forethought.envs.spec import EnvError
+from forethought.envs.vector import MujocoVector
 
 FAULTY = '''
 import time
@@ -417,6 +419,34 @@ def test_what_is_not_asked_for_is_not_measured(
     assert result["video"] is None
     assert result["arms"] == {}
     assert result["checkpoint"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (NotImplementedError(), "forethought/PointMass-v0 cannot be drawn: NotImplementedError"),
+        (DependencyNotInstalled("pygame"), "forethought/PointMass-v0 cannot be drawn: DependencyNotInstalled: pygame"),
+        (EnvError("it is invisible"), "it is invisible"),
+        (np.zeros((8, 8), np.uint8), "frames[0] must be uint8 [height, width, 3], got uint8 [8, 8]"),
+    ],
+)
+def test_an_environment_that_cannot_be_drawn_is_evaluated_without_a_video(
+    outcome: Any, reason: str, tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(self: MujocoVector, index: int) -> Any:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(MujocoVector, "render", render)
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    run = shutil.copytree(small_run, tmp_path / "run")
+    (run / "rollout.mp4").write_bytes(b"of an earlier evaluation")
+    off = [f"evaluation.{name}=false" for name in ("random", "true_dynamics")]
+    result = build.evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, *off]))
+    assert (result["video"], result["video_reason"]) == (None, reason)
+    assert result["decision_ms"]["p50"] > 0
+    assert not (run / "rollout.mp4").exists()
 
 
 def test_evaluation_episodes_are_never_those_of_training(evaluated: tuple[Path, dict[str, Any]]) -> None:

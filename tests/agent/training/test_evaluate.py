@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from forethought.agent.agent import Agent, AgentOptions
 from forethought.agent.memory.store import Episode
 from forethought.agent.objectives import GoalObjective, GoalOptions
+from forethought.agent.training import evaluate
 from forethought.agent.training.evaluate import (
     SEED_DOMAINS,
     EvaluationError,
@@ -179,6 +180,13 @@ def test_a_film_has_a_picture_of_every_step(fake_environments: Maker) -> None:
     assert [int(frame[0, 0, 0]) for frame in frames] == [t + 1 for e in episodes for t in range(len(e.actions))]
     assert len(film(fake_environments(2), Still(), [4], None)) == 1
     assert all(len(e.actions) <= 4 for e in episodes)  # a film ends at success
+
+
+def test_a_film_does_not_fill_the_memory(fake_environments: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "MAX_FRAMES", 5)
+    frames: list[Array] = []
+    episodes = film(fake_environments(2), Still(), [4, 1, 2], frames)
+    assert len(frames) == 5 < sum(len(e.actions) for e in episodes)
 
 
 # -- diagnosis ---------------------------------------------------------------------------------------------------------

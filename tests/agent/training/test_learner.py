@@ -19,7 +19,7 @@ from forethought.agent.world_model import losses
 from forethought.envs.spec import EnvSpec
 
 Maker = Callable[..., Any]
-EVERYTHING = {"sigreg": 1.0, "straightening": 1.0}
+EVERYTHING = {"covariance": 1.0, "sigreg": 1.0, "straightening": 1.0}
 """Weights of the losses that are off by default."""
 
 
@@ -137,7 +137,7 @@ def test_without_a_learned_goal_space_or_vectors_there_is_less_to_learn(
     toy_spec: Maker, make_learner: Callable[..., Learner], toy_batch: Maker
 ) -> None:
     terms, _ = make_learner(toy_spec("pixels")).losses(toy_batch(toy_spec("pixels")))
-    assert terms.keys() == TAUGHT.keys() - {"achieved", "probe", "sigreg", "straightening"}
+    assert terms.keys() == TAUGHT.keys() - {"achieved", "probe", *EVERYTHING}
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -167,18 +167,38 @@ def test_inverse_dynamics_compares_normalised_actions(
     terms, z = learner.losses(batch)
     guess = learner.model.inverse(z[:, :-1], z[:, 1:])
     assert torch.allclose(terms["inverse_dynamics"], F.mse_loss(guess, learner.model.normalize_action(batch.actions)))
-    assert torch.allclose(terms["variance"], losses.variance_loss(z.flatten(0, 1)))
-    assert torch.allclose(terms["covariance"], losses.covariance_loss(z.flatten(0, 1)))
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("variant", "std"),
+    [({}, 1.0), ({"latent_norm": "layernorm"}, 1.0), ({"latent_norm": "simnorm"}, 0.1), ({"recurrence": "gru"}, 0.5)],
+)
+def test_latents_are_spread_as_far_as_their_architecture_lets_them(
+    variant: dict[str, Any], std: float, spec: EnvSpec, make_learner: Callable[..., Learner], toy_batch: Maker
+) -> None:
+    terms, z = make_learner(model=variant, covariance=1.0).losses(toy_batch(spec))
+    latents = z.flatten(0, 1)
+    assert terms["variance"] > 0
+    assert torch.allclose(terms["variance"], losses.variance_loss(latents, std))
+    assert torch.allclose(terms["covariance"], losses.covariance_loss(latents))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("log_time", [False, True])
 @pytest.mark.parametrize("expectile", [0.5, 0.2])
 @pytest.mark.parametrize("goal", ["observation", "achieved"])
 def test_time_to_goal_by_hand(
-    goal: str, expectile: float, toy_spec: Maker, make_learner: Callable[..., Learner], toy_batch: Maker
+    goal: str,
+    expectile: float,
+    log_time: bool,
+    toy_spec: Maker,
+    make_learner: Callable[..., Learner],
+    toy_batch: Maker,
 ) -> None:
     spec = toy_spec("state", goal)
-    learner, batch = make_learner(spec, expectile=expectile), toy_batch(spec, batch=5, pairs=4)
+    learner = make_learner(spec, expectile=expectile, log_time=log_time)
+    batch: SequenceBatch = toy_batch(spec, batch=5, pairs=4)
     terms, z = learner.losses(batch)
     total, weights = 0.0, 0.0
     for b in range(5):
@@ -187,7 +207,7 @@ def test_time_to_goal_by_hand(
             goal_obs = obs if goal == "observation" else {"desired_goal": obs["achieved_goal"]}
             state = z[b, batch.goal_index[b, p]]
             steps, true = learner.model.steps_to_goal(state, learner.model.embed_goal(goal_obs)), batch.goal_steps[b, p]
-            error = abs(float(steps - true)) / 10
+            error = abs(float(steps.log1p() - true.log1p() if log_time else (steps - true) / 10))
             weight = 2 * ((1 - expectile) if steps > true else expectile)
             total += weight * (error**2 / 2 if error < 1 else error - 0.5)
             weights += weight
@@ -332,6 +352,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "sigreg": (0.5, {}),
     "straightening": (0.5, {}),
     "time_to_goal": (0.5, {}),
+    "log_time": (True, {}),
     "expectile": (0.2, {}),
     "achieved": (0.5, {}),
     "ema_target": (0.9, {}),

@@ -98,6 +98,27 @@ def test_pictures_are_freed_of_their_background_once() -> None:
     assert torch.equal(seen_by(other, frames), seen)
 
 
+@torch.no_grad()
+def test_faint_changes_before_a_strong_background_spread_the_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    background = torch.randint(20, 236, (16, 16, 3), generator=generator)
+    frames = background.expand(60, 16, 16, 3).clone()
+    for frame, (row, column) in zip(frames, torch.randint(14, (60, 2), generator=generator).tolist(), strict=True):
+        frame[row : row + 2, column : column + 2] += 15  # a small thing that moves
+    frames = frames.to(torch.uint8)
+    encoder = PixelEncoder((16, 16, 3), (8, 16), 32, 24)
+
+    def spread() -> float:
+        """Standard deviation over the pictures, in units of the features' size."""
+        features = encoder(frames)
+        return float(features.std(dim=0).mean() / features.square().mean().sqrt())
+
+    before = spread()
+    encoder.calibrate(frames)
+    assert before < 0.01  # they all look the same
+    assert spread() > 0.2
+
+
 def test_a_still_picture_is_not_blown_up() -> None:
     encoder = PixelEncoder((8, 8, 3), (2,), 4, 5)
     frames = torch.full((4, 8, 8, 3), 7, dtype=torch.uint8)
