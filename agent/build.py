@@ -199,6 +199,7 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
                 progress.message(f"resumed at update {trainer.state.updates}, {trainer.state.decisions} decisions")
             else:
                 logger.truncate(0)
+                trainer.adopt()
                 trainer.save("last")  # from now on the options of the run are settled
             with _interruptible(trainer, progress):
                 finished = trainer.run()

@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def measure(folder: Path, transitions: int, arguments: argparse.Namespace) -> di
             start = time.perf_counter()
             sampler = SequenceSampler(store, SPEC, arguments.length, arguments.num_goals, cache_bytes=cache_bytes)
             fill = time.perf_counter() - start
-            each = seconds(lambda sampler=sampler: sampler.sample(arguments.batch_size, rng), arguments.repeats)
+            each = seconds(partial(sampler.sample, arguments.batch_size, rng), arguments.repeats)
             result[f"sample_{name}_ms"] = round(each * 1e3, 3)
             result[f"sample_{name}_windows_per_s"] = round(arguments.batch_size / each)
             result[f"make_{name}_sampler_s"] = round(fill, 3)

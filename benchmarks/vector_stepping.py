@@ -59,7 +59,8 @@ def bare_batch(env_id: str, num_envs: int) -> tuple[Stepper, Stepper, Callable[[
     """Physics alone on `mujoco.batch`, as (reset, step, close)."""
     model, frame_skip = model_of(env_id)
     batch = make_batch(model, num_envs)
-    batch.ctrl = random_actions(*model.actuator_ctrlrange.T, num_envs)
+    low, high = model.actuator_ctrlrange.T
+    batch.ctrl = random_actions(low, high, num_envs)
     return batch.reset, lambda: batch.step(nstep=frame_skip), lambda: None
 
 
@@ -72,7 +73,8 @@ def bare_rollout(env_id: str, num_envs: int) -> tuple[Stepper, Stepper, Callable
     first = np.empty((num_envs, mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)))
     mujoco.mj_getState(model, data[0], first[0], mujoco.mjtState.mjSTATE_FULLPHYSICS)
     first[:] = first[0]
-    control = np.repeat(random_actions(*model.actuator_ctrlrange.T, num_envs)[:, None], frame_skip, axis=1)
+    low, high = model.actuator_ctrlrange.T
+    control = np.repeat(random_actions(low, high, num_envs)[:, None], frame_skip, axis=1)
     last = [first]
 
     def reset() -> None:

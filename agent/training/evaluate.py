@@ -137,7 +137,7 @@ def run_arm(
 
 
 def film(environments: Environments, policy: Policy, seeds: Sequence[int], frames: list[Array] | None) -> list[Episode]:
-    """Episodes one by one, at batch size 1; unless `frames` is None it gets pictures of the first `MAX_FRAMES` steps."""
+    """Episodes one by one, at batch size 1; `frames`, if not None, gets pictures of the first `MAX_FRAMES` steps."""
     episodes = []
     for seed in seeds:
 

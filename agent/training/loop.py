@@ -190,6 +190,13 @@ class Trainer:
             self.save("last")
         return True
 
+    def adopt(self) -> None:
+        """Before a new run: learn also from every episode of the same environment that the memory already holds."""
+        self.state.episodes = self.store.ids(spec=self.environments.env_spec).tolist()
+        if self.state.episodes:
+            self.model.calibrate(self.store, self.state.episodes)
+            self.progress.message(f"the memory already holds {len(self.state.episodes)} episodes: learning from them too")
+
     # -- collection ---------------------------------------------------------------------------------------------------
 
     def _plan_of(self, phase: int) -> list[tuple[str, int]]:

@@ -6,7 +6,7 @@ only imported when one of them is made.
 
 import gymnasium
 
-_DECISIONS = {"Reacher": 50, "PointMass": 50, "Cartpole": 200, "Push": 100}
+_DECISIONS = {"Reacher": 50, "PointMass": 50, "Cartpole": 250, "Push": 100}
 
 TASK_IDS: tuple[str, ...] = tuple(f"forethought/{name}-v0" for name in _DECISIONS)
 """Ids of the own tasks."""

@@ -276,6 +276,17 @@ def test_a_memory_shared_by_runs_of_two_environments_is_kept_apart(tmp_path: Pat
     assert load_checkpoint(run / "last.safetensors").state["train"]["episodes"] == [[8, 15]]
 
 
+def test_a_run_also_learns_from_what_its_memory_already_holds(tmp_path: Path, small: list[str]) -> None:
+    memory = f"memory.path={tmp_path / 'memory'}"
+    first = build.train(load(Config, [*small, memory, f"out={tmp_path / 'first'}"]))
+    second = build.train(load(Config, [*small, memory, f"out={tmp_path / 'second'}", "seed=1"]))
+    own, both = (load_checkpoint(run / "last.safetensors").state["train"]["episodes"] for run in (first, second))
+    with EpisodeStore.open(tmp_path / "memory") as store:
+        assert own == [[0, own[0][1]]]
+        assert both == [[0, len(store) - 1]]
+        assert own[0][1] < len(store) - 1
+
+
 def test_one_memory_is_not_written_by_two_runs_at_once(tmp_path: Path, small: list[str]) -> None:
     code = (
         "import sys\nfrom forethought import EpisodeStore\n"

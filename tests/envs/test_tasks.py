@@ -66,7 +66,7 @@ def test_importing_the_package_only_registers():
     [
         ("forethought/Reacher-v0", 0.08, 50),
         ("forethought/PointMass-v0", 0.2, 50),
-        ("forethought/Cartpole-v0", 0.04, 200),
+        ("forethought/Cartpole-v0", 0.04, 250),
         ("forethought/Push-v0", 0.1, 100),
     ],
 )

@@ -25,7 +25,7 @@ COLLECTION = EnvOptions(max_episode_steps=100)
 def test_random_actions_teach_a_point_mass_to_reach_goals(tmp_path: Path) -> None:
     collection, environments = make_vector(ENV, 40, COLLECTION), make_vector(ENV, GOALS)
     spec = environments.env_spec
-    options = LearnerOptions(batch_size=128, goals_per_window=8)
+    options = LearnerOptions(batch_size=128, goals_per_window=8, covariance=0.0)
     model = WorldModel(spec, WorldModelOptions(latent_dim=32, hidden_dim=128))
     learner = Learner(model, options, UPDATES, torch.Generator().manual_seed(0))
     explore = RandomPolicy(collection.env_spec, max_hold=8)

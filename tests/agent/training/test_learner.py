@@ -20,7 +20,7 @@ from forethought.envs.spec import EnvSpec
 
 Maker = Callable[..., Any]
 EVERYTHING = {"covariance": 1.0, "sigreg": 1.0, "straightening": 1.0}
-"""Weights of the losses that are off by default."""
+"""Weights of the losses that presets switch on and off."""
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +136,8 @@ def test_losses_without_weight_are_not_computed(
 def test_without_a_learned_goal_space_or_vectors_there_is_less_to_learn(
     toy_spec: Maker, make_learner: Callable[..., Learner], toy_batch: Maker
 ) -> None:
-    terms, _ = make_learner(toy_spec("pixels")).losses(toy_batch(toy_spec("pixels")))
-    assert terms.keys() == TAUGHT.keys() - {"achieved", "probe", *EVERYTHING}
+    terms, _ = make_learner(toy_spec("pixels"), **EVERYTHING).losses(toy_batch(toy_spec("pixels")))
+    assert terms.keys() == TAUGHT.keys() - {"achieved", "probe"}
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
