@@ -195,7 +195,7 @@ class Trainer:
         self.state.episodes = self.store.ids(spec=self.environments.env_spec).tolist()
         if self.state.episodes:
             self.model.calibrate(self.store, self.state.episodes)
-            self.progress.message(f"learning also from {len(self.state.episodes)} episodes that the memory holds already")
+            self.progress.message(f"learning also from {len(self.state.episodes)} episodes already in the memory")
 
     # -- collection ---------------------------------------------------------------------------------------------------
 
