@@ -54,7 +54,7 @@ class LearnerOptions:
     variance: float = 1.0
     """Weight of VICReg's variance hinge."""
     covariance: float = 0.04
-    """Weight of VICReg's covariance term; helps where small velocities matter, hurts where the state is small."""
+    """Weight of VICReg's covariance term; it whitens z, so keep latent_dim near twice the numbers that a state has."""
     sigreg: float = 0.0
     """Weight of SIGReg."""
     straightening: float = 0.0
