@@ -246,8 +246,8 @@ def test_a_new_run_in_a_folder_with_an_old_log_begins_a_new_one(
     build.train(load(Config, [*small, f"out={run}", "training.rounds=0"]))
     assert [line["phase"] for line in read_metrics(run / "metrics.jsonl")].count("collect") == 1
     with EpisodeStore.open(run / "memory") as store:
-        assert len(store) == 16  # the old episodes stay
-    assert load_checkpoint(run / "last.safetensors").state["train"]["episodes"] == [[8, 15]]
+        assert len(store) == 16  # the old episodes stay, and are learned from too
+    assert load_checkpoint(run / "last.safetensors").state["train"]["episodes"] == [[0, 15]]
 
 
 def test_waves_of_a_phase_are_scored_together(tmp_path: Path, small: list[str]) -> None:
