@@ -95,8 +95,11 @@ def _pooled(rows: Sequence[Result]) -> str:
 def _bar(task: Task, learned: Sequence[Result], slowest: float) -> str:
     """Whether the task counts as solved: by success over all trainings, and by the longest of them."""
     success = fmean(r["success_rate"] for r in learned)
-    met = success >= task.bar and slowest <= task.limit_s and len(learned) >= len(task.seeds)
-    return f"{'met' if met else 'missed'} (≥ {_percent(task.bar)} %, ≤ {_duration(task.limit_s)})"
+    if success < task.bar or slowest > task.limit_s:
+        verdict = "missed"
+    else:
+        verdict = "met" if len(learned) >= len(task.seeds) else f"{len(learned)} of {len(task.seeds)} trainings so far"
+    return f"{verdict} (≥ {_percent(task.bar)} %, ≤ {_duration(task.limit_s)})"
 
 
 def _percent(rate: float) -> str:
