@@ -60,7 +60,7 @@ class PixelEncoder(nn.Module):
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
         layers: list[nn.Module] = []
         for out in channels:
-            # Quartering first, as Mnih et al. (2015) do, costs a third of halving and sees as well.
+            # Quartering first, as Mnih et al. (2015) do, costs less than half of halving.
             size, stride, padding = (4, 2, 1) if layers else (8, 4, 2)
             layers += [nn.Conv2d(depth, out, size, stride=stride, padding=padding), nn.SiLU()]
             depth, height, width = out, height // stride, width // stride

@@ -183,6 +183,8 @@ class WorldModel(nn.Module):
         if isinstance(self.encoder, ObsEncoder):
             for key, encoder in self.encoder.pixels.items():
                 assert isinstance(encoder, PixelEncoder)
+                if bool(encoder.get_buffer("calibrated")):
+                    continue  # nothing would come of reading the pictures again
                 with store.reading() as reader:
                     some = [reader.array(i, f"obs/{key}")[::_CALIBRATION_STRIDE] for i in ids[:_CALIBRATION_EPISODES]]
                     encoder.calibrate(torch.from_numpy(np.concatenate(some)))
