@@ -14,6 +14,7 @@ from .. import ForethoughtError
 from ..planners.base import CostFn
 from ..planners.risk import RiskOptions, aggregate
 from .imagination import Trajectory, imagine
+from .threads import threads_for
 from .world_model.model import WorldModel
 
 
@@ -127,7 +128,8 @@ def make_cost_fn(model: WorldModel, objective: Objective, z: Tensor, goal: Tenso
     z, goal = z.to(dtype), None if goal is None else goal.to(dtype)
 
     def cost_fn(actions: Tensor) -> Tensor:
-        trajectory = imagine(model, z, actions.to(dtype), members)
-        return objective(model, trajectory, goal).to(actions.dtype)
+        with threads_for(model.product_size(members * actions.shape[0] * actions.shape[1])):
+            trajectory = imagine(model, z, actions.to(dtype), members)
+            return objective(model, trajectory, goal).to(actions.dtype)
 
     return cost_fn

@@ -8,8 +8,8 @@ Each training and each evaluation is a `forethought` process of its own, and the
 A training that was interrupted goes on where it was; what has a result file is left alone (`--resume never` starts
 everything over). `python benchmarks/render_tables.py` then brings the numbers into the pages that show them.
 
-Arms: `learned` is the agent as it comes; `identity` plans in the normalised state instead of a learned latent, which
-tells a fault of the representation from one of dynamics or planning.
+Arms: `default` is the agent as it comes. Where observations are vectors, `learned` plans in learned features alone and
+`identity` in the normalised state alone, which tells a fault of the representation from one of dynamics or planning.
 """
 
 import argparse
@@ -42,19 +42,26 @@ class Task:
     """Success rate, over all trainings, that counts as solved."""
     limit_s: float
     """Seconds that the longest training may take."""
-    arms: tuple[str, ...] = ("learned", "identity")
-    """`learned`, and `identity` where observations are vectors."""
+    learned_dim: int | None
+    """Latent numbers of the arm `learned`, about twice those of the state; None where observations are pictures, which
+    have no other arms than the default."""
+
+    @property
+    def arms(self) -> dict[str, tuple[str, ...]]:
+        """What each arm overrides, by its name."""
+        if self.learned_dim is None:
+            return {"default": ()}
+        learned = ("world_model.encoder=learned", f"world_model.latent_dim={self.learned_dim}")
+        return {"default": (), "identity": ("world_model.encoder=identity",), "learned": learned}
 
 
 TASKS = {
-    "pointmass": Task("PointMass", ("env=forethought/PointMass-v0",), (0, 1, 2), bar=0.99, limit_s=120),
-    "reacher": Task("Reacher", ("env=forethought/Reacher-v0",), (0, 1, 2), bar=0.99, limit_s=120),
-    "cartpole": Task("Cartpole", ("env=forethought/Cartpole-v0",), (0, 1, 2), bar=0.98, limit_s=300),
-    "push": Task("Push", ("env=forethought/Push-v0",), (0,), bar=0.9, limit_s=1200),
-    "fetch_reach": Task("FetchReach-v4", ("env=FetchReach-v4",), (0, 1, 2), bar=0.95, limit_s=600),
-    "reacher_pixels": Task(
-        "Reacher from 64x64 pixels", ("preset=reacher_pixels",), (0,), bar=0.9, limit_s=1500, arms=("learned",)
-    ),
+    "pointmass": Task("PointMass", ("env=forethought/PointMass-v0",), (0, 1, 2), 0.99, 120, learned_dim=8),
+    "reacher": Task("Reacher", ("env=forethought/Reacher-v0",), (0, 1, 2), 0.99, 120, learned_dim=8),
+    "cartpole": Task("Cartpole", ("env=forethought/Cartpole-v0",), (0, 1, 2), 0.98, 300, learned_dim=16),
+    "push": Task("Push", ("env=forethought/Push-v0",), (0,), 0.9, 1200, learned_dim=16),
+    "fetch_reach": Task("FetchReach-v4", ("env=FetchReach-v4",), (0, 1, 2), 0.95, 600, learned_dim=32),
+    "reacher_pixels": Task("Reacher from 64x64 pixels", ("preset=reacher_pixels",), (0,), 0.9, 1500, learned_dim=None),
 }
 
 
@@ -73,12 +80,20 @@ class Job:
 
     def train_command(self, run: Path, extra: Sequence[str]) -> list[str]:
         """What trains it, or goes on with it."""
-        arm = ["world_model.encoder=identity"] if self.arm == "identity" else []
-        return ["forethought", "train", *TASKS[self.task].overrides, *arm, f"seed={self.seed}", f"out={run}", *extra]
+        task = TASKS[self.task]
+        return [
+            "forethought",
+            "train",
+            *task.overrides,
+            *task.arms[self.arm],
+            f"seed={self.seed}",
+            f"out={run}",
+            *extra,
+        ]
 
     def eval_command(self, run: Path, episodes: int, extra: Sequence[str]) -> list[str]:
         """What evaluates it; every training has held-out goals of its own, and baselines are measured once per seed."""
-        baselines = self.arm == "learned"
+        baselines = self.arm == "default"
         switches = [f"evaluation.{name}={str(baselines).lower()}" for name in ("random", "true_dynamics", "latent_l2")]
         # Pictures are not what is measured here.
         switches.append("evaluation.video=false")
@@ -89,8 +104,8 @@ def jobs(tasks: Sequence[str], seeds: Sequence[int] | None) -> Iterator[Job]:
     """What there is to do; `seeds=None` takes those of each task."""
     for task in tasks:
         for arm in TASKS[task].arms:
-            # The arm is a look inside, not a claim: its first seed is enough.
-            own = TASKS[task].seeds if arm == "learned" else TASKS[task].seeds[:1]
+            # The other arms are a look inside, not a claim: their first seed is enough.
+            own = TASKS[task].seeds if arm == "default" else TASKS[task].seeds[:1]
             for seed in own if seeds is None else seeds:
                 yield Job(task, arm, seed)
 

@@ -41,8 +41,8 @@ class EvaluationOptions:
     """Candidates per iteration of the planner on the true simulator."""
     true_iterations: int = 3
     """Iterations of the planner on the true simulator."""
-    true_horizon: int = 10
-    """Horizon of the planner on the true simulator, in decisions."""
+    true_horizon: int | None = None
+    """Horizon of the planner on the true simulator, in decisions; None takes that of the agent's planner."""
     timed_episodes: int = 3
     """Episodes run one by one to time single decisions; they make the video too."""
     video: bool = True
@@ -50,7 +50,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         for name in ("episodes", "num_envs", "true_samples", "true_iterations", "true_horizon", "timed_episodes"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise EvaluationError(f"seed must be at least 0, got {self.seed}")

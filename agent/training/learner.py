@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ... import ForethoughtError
 from ..memory.sampler import SequenceBatch
+from ..threads import threads_for
 from ..world_model import losses
 from ..world_model.model import WorldModel
 
@@ -60,7 +61,9 @@ class LearnerOptions:
     straightening: float = 0.0
     """Weight of temporal straightening."""
     time_to_goal: float = 1.0
-    """Weight of the pairwise time-to-goal regression; its gradient stops at the latents."""
+    """Weight of the pairwise time-to-goal regression."""
+    goal_gradient: float = 0.0
+    """Part of the time-to-goal gradient that reaches the encoder; 0 stops it at the latents."""
     log_time: bool = False
     """Regress log(1 + steps) instead of steps: sharper next to the goal, blunter far from it."""
     expectile: float = 0.5
@@ -95,6 +98,7 @@ class LearnerOptions:
 
 
 _WEIGHTS = [
+    "goal_gradient",
     "weight_decay",
     "warmup",
     "prediction",
@@ -151,6 +155,11 @@ class Learner:
         Raises:
             LearnerError: the gradient is not finite; the weights are left as they were.
         """
+        model, windows = self.model, len(batch.actions)
+        with threads_for(math.inf if model.image_keys else model.product_size(model.members * windows)):
+            return self._update(batch)
+
+    def _update(self, batch: SequenceBatch) -> dict[str, Tensor]:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -199,7 +208,7 @@ class Learner:
             reached = model.normalize_achieved(batch.obs[model.spec.goal.achieved_key or ""][:, start:])
             terms["achieved"] = F.mse_loss(model.goal_point(z), reached)
         if options.time_to_goal:
-            terms["time_to_goal"] = self._time_to_goal(batch, z.detach(), start)
+            terms["time_to_goal"] = self._time_to_goal(batch, z, start)
         if model.probe is not None:
             target = model.probe_target(batch.obs)[:, start:]
             terms["probe"] = F.mse_loss(model.probe(z), target)
@@ -223,24 +232,30 @@ class Learner:
     def _time_to_goal(self, batch: SequenceBatch, z: Tensor, start: int) -> Tensor:
         options = self.options
         index = (batch.goal_index - start).clamp(min=0)
+        z = self._throttled(z)
         states = torch.gather(z, 1, index.unsqueeze(-1).expand(-1, -1, z.shape[-1]))  # [B, P, Z]
         model = self.model
-        with torch.no_grad():
+        with torch.set_grad_enabled(options.goal_gradient > 0):
             point = model.goal_point(states)
             if model.achieved is None:
-                goal = model.encode(batch.goal_obs)
+                goal = self._throttled(model.encode(batch.goal_obs))
             else:
                 assert model.spec.goal is not None
                 goal = model.normalize_achieved(batch.goal_obs[model.spec.goal.achieved_key or ""])
         # States before the end of the burn-in have no warm belief: their pairs do not count.
         weight = (batch.goal_index >= start).to(z.dtype)
-        predicted = model.time_to_goal(states, point, goal)
+        predicted, steps = model.time_to_goal(states, point, goal), batch.goal_steps
         if options.log_time:
-            guess, truth = predicted.log1p(), batch.goal_steps.log1p()
+            guess, truth = predicted.log1p(), steps.log1p()
         else:
-            guess, truth = predicted / model.time_to_goal.SCALE, batch.goal_steps / model.time_to_goal.SCALE
+            guess, truth = predicted / model.time_to_goal.SCALE, steps / model.time_to_goal.SCALE
         error = F.smooth_l1_loss(guess, truth, reduction="none")
-        too_long = (predicted > batch.goal_steps).to(z.dtype)
+        too_long = (predicted > steps).to(z.dtype)
         weight = weight * 2 * (too_long * (1 - options.expectile) + (1 - too_long) * options.expectile)
         loss: Tensor = (error * weight).sum() / weight.sum().clamp(min=1)
         return loss
+
+    def _throttled(self, z: Tensor) -> Tensor:
+        """The same latents, with `goal_gradient` of their gradient."""
+        part = self.options.goal_gradient
+        return z.detach().lerp(z, part) if part else z.detach()

@@ -127,6 +127,20 @@ class ObsEncoder(nn.Module):
         return joined
 
 
+class AugmentedEncoder(ObsEncoder):
+    """The normalised state as it is, and learned features of everything beside it: `[..., D + features]`.
+
+    A joint embedding keeps what is easy to predict, slow variables and functions of them, and loses the rest (Tang et
+    al., "Understanding self-predictive learning for reinforcement learning", 2023). What is measured already needs no
+    such risk; images have no such part. Arguments as for `ObsEncoder`.
+    """
+
+    @override
+    def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
+        learned = super().forward(obs)
+        return torch.cat([flat_vectors(obs, self.vectors), learned], dim=-1) if self.vectors else learned
+
+
 class IdentityEncoder(nn.Module):
     """The normalised state itself as latent: the ceiling for any learned representation of a state observation."""
 

@@ -15,7 +15,7 @@ from ...envs.spec import EnvSpec
 from ..memory.normalizer import Normalizer
 from ..memory.store import EpisodeStore
 from .dynamics import EnsembleDynamics
-from .encoders import IdentityEncoder, ObsEncoder, PixelEncoder, SimNorm, flat_vectors, mlp
+from .encoders import AugmentedEncoder, IdentityEncoder, ObsEncoder, PixelEncoder, SimNorm, flat_vectors, mlp
 from .heads import InverseDynamicsHead, Probe, TimeToGoalHead
 
 SIMNORM_GROUP = 8
@@ -29,10 +29,11 @@ class WorldModelError(ForethoughtError):
 class WorldModelOptions:
     """Architecture of the latent world model."""
 
-    encoder: str = "learned"
-    """`learned` (MLP for vectors, convolutions for images) or `identity` (z is the normalised state)."""
-    latent_dim: int = 64
-    """Size of z; ignored by the identity encoder."""
+    encoder: str = "augmented"
+    """`augmented` (the normalised state and, beside it, learned features), `learned` (features alone; the same for
+    images) or `identity` (the normalised state alone)."""
+    latent_dim: int = 32
+    """Learned features in z."""
     hidden_dim: int = 256
     """Width of every MLP."""
     encoder_layers: int = 2
@@ -61,17 +62,21 @@ class WorldModelOptions:
             raise WorldModelError(
                 f"latent_dim must be a multiple of {SIMNORM_GROUP} with latent_norm=simnorm, got {self.latent_dim}"
             )
-        if self.encoder == "identity" and (self.latent_norm != "none" or self.recurrence != "none"):
+        if self.encoder != "learned" and self.latent_norm != "none":
             raise WorldModelError(
-                "latent_norm and recurrence must be none with encoder=identity, where z is the state itself, "
-                f"got {self.latent_norm!r} and {self.recurrence!r}"
+                f"latent_norm must be none with encoder={self.encoder}, where z holds the state itself, "
+                f"got {self.latent_norm!r}"
+            )
+        if self.encoder == "identity" and self.recurrence != "none":
+            raise WorldModelError(
+                f"recurrence must be none with encoder=identity, where z is the state itself, got {self.recurrence!r}"
             )
 
 
 _CALIBRATION_EPISODES, _CALIBRATION_STRIDE = 200, 5
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "encoder": ("learned", "identity"),
+    "encoder": ("augmented", "learned", "identity"),
     "latent_norm": ("none", "layernorm", "simnorm"),
     "recurrence": ("none", "gru"),
 }
@@ -119,10 +124,10 @@ class WorldModel(nn.Module):
         super().__init__()
         self.spec, self.options = spec, options
         self.vector_keys = sorted(k for k, array in spec.obs.items() if not array.is_image)
-        image_keys = [k for k in spec.obs if k not in self.vector_keys]
-        if options.encoder == "identity" and image_keys:
-            raise WorldModelError(f"encoder=identity reads vectors only, but {image_keys[0]!r} is an image")
-        for key in image_keys:
+        self.image_keys = [k for k in spec.obs if k not in self.vector_keys]
+        if options.encoder == "identity" and self.image_keys:
+            raise WorldModelError(f"encoder=identity reads vectors only, but {self.image_keys[0]!r} is an image")
+        for key in self.image_keys:
             side, least = min(spec.obs[key].shape[:2]), 2 ** (len(options.channels) + 1)  # see PixelEncoder
             if side < least:
                 raise WorldModelError(
@@ -139,13 +144,16 @@ class WorldModel(nn.Module):
     def _build(self, spec: EnvSpec, options: WorldModelOptions) -> None:
         hidden, actions = options.hidden_dim, spec.action_dim
         self.normalizer = Normalizer({k: spec.obs[k] for k in self.vector_keys})
-        self.encoder: nn.Module
-        if options.encoder == "identity":
+        self.encoder: IdentityEncoder | ObsEncoder
+        state = sum(spec.obs[key].size for key in self.vector_keys)
+        learned, features = options.encoder != "identity", options.latent_dim
+        self.latent_dim = features * learned + state * (options.encoder != "learned")
+        if not learned:
             self.encoder = IdentityEncoder(spec.obs)
-            self.latent_dim = sum(array.size for array in spec.obs.values())
+        elif options.encoder == "learned":
+            self.encoder = ObsEncoder(spec.obs, hidden, options.encoder_layers, options.channels, features)
         else:
-            self.latent_dim = options.latent_dim
-            self.encoder = ObsEncoder(spec.obs, hidden, options.encoder_layers, options.channels, self.latent_dim)
+            self.encoder = AugmentedEncoder(spec.obs, hidden, options.encoder_layers, options.channels, features)
         self.norm: nn.Module = nn.Identity()
         if options.latent_norm == "simnorm":
             self.norm = SimNorm(SIMNORM_GROUP)
@@ -162,8 +170,7 @@ class WorldModel(nn.Module):
         self.goal_dim = spec.obs[spec.goal.achieved_key or ""].size if spec.goal and achieved else self.latent_dim
         self.achieved: nn.Module | None = mlp([self.latent_dim, hidden, self.goal_dim]) if achieved else None
         self.time_to_goal = TimeToGoalHead(self.latent_dim, self.goal_dim, hidden)
-        probed = sum(spec.obs[k].size for k in self.vector_keys)
-        self.probe: Probe | None = Probe(self.latent_dim, probed, hidden) if probed else None
+        self.probe: Probe | None = Probe(self.latent_dim, state, hidden) if state else None
 
     @property
     def members(self) -> int:
@@ -177,17 +184,22 @@ class WorldModel(nn.Module):
             return 0.1
         return 0.5 if self.recurrence is not None else 1.0
 
+    def product_size(self, rows: int) -> int:
+        """Multiply-adds of the largest matrix product on `rows` latents; see `threads_for`."""
+        return rows * self.options.hidden_dim**2
+
     def calibrate(self, store: EpisodeStore, ids: Sequence[int]) -> None:
         """Take in the statistics of new episodes: running ones of vectors, and once those of images."""
         self.normalizer.update_from(store, ids)
-        if isinstance(self.encoder, ObsEncoder):
-            for key, encoder in self.encoder.pixels.items():
-                assert isinstance(encoder, PixelEncoder)
-                if bool(encoder.get_buffer("calibrated")):
-                    continue  # nothing would come of reading the pictures again
-                with store.reading() as reader:
-                    some = [reader.array(i, f"obs/{key}")[::_CALIBRATION_STRIDE] for i in ids[:_CALIBRATION_EPISODES]]
-                    encoder.calibrate(torch.from_numpy(np.concatenate(some)))
+        if isinstance(self.encoder, IdentityEncoder):
+            return
+        for key in self.image_keys:
+            encoder = self.encoder.pixels[key]
+            if bool(encoder.get_buffer("calibrated")):
+                continue  # nothing would come of reading the pictures again
+            with store.reading() as reader:
+                some = [reader.array(i, f"obs/{key}")[::_CALIBRATION_STRIDE] for i in ids[:_CALIBRATION_EPISODES]]
+                encoder.calibrate(torch.from_numpy(np.concatenate(some)))
 
     def normalize_action(self, action: Tensor) -> Tensor:
         """Real units to [-1, 1], per dimension."""

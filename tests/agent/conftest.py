@@ -19,7 +19,7 @@ ModelMaker = Callable[..., WorldModel]
 ObsMaker = Callable[..., dict[str, Tensor]]
 BatchMaker = Callable[..., SequenceBatch]
 
-SMALL: dict[str, Any] = {"latent_dim": 16, "hidden_dim": 24, "channels": (4, 8)}
+SMALL: dict[str, Any] = {"encoder": "learned", "latent_dim": 16, "hidden_dim": 24, "channels": (4, 8)}
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,22 @@ def test_losses_teach_what_they_should(
     assert gradients(learner, toy_batch(spec), term) == TAUGHT[term] | belief
 
 
+@pytest.mark.parametrize("goal", ["observation", "achieved"])
+def test_time_to_goal_teaches_the_encoder_by_the_part_that_is_asked_for(
+    goal: str, toy_spec: Maker, make_learner: Callable[..., Learner], toy_batch: Maker
+) -> None:
+    spec = toy_spec("state", goal)
+
+    def encoder_gradient(part: float) -> Tensor:
+        learner = make_learner(spec, goal_gradient=part)
+        learner.losses(toy_batch(spec))[0]["time_to_goal"].backward()
+        return torch.cat([p.grad.flatten() for p in learner.model.encoder.parameters() if p.grad is not None])
+
+    whole = encoder_gradient(1.0)
+    assert (whole != 0).any()
+    assert torch.allclose(encoder_gradient(0.25), 0.25 * whole, rtol=1e-4, atol=1e-8)
+
+
 def test_there_is_a_case_for_every_loss(spec: EnvSpec, make_learner: Callable[..., Learner], toy_batch: Maker) -> None:
     terms, _ = make_learner(**EVERYTHING).losses(toy_batch(spec))
     assert terms.keys() == TAUGHT.keys()
@@ -352,6 +368,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "sigreg": (0.5, {}),
     "straightening": (0.5, {}),
     "time_to_goal": (0.5, {}),
+    "goal_gradient": (0.5, {}),
     "log_time": (True, {}),
     "expectile": (0.2, {}),
     "achieved": (0.5, {}),

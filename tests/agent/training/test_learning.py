@@ -75,7 +75,10 @@ def train(
     batches: Batches, updates: int, spec: EnvSpec = SPEC, model: dict[str, Any] | None = None, **options: Any
 ) -> tuple[WorldModel, list[dict[str, float]]]:
     world_model = WorldModel(
-        spec, WorldModelOptions(**{"latent_dim": 16, "hidden_dim": 64, "ensemble_size": 1, **(model or {})})
+        spec,
+        WorldModelOptions(
+            **{"encoder": "learned", "latent_dim": 16, "hidden_dim": 64, "ensemble_size": 1, **(model or {})}
+        ),
     )
     learner = Learner(
         world_model,
@@ -92,7 +95,10 @@ def fresh(seed: int = 99) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("variant", [{}, {"latent_norm": "simnorm"}, {"recurrence": "gru"}, {"encoder": "identity"}])
+@pytest.mark.parametrize(
+    "variant",
+    [{}, {"latent_norm": "simnorm"}, {"recurrence": "gru"}, {"encoder": "identity"}, {"encoder": "augmented"}],
+)
 def test_one_batch_is_overfitted(variant: dict[str, Any]) -> None:
     one = plane(fresh(), batch=16)
     _, history = train(lambda _: one, 250, model=variant, variance=0.0, covariance=0.0)

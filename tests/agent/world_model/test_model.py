@@ -22,6 +22,8 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "learned": ("state", "observation", {}),
     "identity": ("state", "observation", {"encoder": "identity"}),
     "identity, achieved": ("state", "achieved", {"encoder": "identity"}),
+    "augmented": ("state", "observation", {"encoder": "augmented"}),
+    "augmented, pixels, gru": ("both", "achieved", {"encoder": "augmented", "recurrence": "gru"}),
     "layernorm": ("state", "observation", {"latent_norm": "layernorm"}),
     "simnorm": ("state", "observation", {"latent_norm": "simnorm"}),
     "gru": ("state", "observation", {"recurrence": "gru"}),
@@ -277,6 +279,23 @@ def test_identity_latents_are_the_normalised_state(make_case: Callable[[str], Ca
     assert case.model.goal_dim == 7
 
 
+@torch.no_grad()
+def test_augmented_latents_begin_with_the_normalised_state(make_case: Callable[[str], Case], toy_model: Maker) -> None:
+    case = make_case("augmented")
+    obs = case.obs((3,))
+    z = case.model.encode(obs)
+    assert torch.equal(z[:, :7], torch.cat([obs["grid"].flatten(1), obs["position"]], dim=1))
+    assert torch.equal(z[:, 7:], toy_model(case.spec).encode(obs))  # the features that a learned encoder has alone
+    assert case.model.latent_dim == case.model.goal_dim == 7 + 16
+
+
+@torch.no_grad()
+def test_augmented_latents_of_pictures_are_learned_features(toy_spec: Maker, toy_model: Maker, toy_obs: Maker) -> None:
+    spec = toy_spec("pixels")
+    obs = toy_obs(spec, (3,))
+    assert torch.equal(toy_model(spec, encoder="augmented").encode(obs), toy_model(spec).encode(obs))
+
+
 @pytest.mark.parametrize("name", NORMS)
 @torch.no_grad()
 def test_latents_are_bounded_wherever_they_come_from(make_case: Callable[[str], Case], name: str) -> None:
@@ -355,7 +374,7 @@ def test_every_option_changes_the_result(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder": "conv"}, "encoder must be one of learned, identity, got 'conv'"),
+        ({"encoder": "conv"}, "encoder must be one of augmented, learned, identity, got 'conv'"),
         ({"latent_norm": "batch"}, "latent_norm must be one of none, layernorm, simnorm, got 'batch'"),
         ({"recurrence": "lstm"}, "recurrence must be one of none, gru, got 'lstm'"),
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
@@ -366,18 +385,20 @@ def test_every_option_changes_the_result(
         ({"channels": ()}, r"channels must be one or more positive numbers, got ()"),
         ({"channels": (4, 0)}, r"channels must be one or more positive numbers, got (4, 0)"),
         (
-            {"latent_dim": 20, "latent_norm": "simnorm"},
+            {"encoder": "learned", "latent_dim": 20, "latent_norm": "simnorm"},
             "latent_dim must be a multiple of 8 with latent_norm=simnorm, got 20",
         ),
         (
             {"encoder": "identity", "latent_norm": "layernorm"},
-            "latent_norm and recurrence must be none with encoder=identity, where z is the state itself, "
-            "got 'layernorm' and 'none'",
+            "latent_norm must be none with encoder=identity, where z holds the state itself, got 'layernorm'",
+        ),
+        (
+            {"encoder": "augmented", "latent_norm": "layernorm"},
+            "latent_norm must be none with encoder=augmented, where z holds the state itself, got 'layernorm'",
         ),
         (
             {"encoder": "identity", "recurrence": "gru"},
-            "latent_norm and recurrence must be none with encoder=identity, where z is the state itself, "
-            "got 'none' and 'gru'",
+            "recurrence must be none with encoder=identity, where z is the state itself, got 'gru'",
         ),
     ],
 )
