@@ -462,8 +462,8 @@ def _true_dynamics(
         return {"true_dynamics": None, "reason_true_dynamics": str(error)}
     elites = min(ICEMOptions().num_elites, max(2, options.true_samples // 4))
     budget = ICEMOptions(
-        horizon=options.true_horizon or agent.planner.horizon, num_samples=options.true_samples, iterations=options.true_iterations,
-        num_elites=elites,
+        horizon=options.true_horizon or agent.planner.horizon, num_samples=options.true_samples,
+        iterations=options.true_iterations, num_elites=elites,
     )  # fmt: skip
     low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
     planner = make_planner("icem", low, high, budget)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -194,7 +194,7 @@ class WorldModel(nn.Module):
         if isinstance(self.encoder, IdentityEncoder):
             return
         for key in self.image_keys:
-            encoder = self.encoder.pixels[key]
+            encoder = cast(PixelEncoder, self.encoder.pixels[key])
             if bool(encoder.get_buffer("calibrated")):
                 continue  # nothing would come of reading the pictures again
             with store.reading() as reader:
