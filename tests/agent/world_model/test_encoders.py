@@ -69,13 +69,16 @@ def test_pixel_encoder_quarters_then_halves(side: int) -> None:
 
 
 def seen_by(encoder: PixelEncoder, frames: torch.Tensor) -> torch.Tensor:
-    """What reaches the first convolution."""
+    """What the first convolution sees: its response is that to pictures of this background and contrast."""
     seen: list[torch.Tensor] = []
-    hook = encoder.convolutions.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    hook = encoder.convolutions[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         encoder(frames)
-    hook.remove()
-    return seen[0]
+        hook.remove()
+        background, contrast = encoder.get_buffer("background"), encoder.get_buffer("contrast")
+        pictures = ((frames / 255 - background) * contrast).permute(0, 3, 1, 2)
+        assert torch.allclose(seen[0], encoder.convolutions[0](pictures), atol=1e-4)
+    return pictures
 
 
 def test_pictures_are_freed_of_their_background_once() -> None:
