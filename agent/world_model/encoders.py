@@ -87,8 +87,8 @@ class PixelEncoder(nn.Module):
         x = frames.flatten(0, -4) if len(batch) else frames.unsqueeze(0)
         background, contrast = self.get_buffer("background"), self.get_buffer("contrast")
         x = x.to(background.dtype).sub_(background * 255)
-        # Frames arrive channels-last; permuting without copying keeps the layout that convolutions on a CPU like best. The
-        # scale goes into the first weights, which are few: passes over the frames cost more than the convolutions.
+        # Frames arrive channels-last; permuting without copying keeps the layout that convolutions on a CPU like best.
+        # The scale goes into the first weights, which are few: passes over the frames cost more than convolutions.
         first = cast(nn.Conv2d, self.convolutions[0])
         x = F.conv2d(x.permute(0, 3, 1, 2), first.weight * (contrast / 255), first.bias, first.stride, first.padding)
         out: Tensor = self.project(self.convolutions[1:](x).flatten(1))
