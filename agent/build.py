@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -342,6 +343,8 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
     """
     progress = progress or Silent()
     run_dir, options = Path(config.run).expanduser(), config.evaluation
+    if run_dir.is_dir() and not os.access(run_dir, os.W_OK):
+        raise RunError(f"run={run_dir} cannot be written, and that is where results go; copy it to where you may write")
     with _threads(config.threads):
         agent = load_agent(
             run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,

@@ -26,7 +26,7 @@ _EXAMPLES = {
     "quickstart": """
   forethought quickstart                       learn to reach with a two-link arm, evaluate, film: two minutes
   forethought quickstart out=runs/first        choose the run folder
-  forethought quickstart seed=3 episodes=100   another seed, more held-out goals""",
+  forethought quickstart seed=3 episodes=200   trained from another seed, evaluated on more held-out goals""",
     "collect": """
   forethought collect env=forethought/Reacher-v0 steps=20000 out=data/reacher
   forethought collect env=Pendulum-v1 steps=5000 out=data/pendulum seed=7
@@ -188,11 +188,15 @@ _QUICKSTART_KEYS = ("out", "seed", "episodes", "threads")
 
 
 def _quickstart(parsed: argparse.Namespace, console: Console) -> int:
+    from ..configs.register import load
+    from ..configs.schema import EvalConfig
+
     given = dict(_split(o) for o in parsed.overrides)
     for key in given:
         if key not in _QUICKSTART_KEYS:
             raise UnknownNameError("key of quickstart (`train` takes all)", key, _QUICKSTART_KEYS)
     episodes = given.pop("episodes", "100")
+    load(EvalConfig, ["run=.", f"evaluation.episodes={episodes}"])  # before minutes are spent, not after
     overrides = ["preset=reacher", *(f"{k}={v}" for k, v in given.items())]
     run_dir = _run_training(overrides, console)
     shared = [f"threads={given['threads']}"] if "threads" in given else []
@@ -292,12 +296,13 @@ def _print_options(root: type[Any], overrides: Sequence[str], console: Console) 
 
 
 def _collect(parsed: argparse.Namespace, console: Console) -> int:
-    from ..configs.register import load
+    from ..configs.register import load, with_preset
     from ..configs.schema import Config
     from . import build
 
+    chosen, _ = with_preset(parsed.overrides)
     with ConsoleProgress(console) as progress:
-        folder, episodes, transitions = build.collect(load(Config, parsed.overrides), progress)
+        folder, episodes, transitions = build.collect(load(Config, chosen), progress)
     _say(console, f"{folder}: {episodes} episodes, {transitions} transitions")
     return 0
 

@@ -10,7 +10,7 @@ WORTH_SHARING = 16_000_000
 
 Threads that sleep between products (`OMP_WAIT_POLICY=PASSIVE`, the only policy that does not collapse where cores are
 shared) take some 50 microseconds to wake: a product of 4 million takes longer on two threads than on one, one of 30
-million does not. `python benchmarks/threads.py` shows it.
+million does not.
 """
 
 

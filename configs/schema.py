@@ -6,7 +6,7 @@ from typing import Any
 from .. import ForethoughtError, UnknownNameError
 from ..agent.agent import AgentOptions
 from ..agent.memory.store import MemoryOptions
-from ..agent.training.evaluate import EvaluationOptions
+from ..agent.training.evaluate import MAX_SEED, EvaluationOptions
 from ..agent.training.learner import LearnerOptions
 from ..agent.training.loop import TrainingOptions
 from ..agent.world_model.model import WorldModelOptions
@@ -24,7 +24,8 @@ class Config:
     env: str = "???"
     """Environment id: any Gymnasium id, `dm_control/<domain>-<task>-v0`, or `module:EnvId`."""
     steps: int = 20_000
-    """Decisions to collect in all (frames are decisions x env_options.action_repeat)."""
+    """Decisions to collect in all, as episodes of full length; fewer where episodes terminate early. Frames are
+    decisions x env_options.action_repeat."""
     out: str = "runs/${now:%Y-%m-%d_%H-%M-%S}"
     """Run folder."""
     resume: str = "auto"
@@ -50,6 +51,8 @@ class Config:
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("seed", 0), ("threads", 1)):
             _at_least(name, getattr(self, name), least)
+        if self.seed > MAX_SEED:
+            raise ConfigError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         if self.resume not in ("auto", "never"):
             raise UnknownNameError("resume", self.resume, ("auto", "never"))
 

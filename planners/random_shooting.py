@@ -25,7 +25,8 @@ class RandomShooting(SamplingPlanner):
     """Uniformly distributed candidates, the best of which is the plan.
 
     With coloured noise, single actions stay uniformly distributed and their sequence becomes smooth (a Gaussian
-    copula): white uniform noise hardly moves a system with inertia.
+    copula): white uniform noise hardly moves a system with inertia. The planner of Nagabandi, Kahn, Fearing and Levine,
+    "Neural network dynamics for model-based deep reinforcement learning with model-free fine-tuning" (2018).
     """
 
     options: RandomShootingOptions

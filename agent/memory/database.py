@@ -3,6 +3,7 @@
 What reaches LMDB has passed the checks here, because a damaged or truncated file that is mapped can kill the process.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -79,9 +80,14 @@ def lock_writer(folder: Path) -> IO[bytes]:
             f"{folder} is open for appending in another process (pid {holder or 'unknown'}); "
             "one process appends at a time, any number read"
         ) from error
-    file.truncate(0)
-    file.write(str(os.getpid()).encode())
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file.close()
+        raise StoreError(f"cannot write {folder / _WRITER_LOCK}: {error.strerror or error}") from error
     return file
 
 

@@ -68,7 +68,7 @@ class SequenceSampler:
 
     Args:
         store: where the episodes are; only read.
-        env_spec: draw from episodes of exactly this environment.
+        env_spec: draw from episodes of this environment, whatever their time limit.
         length: transitions per window, L.
         num_goals: goal pairs per window, P.
         goal_power: 1 draws every goal of the remaining episode alike, more draws near goals more often.

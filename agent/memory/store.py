@@ -18,7 +18,7 @@ import threading
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -159,13 +159,16 @@ class EpisodeStore:
     def ids(
         self, env_id: str | None = None, limit: int | None = None, *, spec: EnvSpec | None = None
     ) -> NDArray[np.int64]:
-        """Numbers of the episodes, ascending: the first `limit` of those that come from `env_id` and exactly `spec`."""
+        """Numbers of the episodes, ascending: the first `limit` of those that come from `env_id` and from `spec`.
+
+        An environment is the same if its spec is, but for `max_episode_steps`, which says where episodes are cut off.
+        """
         if limit is not None and limit < 0:
             raise StoreError(f"limit must be at least 0, got {limit}")
         wanted = [
             number
             for number, known in enumerate(self._specs)
-            if env_id in (None, known.env_id) and (spec is None or _same(spec, known))
+            if env_id in (None, known.env_id) and (spec is None or _alike(spec, known))
         ]
         found: NDArray[np.int64] = np.flatnonzero(np.isin(self._column("spec"), wanted))
         return found[:limit]
@@ -550,3 +553,8 @@ def _find(txn: "lmdb.Transaction[Any]", key: str) -> int | None:
 def _same(one: EnvSpec, other: EnvSpec) -> bool:
     """Equality of specs in which an unknown `control_dt`, nan, equals itself."""
     return one.to_json() == other.to_json()
+
+
+def _alike(one: EnvSpec, other: EnvSpec) -> bool:
+    """Whether the transitions of two specs are of the same kind."""
+    return _same(one, replace(other, max_episode_steps=one.max_episode_steps))

@@ -52,12 +52,15 @@ class EvaluationOptions:
         for name in ("episodes", "num_envs", "true_samples", "true_iterations", "true_horizon", "timed_episodes"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise EvaluationError(f"seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise EvaluationError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
 
 
 SEED_DOMAINS = {"train": 0, "validation": 1, "test": 2}
 _DOMAIN_SIZE = 2**29
+
+MAX_SEED = 2**63 - 1
+"""The largest seed that every generator takes."""
 
 MAX_FRAMES = 600
 """Pictures that a video holds at most; they are all in memory until it is written."""

@@ -55,7 +55,7 @@ class LearnerOptions:
     variance: float = 1.0
     """Weight of VICReg's variance hinge."""
     covariance: float = 0.04
-    """Weight of VICReg's covariance term; it whitens z, so keep latent_dim near twice the numbers that a state has."""
+    """Weight of VICReg's covariance term; it whitens z: more learned features than needed do harm."""
     sigreg: float = 0.0
     """Weight of SIGReg."""
     straightening: float = 0.0
@@ -179,7 +179,9 @@ class Learner:
         metrics = {f"loss/{name}": value.detach() for name, value in terms.items()}
         metrics["loss/total"] = total.detach()
         metrics["optim/grad_norm"] = norm.detach()
-        metrics["latent/batch_std"] = z.detach().flatten(0, 1).std(dim=0).mean()
+        learned = z.detach()[..., self.model.measured_dim :]
+        if learned.shape[-1]:
+            metrics["latent/batch_std"] = learned.flatten(0, 1).std(dim=0).mean()
         return metrics
 
     def losses(self, batch: SequenceBatch) -> tuple[dict[str, Tensor], Tensor]:

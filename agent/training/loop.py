@@ -289,8 +289,11 @@ class Trainer:
     @torch.no_grad()
     def _health(self, batch: Any) -> dict[str, float]:
         z = self.model.encode_sequence(batch.obs, batch.actions).flatten(0, 1)
-        health = latent_health(z)
-        warning = collapse_warning(health, self.model.latent_dim)
+        learned = z[:, self.model.measured_dim :]  # what is measured cannot collapse, and would hide what does
+        if not learned.shape[1]:
+            return latent_health(z)
+        health = latent_health(learned)
+        warning = collapse_warning(health, learned.shape[1])
         if warning:
             self.progress.message(f"update {self.state.updates}: {warning}")
             self._log("train", {WARNING_KEY: warning})

@@ -4,7 +4,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -107,9 +108,10 @@ class MetricsLogger:
         except OSError as error:
             raise FileError(f"cannot write {self.path}: {error.strerror or error}") from error
         if self._writer is not None:
-            for name, value in values.items():
-                add = self._writer.add_text if isinstance(value, str) else self._writer.add_scalar
-                add(f"{phase}/{name}", value, update)
+            with self._tensorboard_may_fail():
+                for name, value in values.items():
+                    add = self._writer.add_text if isinstance(value, str) else self._writer.add_scalar
+                    add(f"{phase}/{name}", value, update)
 
     def truncate(self, lines: int) -> None:
         """Keep only the first `lines` lines: a run that is resumed writes what came after them once more.
@@ -129,15 +131,21 @@ class MetricsLogger:
         self.lines, self._seconds_before = len(kept), _last_seconds(kept)
         self._started = time.monotonic()
         if self._writer is not None:
-            self._writer.close()
+            with self._tensorboard_may_fail():
+                self._writer.close()
             self._open_tensorboard(purge_step=kept[-1]["update"] + 1 if kept else 0)
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""
-        self._file.close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        try:
+            self._file.close()
+        except OSError as error:  # the rest of a line that `log` has complained about
+            raise FileError(f"cannot write {self.path}: {error.strerror or error}") from error
+        finally:
+            if self._writer is not None:
+                with self._tensorboard_may_fail():
+                    self._writer.close()
+                self._writer = None
 
     def __enter__(self) -> Self:
         return self
@@ -153,8 +161,18 @@ class MetricsLogger:
         except ImportError as error:
             self.tensorboard_status = f"off: {error}; pip install 'forethought[track]'"
             return
-        self._writer = SummaryWriter(str(self._tensorboard_dir), purge_step=purge_step, flush_secs=10)
-        self.tensorboard_status = f"on: {self._tensorboard_dir}"
+        with self._tensorboard_may_fail():
+            self._writer = SummaryWriter(str(self._tensorboard_dir), purge_step=purge_step, flush_secs=10)
+            self.tensorboard_status = f"on: {self._tensorboard_dir}"
+
+    @contextmanager
+    def _tensorboard_may_fail(self) -> Iterator[None]:
+        """What TensorBoard cannot write is lost, and no reason to stop: `metrics.jsonl` holds all of it."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self.tensorboard_status = f"off: cannot write {self._tensorboard_dir}: {error.strerror or error}"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

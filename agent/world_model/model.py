@@ -31,7 +31,7 @@ class WorldModelOptions:
 
     encoder: str = "augmented"
     """`augmented` (the normalised state and, beside it, learned features), `learned` (features alone; the same for
-    images) or `identity` (the normalised state alone)."""
+    images) or `identity` (the normalised state alone). With recurrence these are what the belief is made from."""
     latent_dim: int = 32
     """Learned features in z."""
     hidden_dim: int = 256
@@ -41,13 +41,15 @@ class WorldModelOptions:
     channels: tuple[int, ...] = (16, 32, 64)
     """Channels of the strided convolutions of the pixel encoder."""
     latent_norm: str = "none"
-    """What bounds z: `none`, `layernorm` or `simnorm`."""
+    """What bounds z: `none`, or with encoder=learned `layernorm` or `simnorm`."""
     dynamics_layers: int = 2
     """Hidden layers of the predictor."""
     ensemble_size: int = 2
     """Predictors that are trained side by side; their disagreement drives exploration and risk."""
     recurrence: str = "none"
     """`none`, or `gru` for a belief over partially observed states."""
+    probe: bool = True
+    """Train a read-out of the measured state, which teaches the model nothing and makes imagination readable."""
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -65,7 +67,7 @@ class WorldModelOptions:
         if self.encoder != "learned" and self.latent_norm != "none":
             raise WorldModelError(
                 f"latent_norm must be none with encoder={self.encoder}, where z holds the state itself, "
-                f"got {self.latent_norm!r}"
+                f"got {self.latent_norm!r}; encoder=learned takes it"
             )
         if self.encoder == "identity" and self.recurrence != "none":
             raise WorldModelError(
@@ -170,12 +172,19 @@ class WorldModel(nn.Module):
         self.goal_dim = spec.obs[spec.goal.achieved_key or ""].size if spec.goal and achieved else self.latent_dim
         self.achieved: nn.Module | None = mlp([self.latent_dim, hidden, self.goal_dim]) if achieved else None
         self.time_to_goal = TimeToGoalHead(self.latent_dim, self.goal_dim, hidden)
-        self.probe: Probe | None = Probe(self.latent_dim, state, hidden) if state else None
+        self.probe: Probe | None = Probe(self.latent_dim, state, hidden) if state and options.probe else None
 
     @property
     def members(self) -> int:
         """Ensemble size, `E`."""
         return self.options.ensemble_size
+
+    @property
+    def measured_dim(self) -> int:
+        """How many of the first numbers of z are the measured state itself; the others are learned."""
+        if self.options.encoder == "learned" or self.recurrence is not None:
+            return 0
+        return sum(self.spec.obs[key].size for key in self.vector_keys)
 
     @property
     def target_std(self) -> float:

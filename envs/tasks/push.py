@@ -17,7 +17,7 @@ class Push(MujocoGoalTask):
     Observation: `pusher` (x, y in metres), `puck` (x, y, cosine and sine of its yaw), `velocity` (pusher and puck, x
     and y, in m/s). Action: velocity of the pusher along x and y, in [-0.5, 0.5] m/s.
 
-    State: qpos = puck x, y, yaw, pusher x, y.
+    State: qpos = puck x, y, yaw, pusher x, y. The goal's yaw is that of the start and does not count for success.
     """
 
     frame_skip = 10

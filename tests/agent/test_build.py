@@ -8,19 +8,22 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium.error import DependencyNotInstalled
+from typing_extensions import override
 
 from forethought import UnknownNameError, make_env
 from forethought.agent import build
 from forethought.agent.build import RunError, load_agent
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from forethought.agent.training.metrics import read_metrics
+from forethought.agent.world_model.encoders import ObsEncoder
 from forethought.configs.register import load
 from forethought.configs.schema import Config, EvalConfig
 from forethought.envs.spec import EnvError
@@ -101,7 +104,7 @@ def test_an_agent_acts_as_its_seed_says(small_run: Path) -> None:
 def test_a_loaded_agent_has_the_options_of_its_run(small_run: Path) -> None:
     agent = load_agent(small_run)
     assert agent.planner.horizon == 3
-    assert agent.model.latent_dim == 8
+    assert agent.model.options.latent_dim == 8
     assert agent.model.spec.env_id == "forethought/PointMass-v0"
     assert not agent.model.training
     assert agent.model.normalizer.count > 0
@@ -285,6 +288,52 @@ def test_a_run_also_learns_from_what_its_memory_already_holds(tmp_path: Path, sm
         assert own == [[0, own[0][1]]]
         assert both == [[0, len(store) - 1]]
         assert own[0][1] < len(store) - 1
+
+
+def test_a_run_learns_from_what_was_collected_for_it(tmp_path: Path, small: list[str]) -> None:
+    memory = f"memory.path={tmp_path / 'memory'}"
+    own = [o for o in small if not o.startswith("training.episode_steps")]
+    build.collect(load(Config, [*own, memory, "training.episode_steps=7", "steps=21"]))  # episodes of another length
+    run = build.train(load(Config, [*small, memory, "training.rounds=0", f"out={tmp_path / 'run'}"]))
+    with EpisodeStore.open(tmp_path / "memory") as store:
+        assert store.lengths()[:3].tolist() == [7, 7, 7]
+        learned = load_checkpoint(run / "last.safetensors").state["train"]["episodes"]
+        assert learned == [[0, len(store) - 1]]
+
+
+def test_every_line_of_the_log_counts_frames(tmp_path: Path, small: list[str]) -> None:
+    run = build.train(load(Config, [*small, "env_options.action_repeat=2", "training.rounds=0", f"out={tmp_path}/run"]))
+    lines = read_metrics(run / "metrics.jsonl")
+    assert lines[-1]["decisions"] > 0
+    assert all(line["frames"] == 2 * line["decisions"] for line in lines)
+
+
+def test_features_that_collapse_are_named_though_the_state_beside_them_is_not(tmp_path: Path, small: list[str]) -> None:
+    class Watcher(build.Silent):
+        said: ClassVar[list[str]] = []
+
+        @override
+        def message(self, text: str) -> None:
+            self.said.append(text)
+
+    dead = ["world_model.encoder=augmented", "learner.learning_rate=1e-30", "training.log_every=1"]
+    build.train(load(Config, [*small, *dead, f"out={tmp_path / 'alive'}"]), Watcher())
+    assert not any("collapsed" in text for text in Watcher.said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ObsEncoder, "forward", lambda self, obs: torch.zeros(*obs["position"].shape[:-1], 8))
+        off = [f"learner.{name}=0" for name in ("variance", "covariance")]
+        run = build.train(load(Config, [*small, *dead, *off, f"out={tmp_path / 'dead'}"]), Watcher())
+    assert any("collapsed to a point" in text for text in Watcher.said)
+    assert any("collapsed to a point" in line.get("latent/warning", "") for line in read_metrics(run / "metrics.jsonl"))
+
+
+def test_an_evaluation_that_cannot_be_written_is_refused_before_it_runs(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build.os, "access", lambda path, mode: False)  # root may write anywhere
+    monkeypatch.setattr(build, "_measure", lambda *arguments: pytest.fail("evaluated"))
+    with pytest.raises(RunError, match=f"run={small_run} cannot be written"):
+        build.evaluate(load(EvalConfig, [f"run={small_run}"]))
 
 
 def test_one_memory_is_not_written_by_two_runs_at_once(tmp_path: Path, small: list[str]) -> None:

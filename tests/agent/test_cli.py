@@ -348,6 +348,13 @@ def test_quickstart_trains_and_then_evaluates(cli: Any, monkeypatch: pytest.Monk
     assert calls[1] == [f"run={tmp_path}", "episodes=7", "threads=1"]
 
 
+def test_quickstart_refuses_a_wrong_number_of_episodes_before_it_trains(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "train", lambda *args: pytest.fail("trained"))
+    assert_error(cli("quickstart", "episodes=0"), "episodes must be at least 1, got 0")
+
+
 def test_quickstart_that_is_interrupted_does_not_evaluate(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt

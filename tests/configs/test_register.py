@@ -125,6 +125,7 @@ def test_keys_of_the_chosen_planner_count() -> None:
         ([ENV, "learner.grad_clip=inf"], "learner.grad_clip must be finite, got inf"),
         ([ENV, "env_options.kwargs={a: [1, nan]}"], "env_options.kwargs.a.1 must be finite, got nan"),
         ([ENV, "seed=-1"], "seed must be at least 0, got -1"),
+        ([ENV, f"seed={2**63}"], "seed must be at most 9223372036854775807, got 9223372036854775808"),
     ],
 )
 def test_wrong_values_are_explained_in_one_line(overrides: list[str], message: str) -> None:

@@ -99,7 +99,7 @@ def test_info_does_not_read_the_arrays(filled: Path) -> None:
 
 def test_several_environments(store: EpisodeStore, spec: EnvSpec, make_episode: Maker) -> None:
     other = replace(spec, env_id="Other-v0", obs={"x": ArraySpec((2,), "float32")}, goal=None)
-    variant = replace(spec, max_episode_steps=7)
+    variant = replace(spec, control_dt=0.5)
     order = [spec, other, spec, variant]
     for i, each in enumerate(order):
         store.append(make_episode(each, 2, i), spec=each)
@@ -107,6 +107,7 @@ def test_several_environments(store: EpisodeStore, spec: EnvSpec, make_episode: 
     assert store.ids("Toy-v0").tolist() == [0, 2, 3]
     assert store.ids("Toy-v0", limit=2).tolist() == [0, 2]
     assert store.ids(spec=spec).tolist() == [0, 2]
+    assert store.ids(spec=replace(spec, max_episode_steps=7)).tolist() == [0, 2]  # of the same kind, cut off elsewhere
     assert store.ids("nowhere").tolist() == []
     assert store.get(1).obs.keys() == {"x"}
     assert [each.to_json() for each in store.specs] == [spec.to_json(), other.to_json(), variant.to_json()]

@@ -147,9 +147,10 @@ def test_bad_options_are_refused(name: str, value: int) -> None:
     assert str(error.value) == f"{name} must be at least 1, got {value}"
 
 
-def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(EvaluationError, match="seed must be at least 0, got -1"):
-        EvaluationOptions(seed=-1)
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_out_of_range_is_refused(seed: int) -> None:
+    with pytest.raises(EvaluationError, match=f"seed must be between 0 and 9223372036854775807, got {seed}"):
+        EvaluationOptions(seed=seed)
 
 
 # -- arms and films ----------------------------------------------------------------------------------------------------

@@ -50,6 +50,33 @@ def test_what_is_logged_is_read_back(tmp_path_factory: pytest.TempPathFactory, m
         assert record[name] == value or (value != value and math.isnan(record[name]))
 
 
+def test_a_full_disk_is_named_once_and_closing_says_no_more_than_that(tmp_path: Path) -> None:
+    full = MetricsLogger(tmp_path, tensorboard=False)
+    full._file.close()
+    full._file = Path("/dev/full").open("ab")  # noqa: SIM115
+    with pytest.raises(FileError, match=r"cannot write .*metrics.jsonl: No space left on device"):
+        full.log("train", {"a": 1.0}, update=0, decisions=0, frames=0)
+    with pytest.raises(FileError, match=r"cannot write .*metrics.jsonl: No space left on device"):
+        full.close()  # the line that is still in the buffer; no raw OSError
+    assert full.lines == 0
+
+
+def test_a_tensorboard_that_cannot_be_written_does_not_stop_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MetricsLogger(tmp_path) as log:
+        assert log.tensorboard_status.startswith("on: ")
+
+        def full(*arguments: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(log._writer, "add_scalar", full)
+        for update in range(2):
+            log.log("train", {"a": 1.0}, update=update, decisions=0, frames=0)
+        assert log.tensorboard_status.endswith("No space left on device")
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+
+
 def test_every_line_is_strict_json_also_with_non_finite_numbers(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)

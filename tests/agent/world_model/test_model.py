@@ -350,6 +350,7 @@ CHANGES: dict[str, Any] = {
     "dynamics_layers": 1,
     "ensemble_size": 3,
     "recurrence": "gru",
+    "probe": False,
 }
 
 
@@ -364,7 +365,8 @@ def test_every_option_changes_the_result(
     def run(**options: Any) -> list[Tensor]:
         model = toy_model(spec, **options)
         z = model.encode(toy_obs(spec, (2,)))
-        return [z, model.step(z.expand(model.members, -1, -1), toy_actions(spec, (2,)))]
+        readable = torch.tensor(model.probe is not None)
+        return [z, model.step(z.expand(model.members, -1, -1), toy_actions(spec, (2,))), readable]
 
     base, same, changed = run(), run(), run(**{field: CHANGES[field]})
     assert all(torch.equal(a, b) for a, b in zip(base, same, strict=True)), "the comparison must be deterministic"
@@ -390,11 +392,13 @@ def test_every_option_changes_the_result(
         ),
         (
             {"encoder": "identity", "latent_norm": "layernorm"},
-            "latent_norm must be none with encoder=identity, where z holds the state itself, got 'layernorm'",
+            "latent_norm must be none with encoder=identity, where z holds the state itself, got 'layernorm'; "
+            "encoder=learned takes it",
         ),
         (
             {"encoder": "augmented", "latent_norm": "layernorm"},
-            "latent_norm must be none with encoder=augmented, where z holds the state itself, got 'layernorm'",
+            "latent_norm must be none with encoder=augmented, where z holds the state itself, got 'layernorm'; "
+            "encoder=learned takes it",
         ),
         (
             {"encoder": "identity", "recurrence": "gru"},
