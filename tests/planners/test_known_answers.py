@@ -152,7 +152,7 @@ def swing_up(planner: Planner[Any], decisions: int) -> float:
     return float(-np.cos(data.qpos[0]))
 
 
-@pytest.mark.parametrize("name", ["icem", "mppi"])
+@pytest.mark.parametrize("name", ["cem", "icem", "mppi"])
 def test_swing_up_with_a_simulator(name: str) -> None:
     planner = make_planner(
         name, torch.tensor([-1.0]), torch.tensor([1.0]), horizon=15, num_samples=64, iterations=3, noise_beta=2.0

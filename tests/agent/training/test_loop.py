@@ -13,6 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from forethought import ForethoughtError
 from forethought.agent import build
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training import loop
@@ -229,6 +230,18 @@ def test_other_options_at_a_resume_are_named(
         build.train(load(Config, [*small, f"out={run}", override]))
     assert change in str(caught.value)
     assert load_checkpoint(run / "last.safetensors").state["updates"] == 30
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[]"])
+def test_a_run_without_its_description_is_refused(
+    tmp_path: Path, small_run: Path, small: list[str], content: bytes | None
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    (run / "run.json").unlink()
+    if content is not None:
+        (run / "run.json").write_bytes(content)
+    with pytest.raises(ForethoughtError, match=r"run\.json"):
+        build.train(load(Config, [*small, f"out={run}"]))
 
 
 def test_a_run_whose_memory_was_replaced_is_refused(tmp_path: Path, small_run: Path, small: list[str]) -> None:
