@@ -25,6 +25,7 @@ from typing import Any
 from forethought.agent.files import read_json, write_json
 from forethought.agent.training.checkpoint import load_checkpoint
 
+ARMS = ("default", "identity", "learned")
 RESULTS = Path(__file__).parent / "results" / "goal_reaching"
 
 
@@ -46,19 +47,31 @@ class Task:
     """Latent numbers of the arm `learned`, about twice those of the state; None where observations are pictures, which
     have no other arms than the default."""
 
+    evaluation: tuple[str, ...] = ()
+    """What `forethought eval` is told beside seed, episodes and switches."""
+
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
         """What each arm overrides, by its name."""
         if self.learned_dim is None:
             return {"default": ()}
         learned = ("world_model.encoder=learned", f"world_model.latent_dim={self.learned_dim}")
-        return {"default": (), "identity": ("world_model.encoder=identity",), "learned": learned}
+        return dict(zip(ARMS, ((), ("world_model.encoder=identity",), learned), strict=True))
 
 
 TASKS = {
     "pointmass": Task("PointMass", ("env=forethought/PointMass-v0",), (0, 1, 2), 0.99, 120, learned_dim=8),
     "reacher": Task("Reacher", ("env=forethought/Reacher-v0",), (0, 1, 2), 0.99, 120, learned_dim=8),
-    "cartpole": Task("Cartpole", ("env=forethought/Cartpole-v0",), (0, 1, 2), 0.98, 300, learned_dim=16),
+    "cartpole": Task(
+        "Cartpole",
+        ("env=forethought/Cartpole-v0",),
+        (0, 1, 2),
+        0.98,
+        300,
+        learned_dim=16,
+        # 250 decisions of 80 physics steps each are slow to plan for: fewer candidates, a longer view.
+        evaluation=("evaluation.true_horizon=30", "evaluation.true_samples=32", "evaluation.true_iterations=2"),
+    ),
     "push": Task("Push", ("env=forethought/Push-v0",), (0,), 0.9, 1200, learned_dim=16),
     "fetch_reach": Task("FetchReach-v4", ("env=FetchReach-v4",), (0, 1, 2), 0.95, 600, learned_dim=32),
     "reacher_pixels": Task("Reacher from 64x64 pixels", ("preset=reacher_pixels",), (0,), 0.9, 1500, learned_dim=None),
@@ -98,13 +111,22 @@ class Job:
         switches = [f"evaluation.{name}={str(on).lower()}" for name, on in wanted.items()]
         # Pictures are not what is measured here.
         switches.append("evaluation.video=false")
-        return ["forethought", "eval", f"run={run}", f"episodes={episodes}", f"seed={self.seed}", *switches, *extra]
+        return [
+            "forethought",
+            "eval",
+            f"run={run}",
+            f"episodes={episodes}",
+            f"seed={self.seed}",
+            *switches,
+            *TASKS[self.task].evaluation,
+            *extra,
+        ]
 
 
-def jobs(tasks: Sequence[str], seeds: Sequence[int] | None) -> Iterator[Job]:
+def jobs(tasks: Sequence[str], seeds: Sequence[int] | None, arms: Sequence[str] = ARMS) -> Iterator[Job]:
     """What there is to do; `seeds=None` takes those of each task."""
     for task in tasks:
-        for arm in TASKS[task].arms:
+        for arm in [arm for arm in TASKS[task].arms if arm in arms]:
             # The other arms are a look inside, not a claim: their first seed is enough.
             own = TASKS[task].seeds if arm == "default" else TASKS[task].seeds[:1]
             for seed in own if seeds is None else seeds:
@@ -172,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="rows of the table")
     parser.add_argument("--seeds", nargs="+", type=int, help="trainings; by default those of each task")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="columns of the table")
     parser.add_argument("--episodes", type=int, default=100, help="held-out goals per training, at least 100")
     parser.add_argument("--threads", type=int, help="CPU threads of each process; by default the configuration's")
     parser.add_argument("--runs", type=Path, default=Path("runs/goal_reaching"), help="folder of the run folders")
@@ -184,7 +207,7 @@ def main() -> None:
     if arguments.only_eval and arguments.resume == "never":
         parser.error("--only-eval needs the trainings that --resume never deletes")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for job in jobs(arguments.tasks, arguments.seeds):
+    for job in jobs(arguments.tasks, arguments.seeds, arguments.arms):
         path, run = arguments.out / f"{job.name}.json", arguments.runs / job.name
         if arguments.resume == "never":
             path.unlink(missing_ok=True)
