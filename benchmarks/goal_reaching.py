@@ -94,15 +94,8 @@ class Job:
     def train_command(self, run: Path, extra: Sequence[str]) -> list[str]:
         """What trains it, or goes on with it."""
         task = TASKS[self.task]
-        return [
-            "forethought",
-            "train",
-            *task.overrides,
-            *task.arms[self.arm],
-            f"seed={self.seed}",
-            f"out={run}",
-            *extra,
-        ]
+        overrides = [*task.overrides, *task.arms[self.arm], f"seed={self.seed}", f"out={run}"]
+        return ["forethought", "train", *overrides, *extra]
 
     def eval_command(self, run: Path, episodes: int, extra: Sequence[str]) -> list[str]:
         """What evaluates it, on held-out goals of its own. Slow baselines are measured beside the first seed only."""
@@ -110,17 +103,8 @@ class Job:
         wanted = {"random": ours, "true_dynamics": ours and first, "latent_l2": ours and first}
         switches = [f"evaluation.{name}={str(on).lower()}" for name, on in wanted.items()]
         # Pictures are not what is measured here.
-        switches.append("evaluation.video=false")
-        return [
-            "forethought",
-            "eval",
-            f"run={run}",
-            f"episodes={episodes}",
-            f"seed={self.seed}",
-            *switches,
-            *TASKS[self.task].evaluation,
-            *extra,
-        ]
+        switches += ["evaluation.video=false", *TASKS[self.task].evaluation]
+        return ["forethought", "eval", f"run={run}", f"episodes={episodes}", f"seed={self.seed}", *switches, *extra]
 
 
 def jobs(tasks: Sequence[str], seeds: Sequence[int] | None, arms: Sequence[str] = ARMS) -> Iterator[Job]:
