@@ -141,6 +141,13 @@ class VectorEnv(abc.ABC):
     def simulator_states(self) -> NDArray[np.float64] | None:
         """Full physics states `[B, S]` for `envs.simulator`, or None if the environment has no MuJoCo physics."""
 
+    def simulator_goals(self) -> Batch | None:
+        """Goals `{key: [B, ...]}` for `envs.simulator`, None without goals.
+
+        Those of Forethought's own tasks are states to be reached, also where the agent is shown pictures of them.
+        """
+        return self.goal
+
     @abc.abstractmethod
     def render(self, index: int) -> NDArray[np.uint8]:
         """Picture of one environment for a video, uint8 `[height, width, 3]`.
@@ -233,6 +240,16 @@ class SyncVector(VectorEnv):
             rows.append(np.empty(mujoco.mj_stateSize(physics[0], PHYSICS_STATE)))
             mujoco.mj_getState(*physics, rows[-1], PHYSICS_STATE)
         return np.stack(rows)
+
+    @override
+    def simulator_goals(self) -> Batch | None:
+        tasks = [env.unwrapped for env in self._envs if isinstance(env.unwrapped, MujocoGoalTask)]
+        if not tasks:
+            return self.goal
+        seen = tasks[0].observe(tasks[0].data.qpos, tasks[0].data.qvel)
+        nothing = {key: np.zeros_like(value) for key, value in seen.items()}
+        goals = [task.goal or nothing for task in tasks]  # rows that were never reset are zero, as everywhere
+        return {key: np.stack([goal[key] for goal in goals]) for key in nothing}
 
     @override
     def render(self, index: int) -> NDArray[np.uint8]:

@@ -71,6 +71,10 @@ class Environments(Protocol):
         """Physics states `[B, S]`, for baselines only."""
         ...
 
+    def simulator_goals(self) -> Obs | None:
+        """Goals `{key: [B, ...]}` as a simulator takes them, for baselines only."""
+        ...
+
     def render(self, index: int) -> Array:
         """A picture of one row."""
         ...
@@ -218,7 +222,7 @@ class SimulatorPolicy(Policy):
 
     @override
     def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
-        self.goal = goal or {}
+        self.goal = self.environments.simulator_goals() or {}
         self.state, self.rows = None, np.arange(len(seeds))
 
     @override

@@ -106,6 +106,11 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
         """Seconds between decisions."""
         return float(self.model.opt.timestep) * self.frame_skip
 
+    @property
+    def goal(self) -> Obs:
+        """Observation of the state to be reached; empty before the first reset."""
+        return {key: value.copy() for key, value in self._goal.items()}
+
     def sample_episode(self, seed: int | None) -> tuple[State, State]:
         """Start and goal states of the episode that `reset(seed=seed)` plays."""
         return self._draw(seeding.np_random(seed)[0])
@@ -143,8 +148,7 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
         return obs, float(info["success"]) - 1.0, False, False, info
 
     def _info(self) -> dict[str, Any]:
-        goal = {key: value.copy() for key, value in self._goal.items()}
-        return {"success": self._held >= self.hold_steps, "goal": goal}
+        return {"success": self._held >= self.hold_steps, "goal": self.goal}
 
     # Pictures
 

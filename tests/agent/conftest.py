@@ -167,6 +167,9 @@ class FakeEnvironments(Environments):
     def simulator_states(self) -> Array | None:
         return self.state.astype(np.float64)
 
+    def simulator_goals(self) -> dict[str, Array]:
+        return {"position": -self.state}  # the seed, negated, as of the goals that `reset` gives
+
     def render(self, index: int) -> Array:
         return np.full((2, 2, 3), self.state[index, 1], np.uint8)
 

@@ -186,6 +186,8 @@ def test_backends_have_the_same_simulator_states(env_id):
         native.step(actions)
         sync.step(actions)
     np.testing.assert_array_equal(native.simulator_states(), sync.simulator_states())
+    for key, goal in native.simulator_goals().items():
+        np.testing.assert_array_equal(goal, sync.simulator_goals()[key])
 
 
 def test_auto_takes_the_native_backend_where_it_can():
@@ -384,5 +386,9 @@ def test_pixel_observations():
     np.testing.assert_array_equal(obs["pixels"][1], task.render_pixels(32))
     np.testing.assert_array_equal(goal["pixels"][1], task.render_goal_pixels(32))
     assert (obs["pixels"] != goal["pixels"]).any()
+    state = make_vector("forethought/Push-v0", 2)
+    _, expected = state.reset([0, 1])
+    for key, value in env.simulator_goals().items():  # the simulator compares states, whatever the agent is shown
+        np.testing.assert_array_equal(value, expected[key])
     task.close()
     env.close()
