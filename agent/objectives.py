@@ -124,12 +124,10 @@ def make_cost_fn(model: WorldModel, objective: Objective, z: Tensor, goal: Tenso
     members = objective.members or model.members
     if members > model.members:
         raise ObjectiveError(f"members must be at most ensemble_size={model.members}, got {members}")
-    dtype = next(model.parameters()).dtype
-    z, goal = z.to(dtype), None if goal is None else goal.to(dtype)
 
     def cost_fn(actions: Tensor) -> Tensor:
         with threads_for(model.product_size(members * actions.shape[0] * actions.shape[1])):
-            trajectory = imagine(model, z, actions.to(dtype), members)
+            trajectory = imagine(model, z, actions, members)
             return objective(model, trajectory, goal).to(actions.dtype)
 
     return cost_fn

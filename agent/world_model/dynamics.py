@@ -1,6 +1,7 @@
 """The predictor: an ensemble of residual MLPs `z' = z + f(z, a)` evaluated as one batched product."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,5 +68,7 @@ class EnsembleDynamics(nn.Module):
     def forward(self, z: Tensor, action: Tensor) -> Tensor:
         """`z [e, n, Z]`, `action [n, A]` -> next latents `[e, n, Z]` by the first `e` members."""
         action = action.expand(len(z), *action.shape[-2:])
-        delta: Tensor = self.net(torch.cat([z, action], dim=-1))
-        return z + delta
+        dtype = cast(StackedLinear, self.net[0]).weight.dtype
+        delta: Tensor = self.net(torch.cat([z, action], dim=-1).to(dtype))
+        # The sum has the precision of z: in half precision, slow motions would be rounded away at every step.
+        return z + delta.to(z.dtype)

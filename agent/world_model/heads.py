@@ -57,8 +57,10 @@ class TimeToGoalHead(nn.Module):
             point: the same states in goal space `[..., G]` (z itself where goals are whole observations).
             goal: goal embeddings, broadcastable to `[..., G]`.
         """
-        x = self.from_state(torch.cat([z, (point - goal).abs()], dim=-1)) + self.from_goal(goal)
-        steps: Tensor = F.softplus(self.body(self.norm(x))).squeeze(-1) * self.SCALE
+        dtype = self.from_goal.weight.dtype  # differences are taken before anything is rounded to half precision
+        features = torch.cat([z, (point - goal).abs()], dim=-1).to(dtype)
+        x = self.from_state(features) + self.from_goal(goal.to(dtype))
+        steps: Tensor = F.softplus(self.body(self.norm(x)).to(z.dtype)).squeeze(-1) * self.SCALE
         return steps
 
 

@@ -266,7 +266,7 @@ class WorldModel(nn.Module):
         """Latents `[..., Z]` to goal space `[..., G]`."""
         if self.achieved is None:
             return z
-        point: Tensor = self.achieved(z)
+        point: Tensor = self.achieved(z.to(next(self.achieved.parameters()).dtype)).to(z.dtype)
         return point
 
     def embed_goal(self, goal_obs: Mapping[str, Tensor]) -> Tensor:

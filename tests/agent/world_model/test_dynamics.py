@@ -58,3 +58,16 @@ def test_all_members_see_the_same_action() -> None:
     dynamics, z, action = EnsembleDynamics(Z, A, 16, 1, E), noise(E, N, Z), noise(N, A)
     apart = [dynamics(z, action[i : i + 1].expand(N, A))[:, i] for i in range(N)]
     assert torch.allclose(dynamics(z, action), torch.stack(apart, dim=1), atol=1e-6)
+
+
+@torch.no_grad()
+def test_slow_motion_survives_half_precision() -> None:
+    dynamics = EnsembleDynamics(2, 1, 4, 1, 1).to(torch.bfloat16)
+    last = dynamics.net[-1]
+    last.weight.zero_()
+    last.bias.fill_(2.0**-10)  # far below what bfloat16 resolves at 1.5
+    z, action = torch.full((1, 3, 2), 1.5), torch.zeros(3, 1)
+    for _ in range(32):
+        z = dynamics(z, action)
+    assert z.dtype == torch.float32
+    assert torch.allclose(z, torch.tensor(1.5 + 2.0**-5))
