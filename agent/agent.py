@@ -28,8 +28,8 @@ class AgentOptions:
     replan_every: int = 1
     """Decisions per plan; the actions in between are taken from the plan."""
     plan_dtype: str = "auto"
-    """`float32`, `bfloat16` (plan with a copy of the model in half precision), or `auto`: bfloat16 on a CPU that
-    computes in it, where that is faster."""
+    """`float32`, `bfloat16` (plan with a copy of the networks in half precision; latents stay in single), or `auto`:
+    bfloat16 on a CPU that computes in it, where that is faster."""
     deadline_s: float | None = None
     """Seconds a plan may take; the best plan found by then is used. None plans to the end."""
 
