@@ -56,7 +56,7 @@ class Task:
         if self.learned_dim is None:
             return {"default": ()}
         learned = ("world_model.encoder=learned", f"world_model.latent_dim={self.learned_dim}")
-        return dict(zip(ARMS, ((), ("world_model.encoder=identity",), learned), strict=True))
+        return {"default": (), "identity": ("world_model.encoder=identity",), "learned": learned}
 
 
 TASKS = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from goal_reaching import TASKS, Task
+from goal_reaching import ARMS, TASKS, Task
 
 from forethought.agent.files import read_json
 from forethought.agent.training.evaluate import success_interval
@@ -44,7 +44,7 @@ def goal_reaching(results: Path) -> str:
     found = [read_json(path) for path in sorted((results / "goal_reaching").glob("*.json"))]
     rows = []
     for name, task in TASKS.items():
-        arms = {arm: _of(found, name, arm) for arm in ("default", "learned", "identity")}
+        arms = {arm: _of(found, name, arm) for arm in ARMS}
         if arms["default"]:
             rows.append(_row(task, arms))
     if not rows:

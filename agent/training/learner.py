@@ -246,13 +246,13 @@ class Learner:
                 goal = model.normalize_achieved(batch.goal_obs[model.spec.goal.achieved_key or ""])
         # States before the end of the burn-in have no warm belief: their pairs do not count.
         weight = (batch.goal_index >= start).to(z.dtype)
-        predicted, steps = model.time_to_goal(states, point, goal), batch.goal_steps
+        predicted = model.time_to_goal(states, point, goal)
         if options.log_time:
-            guess, truth = predicted.log1p(), steps.log1p()
+            guess, truth = predicted.log1p(), batch.goal_steps.log1p()
         else:
-            guess, truth = predicted / model.time_to_goal.SCALE, steps / model.time_to_goal.SCALE
+            guess, truth = predicted / model.time_to_goal.SCALE, batch.goal_steps / model.time_to_goal.SCALE
         error = F.smooth_l1_loss(guess, truth, reduction="none")
-        too_long = (predicted > steps).to(z.dtype)
+        too_long = (predicted > batch.goal_steps).to(z.dtype)
         weight = weight * 2 * (too_long * (1 - options.expectile) + (1 - too_long) * options.expectile)
         loss: Tensor = (error * weight).sum() / weight.sum().clamp(min=1)
         return loss

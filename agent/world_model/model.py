@@ -127,6 +127,7 @@ class WorldModel(nn.Module):
         self.spec, self.options = spec, options
         self.vector_keys = sorted(k for k, array in spec.obs.items() if not array.is_image)
         self.image_keys = [k for k in spec.obs if k not in self.vector_keys]
+        self.state_dim = sum(spec.obs[key].size for key in self.vector_keys)
         if options.encoder == "identity" and self.image_keys:
             raise WorldModelError(f"encoder=identity reads vectors only, but {self.image_keys[0]!r} is an image")
         for key in self.image_keys:
@@ -147,15 +148,13 @@ class WorldModel(nn.Module):
         hidden, actions = options.hidden_dim, spec.action_dim
         self.normalizer = Normalizer({k: spec.obs[k] for k in self.vector_keys})
         self.encoder: IdentityEncoder | ObsEncoder
-        state = sum(spec.obs[key].size for key in self.vector_keys)
-        learned, features = options.encoder != "identity", options.latent_dim
-        self.latent_dim = features * learned + state * (options.encoder != "learned")
-        if not learned:
-            self.encoder = IdentityEncoder(spec.obs)
-        elif options.encoder == "learned":
-            self.encoder = ObsEncoder(spec.obs, hidden, options.encoder_layers, options.channels, features)
+        if options.encoder == "identity":
+            self.encoder, self.latent_dim = IdentityEncoder(spec.obs), self.state_dim
         else:
-            self.encoder = AugmentedEncoder(spec.obs, hidden, options.encoder_layers, options.channels, features)
+            augmented, features = options.encoder == "augmented", options.latent_dim
+            kind = AugmentedEncoder if augmented else ObsEncoder
+            self.encoder = kind(spec.obs, hidden, options.encoder_layers, options.channels, features)
+            self.latent_dim = features + self.state_dim * augmented
         self.norm: nn.Module = nn.Identity()
         if options.latent_norm == "simnorm":
             self.norm = SimNorm(SIMNORM_GROUP)
@@ -172,7 +171,9 @@ class WorldModel(nn.Module):
         self.goal_dim = spec.obs[spec.goal.achieved_key or ""].size if spec.goal and achieved else self.latent_dim
         self.achieved: nn.Module | None = mlp([self.latent_dim, hidden, self.goal_dim]) if achieved else None
         self.time_to_goal = TimeToGoalHead(self.latent_dim, self.goal_dim, hidden)
-        self.probe: Probe | None = Probe(self.latent_dim, state, hidden) if state and options.probe else None
+        self.probe: Probe | None = (
+            Probe(self.latent_dim, self.state_dim, hidden) if self.state_dim and options.probe else None
+        )
 
     @property
     def members(self) -> int:
@@ -184,7 +185,7 @@ class WorldModel(nn.Module):
         """How many of the first numbers of z are the measured state itself; the others are learned."""
         if self.options.encoder == "learned" or self.recurrence is not None:
             return 0
-        return sum(self.spec.obs[key].size for key in self.vector_keys)
+        return self.state_dim
 
     @property
     def target_std(self) -> float:
