@@ -1,6 +1,5 @@
 """The agent: encode what is seen, plan in imagination, act. Everything that changes is in an explicit `Carry`."""
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 from .. import ForethoughtError
 from ..planners.base import Plan, Planner
 from .objectives import Objective, make_cost_fn
+from .threads import threads_for
 from .world_model.model import WorldModel
 
 T = TypeVar("T")
@@ -90,8 +90,7 @@ class Agent:
     """A world model, a planner and an objective that act together.
 
     Args:
-        model: the world model; with a `plan_dtype` other than float32 it is copied here, so build a new agent after
-            training it further.
+        model: the world model; what plans is a copy of it, so build a new agent after training it further.
         planner: searches action sequences.
         objective: scores what the model imagines.
         options: replanning, precision, deadline.
@@ -110,7 +109,7 @@ class Agent:
         self.options, self.generator = options, generator
         # Cast once: autocast would cast the weights again at every call (and is slower than float32 on a CPU).
         dtype = planning_dtype(options.plan_dtype, self.device)
-        self.imagined = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        self.imagined = model.frozen(dtype)
 
     @property
     def device(self) -> torch.device:
@@ -169,6 +168,8 @@ class Agent:
             return action, dataclasses.replace(carry, latent=latent, action=action, age=carry.age + 1), None
         state = carry.planner if carry.plan is None else self.planner.advance(carry.planner, carry.age)
         cost_fn = make_cost_fn(self.imagined, self.objective, latent, goal)
-        plan, state = self.planner.plan(cost_fn, state, self.generator, deadline_s=self.options.deadline_s)
+        with torch.no_grad(), threads_for(0):
+            seeds = self.objective.seeds(self.imagined, latent, self.planner.horizon, self.generator)
+        plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
         action = plan.actions[:, 0]
         return action, Carry(state, latent, action, plan.actions, 1), plan

@@ -25,11 +25,12 @@ from ..envs.simulator import make_simulator
 from ..envs.spec import EnvError, EnvOptions, EnvSpec
 from ..envs.vector import VectorEnv, make_vector
 from ..planners import ICEMOptions, Planner, make_planner
+from ..planners.risk import RiskOptions
 from . import provenance
 from .agent import Agent, AgentOptions
 from .files import read_json, write_bytes, write_json
 from .memory.store import EpisodeStore
-from .objectives import DisagreementObjective, GoalObjective, GoalOptions, Objective
+from .objectives import DisagreementObjective, GoalObjective, GoalOptions, Objective, RewardObjective, RewardOptions
 from .report.html import write_report
 from .report.video import VideoError, write_video
 from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, restore_module
@@ -37,7 +38,7 @@ from .training.evaluate import EvaluationOptions, decision_time, diagnose, episo
 from .training.learner import Learner
 from .training.loop import Progress, Trainer
 from .training.metrics import MetricsLogger
-from .training.rollout import AgentPolicy, Array, Policy, RandomPolicy, SimulatorPolicy, run_episodes
+from .training.rollout import AgentPolicy, Array, Policy, PriorPolicy, RandomPolicy, SimulatorPolicy, run_episodes
 from .world_model.model import WorldModel, WorldModelOptions
 
 
@@ -63,7 +64,7 @@ def build_planner(options: Any, spec: EnvSpec, device: str) -> Planner[Any]:
 
 def build_objective(options: Any) -> Objective:
     """The objective that a composed `objective` group describes."""
-    return GoalObjective(options)
+    return RewardObjective(options) if isinstance(options, RewardOptions) else GoalObjective(options)
 
 
 def load_agent(
@@ -108,7 +109,8 @@ def load_agent(
         config = card["config"]
         spec = EnvSpec.from_json(card["spec"])
         world_model = {**config["world_model"], "channels": tuple(config["world_model"]["channels"])}
-        model = WorldModel(spec, WorldModelOptions(**world_model)).to(device)
+        purpose = config["objective"]["name"]
+        model = WorldModel(spec, WorldModelOptions(**world_model), purpose=purpose).to(device)
         named = dict(config["planner"])
         objective = objective or objective_options(config["objective"])
         options = options or AgentOptions(**config["agent"])
@@ -144,10 +146,11 @@ def _check_device(device: str) -> None:
         raise RunError(f"device must be one that PyTorch can use here, such as cpu, got {device!r}: {reason}") from None
 
 
-def objective_options(saved: dict[str, Any]) -> GoalOptions:
+def objective_options(saved: dict[str, Any]) -> GoalOptions | RewardOptions:
     """Objective options from their JSON form."""
-    risk = type(GoalOptions().risk)(**saved["risk"])
-    return GoalOptions(**{k: v for k, v in saved.items() if k not in ("name", "risk")}, risk=risk)
+    kinds: dict[str, type[GoalOptions] | type[RewardOptions]] = {"goal": GoalOptions, "reward": RewardOptions}
+    values = {k: v for k, v in saved.items() if k not in ("name", "risk")}
+    return kinds[saved["name"]](**values, risk=RiskOptions(**saved["risk"]))
 
 
 @contextmanager
@@ -180,8 +183,10 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
         raise RunError(f"out={run_dir} already holds a run; resume=auto continues it")
     _check_device(config.device)
     with _threads(config.threads), _environments(config) as (environments, validation):
-        if validation.env_spec.goal is None:
-            raise RunError(f"objective=goal needs an environment with goals, but {config.env} has none")
+        if config.objective.name == "goal" and validation.env_spec.goal is None:
+            raise RunError(
+                f"objective=goal needs an environment with goals, but {config.env} has none; objective=reward does not"
+            )
         if not last.exists():
             _start_folder(run_dir, config, command)
         card = {
@@ -222,11 +227,12 @@ def _trainer(
     card: dict[str, Any],
 ) -> Trainer:
     spec = validation.env_spec
-    model = WorldModel(spec, config.world_model, generator_seed=config.seed).to(config.device)
+    purpose = config.objective.name
+    model = WorldModel(spec, config.world_model, generator_seed=config.seed, purpose=purpose).to(config.device)
     generator = torch.Generator(config.device).manual_seed(config.seed)
     learner = Learner(model, config.learner, config.training.updates, generator)
     planner = build_planner(config.planner, spec, config.device)
-    objectives: dict[str, Objective] = {"goal": build_objective(config.objective), "explore": DisagreementObjective()}
+    objectives: dict[str, Objective] = {"plan": build_objective(config.objective), "explore": DisagreementObjective()}
 
     def agents(kind: str, generator: torch.Generator) -> Agent:
         return Agent(model, planner, objectives[kind], config.agent, generator)
@@ -427,38 +433,43 @@ def _measure(
     run_dir: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    def arm(name: str, policy: Policy, stop_on_success: bool = True) -> tuple[dict[str, Any], list[Any]]:
+    for_goals, spec = agent.model.purpose == "goal", agent.model.spec
+
+    def arm(name: str, policy: Policy, stop_on_success: bool = for_goals) -> tuple[dict[str, Any], list[Any]]:
         began = perf_counter()
         episodes = run_arm(
             environments, policy, seeds, lambda done: progress.advance(f"evaluate {name}", done, len(seeds)),
             stop_on_success,
         )  # fmt: skip
-        return score(episodes) | {"seconds": round(perf_counter() - began, 2)}, episodes
+        return score(episodes, spec.goal is not None) | {"seconds": round(perf_counter() - began, 2)}, episodes
 
     policy = AgentPolicy(agent)
-    result, episodes = arm("planner", policy)
+    result, acted = arm("planner", policy)
     result["plan"] = policy.statistics.summary()
-    result["random"], held_out = None, episodes
+    result["random"], held_out = None, acted
     if options.random:
         # Whole episodes, not cut at the first success: these also show how far the model can be trusted.
-        result["random"], held_out = arm("random", RandomPolicy(agent.model.spec), stop_on_success=False)
+        result["random"], held_out = arm("random", RandomPolicy(spec), stop_on_success=False)
     result["arms"] = {}
-    if options.latent_l2:
+    if options.policy and not for_goals:
+        result["arms"]["policy prior"], _ = arm("policy prior", PriorPolicy(agent))
+    if options.latent_l2 and for_goals:
         objective = GoalObjective(GoalOptions(cost="latent_l2"))
         other = Agent(agent.model, agent.planner, objective, agent.options, agent.generator)
         result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(other))
     result |= _true_dynamics(agent, environments, env_options, options, arm)
     result |= _timed(agent, environments, env_options, options, seeds, run_dir)
-    write_json(run_dir / "diagnostics.json", _finite(diagnose(agent, held_out)))
+    write_json(run_dir / "diagnostics.json", _finite(diagnose(agent, held_out, acted)))
     return result
 
 
 def _true_dynamics(
     agent: Agent, environments: VectorEnv, env_options: EnvOptions, options: EvaluationOptions, arm: Any
 ) -> dict[str, Any]:
-    if not options.true_dynamics:
-        return {"true_dynamics": None, "reason_true_dynamics": "evaluation.true_dynamics=false"}
     spec = agent.model.spec
+    if not options.true_dynamics or agent.model.purpose != "goal":
+        reason = "evaluation.true_dynamics=false" if not options.true_dynamics else "only for objective=goal"
+        return {"true_dynamics": None, "reason_true_dynamics": reason}
     try:
         simulator = make_simulator(spec.env_id, env_options)
     except EnvError as error:
@@ -489,7 +500,7 @@ def _timed(
     with contextlib.closing(make_vector(agent.model.spec.env_id, 1, env_options)) as single:
         reason = _why_not_drawn(single, seeds[0]) if options.video else "evaluation.video=false"
         frames: list[Array] | None = [] if reason is None else None
-        film(single, policy, seeds[: options.timed_episodes], frames)
+        film(single, policy, seeds[: options.timed_episodes], frames, agent.model.purpose == "goal")
     path, dt = run_dir / "rollout.mp4", agent.model.spec.control_dt
     if frames is not None:
         try:

@@ -33,6 +33,7 @@ _EXAMPLES = {
   forethought collect env=my_robot:MyArm-v0 steps=1000 out=data/arm training.max_hold=4""",
     "train": """
   forethought train env=forethought/Reacher-v0 out=runs/reacher
+  forethought train env=dm_control/cartpole-swingup-v0 objective=reward out=runs/swingup
   forethought train env=FetchReach-v4 steps=10000 planner=mppi planner.horizon=6 out=runs/fetch
   forethought train env=forethought/Cartpole-v0 out=runs/cartpole resume=auto      (goes on where it was killed)""",
     "eval": """
@@ -263,6 +264,7 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
 
 
 def _result_table(result: dict[str, Any]) -> Table:
+    goals = result["success_rate"] is not None
     table = Table(title=f"{escape(result['env'])}: {result['episodes']} held-out episodes")
     for column in ("", "success", "95 % interval", "steps to goal (median)", "return"):
         table.add_column(column, justify="left" if not column else "right")
@@ -270,12 +272,12 @@ def _result_table(result: dict[str, Any]) -> Table:
     for name, row in rows.items():
         if row is None:
             continue
-        low, high = row["success_ci"]
-        steps = row["steps_to_goal"]["median"]
-        table.add_row(
-            name, f"{row['success_rate']:.1%}", f"{low:.1%} to {high:.1%}",
-            "-" if steps is None else f"{steps:.0f}", f"{row['return_mean']:.1f}",
-        )  # fmt: skip
+        steps, mean, (low, high) = row["steps_to_goal"]["median"], row["return_mean"], row["return_ci"]
+        success = ["-", "-"]
+        if row["success_rate"] is not None:
+            success = [f"{row['success_rate']:.1%}", "{:.1%} to {:.1%}".format(*row["success_ci"])]
+        returns = f"{mean:.1f}" if goals else f"{mean:.1f} ({low:.1f} to {high:.1f})"
+        table.add_row(name, *success, "-" if steps is None else f"{steps:.0f}", returns)
     return table
 
 

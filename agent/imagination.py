@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .world_model.model import Dynamics
@@ -13,10 +12,12 @@ class Trajectory:
     """What the world model expects of a set of candidates.
 
     Args:
-        latents: `[E, B, N, H, Z]`, the latents after each action; the present is not among them.
+        start: `[B, Z]`, the present latents.
+        latents: `[E, B, N, H, Z]`, the latents after each action.
         actions: `[B, N, H, A]` in real units.
     """
 
+    start: Tensor
     latents: Tensor
     actions: Tensor
 
@@ -32,10 +33,5 @@ def imagine(model: Dynamics, z: Tensor, actions: Tensor, members: int) -> Trajec
     """
     batch, samples, horizon, _ = actions.shape
     state = z.unsqueeze(1).expand(-1, samples, -1).reshape(1, batch * samples, -1).expand(members, -1, -1)
-    flat = actions.reshape(batch * samples, horizon, -1)
-    latents = []
-    for t in range(horizon):
-        state = model.step(state, flat[:, t])
-        latents.append(state)
-    stacked = torch.stack(latents, dim=2)  # [E, B*N, H, Z]
-    return Trajectory(stacked.reshape(members, batch, samples, *stacked.shape[2:]), actions)
+    latents = model.rollout(state, actions.reshape(batch * samples, horizon, -1))
+    return Trajectory(z, latents.reshape(members, batch, samples, horizon, -1), actions)

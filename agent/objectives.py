@@ -7,6 +7,7 @@ the ensemble's members reduced by a risk measure.
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -14,8 +15,12 @@ from .. import ForethoughtError
 from ..planners.base import CostFn
 from ..planners.risk import RiskOptions, aggregate
 from .imagination import Trajectory, imagine
-from .threads import threads_for
+from .threads import in_parallel, threads_for
+from .world_model.control import ControlHeads
 from .world_model.model import WorldModel
+
+MIN_ROWS = 512
+"""Candidates that are worth a thread; with fewer, threads only wait for each other at Python's lock."""
 
 
 class ObjectiveError(ForethoughtError):
@@ -39,6 +44,17 @@ class Objective(Protocol):
             goal: goal embeddings `[B, G]`; None where there is no goal.
         """
         ...
+
+    def seeds(self, model: WorldModel, z: Tensor, horizon: int, generator: torch.Generator) -> Tensor | None:
+        """Action sequences `[B, S, H, A]` in real units that the search should try, from latents `z [B, Z]`; or None.
+
+        Args:
+            model: the world model that imagines.
+            z: present latents.
+            horizon: actions in a plan.
+            generator: source of the random numbers.
+        """
+        return None
 
 
 @dataclass
@@ -82,6 +98,8 @@ class GoalObjective(Objective):
     def __call__(self, model: WorldModel, trajectory: Trajectory, goal: Tensor | None) -> Tensor:
         if goal is None:
             raise ObjectiveError("goal must be given to a goal objective, got None")
+        if model.time_to_goal is None:
+            raise ObjectiveError(f"objective=goal needs a world model trained for it, got one for {model.purpose}")
         latents = trajectory.latents if self.options.summed else trajectory.latents[..., -1:, :]
         target = goal[:, None, None]
         if self.options.cost == "time_to_goal":
@@ -93,6 +111,88 @@ class GoalObjective(Objective):
             effort = model.normalize_action(trajectory.actions).square().sum(dim=(-2, -1))
             total = total + self.options.effort * effort
         return total
+
+
+@dataclass
+class RewardOptions:
+    """How plans for reward are scored."""
+
+    members: int = 1
+    """Ensemble members of the dynamics that imagine every candidate; 1 is the fastest."""
+    policy_trajectories: int = 8
+    """Candidates that the policy prior proposes for every plan; 0 plans without it."""
+    policy_noise: float = 1.0
+    """Noise of these proposals but the first, in units of the policy's own standard deviation."""
+    risk: RiskOptions = field(default_factory=RiskOptions)
+    """How the returns by each member and each value function become one."""
+
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise ObjectiveError(f"members must be at least 1, got {self.members}")
+        for name in ("policy_trajectories", "policy_noise"):
+            if not getattr(self, name) >= 0:
+                raise ObjectiveError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+class RewardObjective(Objective):
+    """Minus the expected return: rewards over the plan, then the value of following the policy from its end.
+
+    Hansen, Wang and Su, "Temporal difference learning for model predictive control" (2022). Rewards and values are
+    discounted, and weighed with the probability that the episode still goes on.
+    """
+
+    def __init__(self, options: RewardOptions) -> None:
+        self.options = options
+
+    @property
+    @override
+    def members(self) -> int | None:
+        return self.options.members
+
+    @override
+    def __call__(self, model: WorldModel, trajectory: Trajectory, goal: Tensor | None) -> Tensor:
+        heads, latents = control_heads(model), trajectory.latents
+        members, batch, samples, horizon, _ = latents.shape
+        first = trajectory.start[None, :, None, None].expand(members, -1, samples, 1, -1)
+        before = torch.cat([first, latents[..., :-1, :]], dim=-2)
+        actions = model.normalize_action(trajectory.actions).expand(members, -1, -1, -1, -1)
+        rewards = heads.expected(heads.reward_logits(torch.cat([before, actions], dim=-1)))  # [E, B, N, H]
+        last = latents[..., -1, :]
+        following = torch.cat([last, heads.act(last).mean], dim=-1)
+        values = heads.expected(heads.value_logits(following))  # [K, E, B, N]
+        weights = heads.discount ** torch.arange(horizon + 1, dtype=rewards.dtype, device=rewards.device)
+        if heads.terminates:
+            alive = heads.alive(latents).cumprod(dim=-1)
+            rewards = torch.cat([rewards[..., :1], rewards[..., 1:] * alive[..., :-1]], dim=-1)
+            values = values * alive[..., -1]
+        returns = torch.addcmul(rewards @ weights[:-1], values, weights[-1])
+        return aggregate(-returns.reshape(-1, batch, samples), self.options.risk)
+
+    @override
+    def seeds(self, model: WorldModel, z: Tensor, horizon: int, generator: torch.Generator) -> Tensor | None:
+        count = self.options.policy_trajectories
+        if not count:
+            return None
+        heads, state = control_heads(model), z.repeat_interleave(count, dim=0).unsqueeze(0)
+        actions = []
+        for _ in range(horizon):
+            noise = torch.randn(len(z), count, heads.action_dim, generator=generator, device=generator.device)
+            noise[:, 0] = 0  # one of them is the policy itself
+            chosen = heads.act(state, self.options.policy_noise * noise.reshape(1, -1, heads.action_dim))
+            actions.append(model.denormalize_action(chosen.action[0]))
+            state = model.step(state, actions[-1])
+        return torch.stack(actions, dim=1).reshape(len(z), count, horizon, -1)
+
+
+def control_heads(model: WorldModel) -> ControlHeads:
+    """The heads that read reward and value from the latents of a model.
+
+    Raises:
+        ObjectiveError: the model was made for goals.
+    """
+    if model.control is None:
+        raise ObjectiveError(f"objective=reward needs a world model trained for it, got one for {model.purpose}")
+    return model.control
 
 
 class DisagreementObjective(Objective):
@@ -125,9 +225,15 @@ def make_cost_fn(model: WorldModel, objective: Objective, z: Tensor, goal: Tenso
     if members > model.members:
         raise ObjectiveError(f"members must be at most ensemble_size={model.members}, got {members}")
 
+    def score(actions: Tensor) -> Tensor:
+        return objective(model, imagine(model, z, actions, members), goal).to(actions.dtype)
+
     def cost_fn(actions: Tensor) -> Tensor:
-        with threads_for(model.product_size(members * actions.shape[0] * actions.shape[1])):
-            trajectory = imagine(model, z, actions, members)
-            return objective(model, trajectory, goal).to(actions.dtype)
+        rows = members * actions.shape[0] * actions.shape[1]
+        shares = min(torch.get_num_threads(), rows // MIN_ROWS, actions.shape[1])
+        if shares > 1 and not torch.is_grad_enabled() and actions.device.type == "cpu":
+            return torch.cat(in_parallel(score, actions.chunk(shares, dim=1)), dim=1)
+        with threads_for(model.product_size(rows)):
+            return score(actions)
 
     return cost_fn

@@ -1,9 +1,12 @@
-"""How many CPU threads a piece of work is worth."""
+"""How many CPU threads a piece of work is worth, and how they share it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 import torch
+from torch import Tensor
 
 WORTH_SHARING = 16_000_000
 """Multiply-adds of one matrix product above which a second thread pays.
@@ -32,3 +35,31 @@ def threads_for(multiply_adds: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(allowed)
+
+
+def in_parallel(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    """`function` of every part, each on a thread of its own; without gradients.
+
+    Threads that share whole chains of small operations wait for each other once, not at every operation as those of
+    OpenMP do: for the networks of a planner that is the difference between slower than one thread and nearly twice as
+    fast.
+    """
+
+    @torch.no_grad()
+    def compute(part: Tensor) -> Tensor:
+        return function(part)
+
+    with threads_for(0):
+        pending = [_pool(len(parts) - 1).submit(compute, part) for part in parts[1:]]
+        first = compute(parts[0])
+        return [first, *(future.result() for future in pending)]
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(workers, 1), thread_name_prefix="forethought", initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # a setting of each thread

@@ -165,7 +165,7 @@ def carry_out(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, A
 
 def _without_lists(measured: dict[str, Any]) -> dict[str, Any]:
     """The content of an eval.json without single values, and without what the commands already say."""
-    left_out = ("values", "seeds", "command", "video", "video_reason")
+    left_out = ("values", "returns", "seeds", "command", "video", "video_reason")
     return {
         key: _without_lists(value) if isinstance(value, dict) else value
         for key, value in measured.items()

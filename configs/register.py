@@ -18,13 +18,13 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import ForethoughtError, UnknownNameError
-from ..agent.objectives import GoalOptions
+from ..agent.objectives import GoalOptions, RewardOptions
 from ..planners import ENTRY_POINTS, PLANNERS, find_planner
 from .schema import Config, ConfigError, EvalConfig
 
 T = TypeVar("T", Config, EvalConfig)
 
-OBJECTIVES: dict[str, type[Any]] = {"goal": GoalOptions}
+OBJECTIVES: dict[str, type[Any]] = {"goal": GoalOptions, "reward": RewardOptions}
 _ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval"}
 _GROUPS: dict[type[Any], tuple[str, ...]] = {
     Config: ("planner", "objective", "preset"),
@@ -68,7 +68,9 @@ def _plain(text: str) -> dict[str, Any]:
 
 
 def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
-    """Add the preset tuned for the environment that `overrides` name, unless they choose one.
+    """Add the preset tuned for the environment and objective that `overrides` name, unless they choose one.
+
+    Control by reward in an environment without a preset of its own takes `nano`, which is made for two cores.
 
     Returns:
         the overrides, and the name of the preset that was added (None if none was).
@@ -79,9 +81,21 @@ def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
     observation = given.get("env_options.observation", "state")
     for name, preset in presets().items():
         same = preset.get("env_options", {}).get("observation", "state") == observation
-        if preset.get("env") == given["env"] and same:
+        objective = _objective_of(preset)
+        if preset.get("env") == given["env"] and same and given.get("objective", objective) == objective:
             return [f"preset={name}", *overrides], name
+    if given.get("objective") == "reward":
+        return ["preset=nano", *overrides], "nano"
     return list(overrides), None
+
+
+def _objective_of(preset: dict[str, Any]) -> str:
+    """The objective that a preset is for; those that build on a size are for reward."""
+    return (
+        "reward"
+        if {"nano", "base", "large"} & {d for d in preset.get("defaults", []) if isinstance(d, str)}
+        else "goal"
+    )
 
 
 def load(root: type[T], overrides: Sequence[str]) -> T:

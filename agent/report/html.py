@@ -19,6 +19,10 @@ _TRUE_DYNAMICS, _RANDOM = "Planner (true dynamics)", "Random actions"
 _PERCENT = "\N{NO-BREAK SPACE}%"
 _CI = f"95{_PERCENT}\N{NO-BREAK SPACE}CI"
 _MS = "\N{NO-BREAK SPACE}ms"
+_CALIBRATIONS = (
+    ("calibration", "decisions until the goal", "Time to the goal as the model estimates it, against what it took."),
+    ("value_calibration", "discounted return", "Values of the states that the agent met, against what it then got."),
+)
 _MAX_VIDEO_BYTES = 64 * 2**20  # beyond this the page would not open well
 
 
@@ -323,9 +327,7 @@ def _add_imagination(page: Page, path: Path) -> None:
     if not diagnostics:
         page.missing["imagination"] = "There is no diagnostics.json in the run folder: imagination was not examined."
         return
-    dream, errors, calibration = (
-        diagnostics.block(name) for name in ("imagination", "imagination_error", "calibration")
-    )
+    dream, errors = (diagnostics.block(name) for name in ("imagination", "imagination_error"))
     draw = partial(_draw, page, "imagination")
     try:
         if dream:
@@ -340,10 +342,10 @@ def _add_imagination(page: Page, path: Path) -> None:
             curves = (errors.numbers(name) for name in ("horizon", "model", "persistence"))
             horizon, model, still = curves
             draw(caption, plots.imagination_error, horizon, model, still or None)
-        if calibration:
-            caption = "Time to the goal as the model estimates it, against what it took."
-            pairs = calibration.numbers("predicted"), calibration.numbers("true")
-            draw(caption, plots.time_to_goal_calibration, *pairs)
+        for name, quantity, caption in _CALIBRATIONS:
+            if calibration := diagnostics.block(name):
+                pairs = calibration.numbers("predicted"), calibration.numbers("true")
+                draw(caption, plots.calibration_plot, *pairs, quantity)
     except plots.PlotError as error:
         raise FileError(f"cannot read {path}: {error}") from error
     if "imagination" not in page.figures:

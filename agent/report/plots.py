@@ -281,12 +281,13 @@ def steps_to_goal_hist(steps: ArrayLike, random: ArrayLike | None = None, theme:
     return _png(figure)
 
 
-def time_to_goal_calibration(predicted: ArrayLike, true: ArrayLike, theme: Theme = LIGHT) -> bytes:
-    """Predicted against true decisions until the goal: binned median with the 10 to 90 % band, and the diagonal.
+def calibration_plot(predicted: ArrayLike, true: ArrayLike, quantity: str, theme: Theme = LIGHT) -> bytes:
+    """What was predicted against what came true: binned median with the 10 to 90 % band, and the diagonal.
 
     Args:
         predicted: what the model said, `[K]`.
-        true: what it took, `[K]`.
+        true: what it was, `[K]`.
+        quantity: what it is, with its unit.
         theme: colours.
 
     Raises:
@@ -302,13 +303,14 @@ def time_to_goal_calibration(predicted: ArrayLike, true: ArrayLike, theme: Theme
     middle_x, middle, low, high = _trend(x, y, min(12, max(1, len(x) // 5)), np.median)
     figure, (axes,) = _figure(theme, _HALF, 3.0)
     limit = 1.05 * max(float(middle_x.max()), float(high.max()), 1.0)
-    axes.plot([0, limit], [0, limit], color=theme.muted, linewidth=1, linestyle=":", label="perfect")
+    least = min(0.0, float(middle_x.min()), float(low.min()))
+    axes.plot([least, limit], [least, limit], color=theme.muted, linewidth=1, linestyle=":", label="perfect")
     axes.fill_between(middle_x, low, high, color=theme.series[0], alpha=0.2, linewidth=0, label="10 to 90 %")
     axes.plot(middle_x, middle, color=theme.series[0], linewidth=1.8, marker="o", markersize=3, label="median")
-    axes.set_xlim(min(0.0, float(middle_x.min())), limit)
-    axes.set_ylim(0, limit)
-    axes.set_xlabel("predicted decisions until the goal")
-    axes.set_ylabel("true decisions until the goal")
+    axes.set_xlim(least, limit)
+    axes.set_ylim(least, limit)
+    axes.set_xlabel(f"predicted {quantity}")
+    axes.set_ylabel(f"true {quantity}")
     _legend(axes, theme)
     return _png(figure)
 

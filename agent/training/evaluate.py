@@ -1,5 +1,6 @@
 """Evaluation on held-out episodes: scores with intervals, decision times, and what the model imagines."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from ... import ForethoughtError
 from ..agent import Agent
 from ..memory.store import Episode
+from ..world_model.control import ControlHeads
 from ..world_model.model import WorldModel
 from .rollout import Array, Environments, Policy, Step, run_episodes
 
@@ -33,6 +35,8 @@ class EvaluationOptions:
     """Episodes planned for at once; decision times are always measured one by one."""
     random: bool = True
     """Measure a random policy beside the planner."""
+    policy: bool = True
+    """Measure the policy prior alone, where there is one (objective=reward)."""
     latent_l2: bool = False
     """Measure the same planner with plain latent distance as cost."""
     true_dynamics: bool = True
@@ -92,17 +96,22 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> list[float]:
     return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
-def score(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Success, return and steps to the goal of finished episodes; success is the environment's own signal."""
+def score(episodes: Sequence[Episode], has_goals: bool = True) -> dict[str, Any]:
+    """Success, return and steps to the goal of finished episodes.
+
+    Success is the environment's own signal; None, as is its interval, where there are neither goals nor successes.
+    """
     reached = [bool(e.success.any()) for e in episodes]
     steps = sorted(int(np.argmax(e.success)) + 1 for e, ok in zip(episodes, reached, strict=True) if ok)
     returns = [float(e.rewards.sum()) for e in episodes]
+    known = has_goals or any(reached)
     return {
         "episodes": len(episodes),
-        "success_rate": float(np.mean(reached)),
-        "success_ci": success_interval(sum(reached), len(reached)),
+        "success_rate": float(np.mean(reached)) if known else None,
+        "success_ci": success_interval(sum(reached), len(reached)) if known else None,
         "return_mean": float(np.mean(returns)),
         "return_ci": mean_interval(returns),
+        "returns": [round(value, 3) for value in returns],
         "steps_to_goal": {
             "mean": float(np.mean(steps)) if steps else None,
             "median": float(np.median(steps)) if steps else None,
@@ -139,7 +148,13 @@ def run_arm(
     return episodes
 
 
-def film(environments: Environments, policy: Policy, seeds: Sequence[int], frames: list[Array] | None) -> list[Episode]:
+def film(
+    environments: Environments,
+    policy: Policy,
+    seeds: Sequence[int],
+    frames: list[Array] | None,
+    stop_on_success: bool = True,
+) -> list[Episode]:
     """Episodes one by one, at batch size 1; `frames`, if not None, gets pictures of the first `MAX_FRAMES` steps."""
     episodes = []
     for seed in seeds:
@@ -148,23 +163,27 @@ def film(environments: Environments, policy: Policy, seeds: Sequence[int], frame
             if frames is not None and len(frames) < MAX_FRAMES:
                 frames.append(environments.render(int(rows[0])))
 
-        episodes += run_episodes(environments, policy, [seed], stop_on_success=True, on_step=on_step)
+        episodes += run_episodes(environments, policy, [seed], stop_on_success=stop_on_success, on_step=on_step)
     return episodes
 
 
 @torch.no_grad()
-def diagnose(agent: Agent, episodes: Sequence[Episode], curves: int = 3, pairs: int = 2000) -> dict[str, Any]:
+def diagnose(
+    agent: Agent, episodes: Sequence[Episode], acted: Sequence[Episode] = (), curves: int = 3, pairs: int = 2000
+) -> dict[str, Any]:
     """How well the world model imagines held-out episodes.
 
     Args:
         agent: whose model is looked at.
         episodes: held out; full-length ones with varied actions say most.
+        acted: episodes of the agent itself, for the calibration of its values; `episodes` if there are none.
         curves: episodes drawn as curves.
-        pairs: state-goal pairs for the calibration of time to goal.
+        pairs: state-goal pairs for the calibration of time to goal, or states for that of the value.
 
     Returns:
         `imagination` (real and open-loop imagined curves, in normalised units), `imagination_error` by horizon beside
-        that of a model that says "nothing changes", and `calibration` of the time-to-goal head.
+        that of a model that says "nothing changes", and `calibration` of the time-to-goal head or
+        `value_calibration` of the value functions.
     """
     model = agent.model
     chosen = sorted(episodes, key=lambda e: -len(e.actions))[: max(curves, 10)]
@@ -175,12 +194,8 @@ def diagnose(agent: Agent, episodes: Sequence[Episode], curves: int = 3, pairs: 
     }
     actions = torch.as_tensor(np.stack([e.actions[:length] for e in chosen]), device=agent.device)
     real = model.encode_sequence(obs, actions)  # [K, T+1, Z]
-    state = real[:, 0].unsqueeze(0).expand(model.members, -1, -1)
-    imagined = [real[:, 0]]
-    for t in range(length):
-        state = model.step(state, actions[:, t])
-        imagined.append(state.mean(dim=0))
-    dreamed = torch.stack(imagined, dim=1)
+    dreamed = model.rollout(real[:, 0].expand(model.members, -1, -1), actions).mean(dim=0)
+    dreamed = torch.cat([real[:, :1], dreamed], dim=1)
     error = (dreamed - real).square().mean(dim=(0, 2)).sqrt()
     still = (real[:, :1] - real).square().mean(dim=(0, 2)).sqrt()
     names, real_curves, dreamed_curves = _readable(model, obs, real, dreamed)
@@ -195,21 +210,26 @@ def diagnose(agent: Agent, episodes: Sequence[Episode], curves: int = 3, pairs: 
             "model": error[1:].tolist(),
             "persistence": still[1:].tolist(),
         },
-        "calibration": _calibration(agent, episodes, pairs),
+        **(
+            {"calibration": _calibration(agent, episodes, pairs)}
+            if model.control is None
+            else {"value_calibration": _value_calibration(agent, model.control, acted or episodes, pairs)}
+        ),
     }
 
 
 def _readable(
     model: WorldModel, obs: Mapping[str, Tensor], real: Tensor, dreamed: Tensor
 ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
-    """Latents as curves with names: through the probe, or along principal components where only images are seen."""
-    if model.probe is not None:
+    """Latents as curves with names: what they hold of the state, a probe's reading, or their principal components."""
+    if model.probe is not None or model.measured_dim:
         names = [
             f"{k}[{i}]" if model.spec.obs[k].size > 1 else k
             for k in model.vector_keys
             for i in range(model.spec.obs[k].size)
         ]
-        return names[:6], model.probe_target(obs)[..., :6].cpu().numpy(), model.probe(dreamed)[..., :6].cpu().numpy()
+        read = model.probe(dreamed) if model.probe is not None else dreamed[..., : model.measured_dim]
+        return names[:6], model.probe_target(obs)[..., :6].cpu().numpy(), read[..., :6].cpu().numpy()
     centre = real.mean(dim=(0, 1))
     basis = torch.linalg.svd((real - centre).flatten(0, 1), full_matrices=False).Vh[:4].T
     names = [f"principal component {i + 1}" for i in range(basis.shape[1])]
@@ -231,4 +251,29 @@ def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[
         goal = agent.embed_goal(goal_obs if goal_key is None else {"desired_goal": goal_obs[goal_key]})
         predicted += model.steps_to_goal(z, goal).tolist()
         true += gap.tolist()
+    return {"predicted": predicted, "true": true}
+
+
+def _value_calibration(
+    agent: Agent, heads: ControlHeads, episodes: Sequence[Episode], pairs: int
+) -> dict[str, list[float]]:
+    """Values of states that the agent met, against the discounted return that followed there."""
+    model, rng = agent.model, np.random.default_rng(0)
+    per_episode = max(1, pairs // len(episodes))
+    predicted: list[float] = []
+    true: list[float] = []
+    tail = math.ceil(3 / (1 - heads.discount))  # where a time limit cut the return short, what is left says nothing
+    for episode in episodes:
+        steps, returns = len(episode.actions), np.zeros(len(episode.actions) + 1)
+        for t in reversed(range(steps)):
+            returns[t] = episode.rewards[t] + heads.discount * returns[t + 1]
+        known = steps if episode.terminated else max(1, steps - tail)
+        z = model.encode_sequence(
+            {k: v.unsqueeze(0) for k, v in agent.tensors(episode.obs).items()},
+            torch.as_tensor(episode.actions, device=agent.device).unsqueeze(0),
+        )[0]
+        chosen = rng.choice(known, min(per_episode, known), replace=False)
+        actions = model.normalize_action(torch.as_tensor(episode.actions[chosen], device=agent.device))
+        predicted += heads.expected(heads.value_logits(torch.cat([z[chosen], actions], dim=-1))).mean(dim=0).tolist()
+        true += returns[chosen].tolist()
     return {"predicted": predicted, "true": true}

@@ -13,6 +13,7 @@ from ... import ForethoughtError
 from ..memory.sampler import SequenceBatch
 from ..threads import threads_for
 from ..world_model import losses
+from ..world_model.control import ControlHeads
 from ..world_model.model import WorldModel
 
 
@@ -70,6 +71,20 @@ class LearnerOptions:
     """Expectile of the time to goal; below 0.5 leans toward the shortest ways that were seen."""
     achieved: float = 1.0
     """Weight of the achieved-goal regression, for environments that only state a desired goal."""
+    reward: float = 0.1
+    """Weight of the reward, as a cross-entropy."""
+    value: float = 0.1
+    """Weight of the value functions, as a cross-entropy against one-step targets."""
+    termination: float = 1.0
+    """Weight of termination, once an episode has ended by itself."""
+    entropy: float = 1e-4
+    """Worth of the policy prior's entropy, beside values in units of their spread."""
+    saturation: float = 1e-2
+    """Price of the policy prior's squared mean before tanh, whose gradient vanishes far out."""
+    distillation: float = 0.1
+    """Worth of being like what the planner did, where that has the higher value."""
+    target_decay: float = 0.99
+    """Decay of the moving average of the value functions that targets are taken from."""
     ema_target: float = 0.0
     """Decay of an exponential moving average encoder for the targets; 0 takes the encoder itself."""
 
@@ -85,6 +100,8 @@ class LearnerOptions:
             )
         if not 0 <= self.ema_target < 1:
             raise LearnerError(f"ema_target must be in [0, 1), got {self.ema_target}")
+        if not 0 <= self.target_decay < 1:
+            raise LearnerError(f"target_decay must be in [0, 1), got {self.target_decay}")
         if not 0 < self.expectile < 1:
             raise LearnerError(f"expectile must be in (0, 1), got {self.expectile}")
         if not 0 < self.rho <= 1:
@@ -109,6 +126,12 @@ _WEIGHTS = [
     "straightening",
     "time_to_goal",
     "achieved",
+    "reward",
+    "value",
+    "termination",
+    "entropy",
+    "saturation",
+    "distillation",
 ]
 
 
@@ -167,13 +190,15 @@ class Learner:
         total = sum((getattr(self.options, name, 1.0) * value for name, value in terms.items()), torch.zeros(()))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.grad_clip)
+        norm = self._clip()
         if not bool(torch.isfinite(norm)):
             values = {name: float(value.detach()) for name, value in terms.items()}
             raise LearnerError(f"gradient norm must be finite, got {float(norm)} at update {self.updates}: {values}")
         self.optimizer.step()
         if self.target is not None:
             self.target.update_parameters(self.model)
+        if self.model.control is not None:
+            self.model.control.follow(self.options.target_decay)
         self.updates += 1
         self.model.eval()
         metrics = {f"loss/{name}": value.detach() for name, value in terms.items()}
@@ -191,8 +216,9 @@ class Learner:
         start = options.burn_in
         z, actions = z[:, start:], batch.actions[:, start:]
         terms: dict[str, Tensor] = {}
-        if options.prediction:
-            terms["prediction"] = losses.prediction_loss(self._predict(z, actions), self._target(batch, z), options.rho)
+        predicted = self._predict(z, actions) if options.prediction or model.control is not None else None
+        if predicted is not None and options.prediction:
+            terms["prediction"] = losses.prediction_loss(predicted, self._target(batch, z), options.rho)
         if options.inverse_dynamics:
             guess = model.inverse(z[:, :-1], z[:, 1:])
             terms["inverse_dynamics"] = F.mse_loss(guess, model.normalize_action(actions))
@@ -209,7 +235,10 @@ class Learner:
             assert model.spec.goal is not None
             reached = model.normalize_achieved(batch.obs[model.spec.goal.achieved_key or ""][:, start:])
             terms["achieved"] = F.mse_loss(model.goal_point(z), reached)
-        if options.time_to_goal:
+        if predicted is not None and model.control is not None:
+            rewards, terminated = batch.rewards[:, start:], batch.terminated[:, start:]
+            terms |= self._control(model.control, z, predicted, actions, rewards, terminated)
+        if options.time_to_goal and model.time_to_goal is not None:
             terms["time_to_goal"] = self._time_to_goal(batch, z, start)
         if model.probe is not None:
             target = model.probe_target(batch.obs)[:, start:]
@@ -217,12 +246,80 @@ class Learner:
         return terms, z
 
     def _predict(self, z: Tensor, actions: Tensor) -> Tensor:
-        state = z[:, 0].unsqueeze(0).expand(self.model.members, -1, -1)
-        predicted = []
-        for t in range(actions.shape[1]):
-            state = self.model.step(state, actions[:, t])
-            predicted.append(state)
-        return torch.stack(predicted, dim=2)  # [E, B, L, Z]
+        return self.model.rollout(z[:, 0].expand(self.model.members, -1, -1), actions)
+
+    def _clip(self) -> Tensor:
+        """Limit the gradient; that of the policy on its own, since it has another scale. Returns the whole norm."""
+        heads, limit = self.model.control, self.options.grad_clip
+        apart = [] if heads is None else list(heads.policy.parameters())
+        ids = {id(p) for p in apart}
+        norms = [
+            nn.utils.clip_grad_norm_(parameters, limit)
+            for parameters in ([p for p in self.model.parameters() if id(p) not in ids], apart)
+            if parameters
+        ]
+        return torch.stack(norms).square().sum().sqrt()
+
+    def _control(
+        self, heads: ControlHeads, z: Tensor, predicted: Tensor, actions: Tensor, rewards: Tensor, terminated: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of reward, value, termination and policy, along imagined latents as the planner will meet them.
+
+        Args:
+            heads: what is trained.
+            z: encoded latents `[B, L+1, Z]`.
+            predicted: imagined ones from the first of them on, `[E, B, L, Z]`.
+            actions: in real units, `[B, L, A]`.
+            rewards: `[B, L]`.
+            terminated: `[B, L]`.
+        """
+        options, members = self.options, len(predicted)
+        imagined = torch.cat([z[None, :, :1].expand(members, -1, -1, -1), predicted[:, :, :-1]], dim=2)
+        done = self.model.normalize_action(actions).expand(members, -1, -1, -1)
+        taken = torch.cat([imagined, done], dim=-1)
+        weights = options.rho ** torch.arange(done.shape[2], dtype=z.dtype, device=z.device)
+        weights = weights / weights.mean()
+        terms: dict[str, Tensor] = {}
+        if options.reward:
+            error = heads.twohot.loss(heads.reward_logits(taken), rewards)
+            terms["reward"] = (error * weights).mean()
+        logits = heads.value_logits(taken)  # [K, E, B, L, bins]
+        if options.value:
+            target = self._value_target(heads, z[:, 1:].detach(), rewards, terminated)
+            terms["value"] = (heads.twohot.loss(logits, target) * weights).mean()
+        if options.termination and heads.terminates:
+            p = heads.alive(predicted)
+            terms["termination"] = F.binary_cross_entropy(p, (~terminated).to(p.dtype).expand_as(p))
+        known = heads.expected(logits.detach()).mean(dim=0)
+        terms["policy"] = self._policy(heads, imagined.detach(), done, known, weights)
+        return terms
+
+    @torch.no_grad()
+    def _value_target(self, heads: ControlHeads, z: Tensor, rewards: Tensor, terminated: Tensor) -> Tensor:
+        """Reward and discounted value of the next latents `z [B, L, Z]`, by the most doubtful member; `[B, L]`."""
+        action = heads.act(z, self._noise(z, heads.action_dim)).action
+        ahead = heads.expected(heads.value_logits(torch.cat([z, action], dim=-1), which="target")).amin(dim=0)
+        return rewards + heads.discount * (~terminated).to(ahead.dtype) * ahead
+
+    def _policy(self, heads: ControlHeads, z: Tensor, done: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+        """Loss of the policy prior at latents `z [E, B, L, Z]` where `done [E, B, L, A]` had the value `known`."""
+        options = self.options
+        chosen = heads.act(z, self._noise(z, heads.action_dim))
+        value = heads.expected(heads.value_logits(torch.cat([z, chosen.action], dim=-1), which="frozen")).mean(dim=0)
+        with torch.no_grad():  # values in units of their spread, so that entropy means the same in every task
+            low, high = torch.quantile(value.flatten(), value.new_tensor([0.05, 0.95]))
+            scale = heads.get_buffer("scale")
+            scale.lerp_((high - low).clamp(min=1.0), 1 - options.target_decay)
+        loss = options.entropy * chosen.log_p + options.saturation * chosen.raw.square().sum(dim=-1) - value / scale
+        if options.distillation:
+            # Imitation of better actions only (Wang et al., "Critic regularized regression", 2020).
+            better = (known > value).to(value.dtype).detach()
+            loss = loss + options.distillation * better * (chosen.mean - done).square().sum(dim=-1)
+        return (loss * weights).mean()
+
+    def _noise(self, z: Tensor, size: int) -> Tensor:
+        noise = torch.randn(*z.shape[:-1], size, generator=self.generator, device=self.generator.device)
+        return noise.to(z.device)
 
     def _target(self, batch: SequenceBatch, z: Tensor) -> Tensor:
         if self.target is None:
@@ -246,6 +343,7 @@ class Learner:
                 goal = model.normalize_achieved(batch.goal_obs[model.spec.goal.achieved_key or ""])
         # States before the end of the burn-in have no warm belief: their pairs do not count.
         weight = (batch.goal_index >= start).to(z.dtype)
+        assert model.time_to_goal is not None
         predicted = model.time_to_goal(states, point, goal)
         if options.log_time:
             guess, truth = predicted.log1p(), batch.goal_steps.log1p()

@@ -1,12 +1,13 @@
 """Training: collect, learn, validate, and again, as a sequence that can be killed at any moment and resumed exactly.
 
 Data comes in phases. Phase 0 collects random held actions; each later phase collects episodes in which the agent plans
-with what it has learned so far, some toward goals and some toward latents its ensemble disagrees about. After each
-collection the world model takes its share of the gradient steps.
+with what it has learned so far, some for its objective and some toward latents its ensemble disagrees about. After each
+collection the world model takes its share of the gradient steps. Goals are learned in a few phases of many episodes,
+control by reward in many phases of one or a few.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -52,9 +53,11 @@ class TrainingOptions:
     rounds: int = 2
     """Further phases, in which the agent plans; 0 learns from random actions alone."""
     explore_fraction: float = 0.25
-    """Share of the episodes of each round that seek the ensemble's disagreement instead of goals."""
+    """Share of the episodes of each round that seek the ensemble's disagreement instead of goals or reward."""
     noise: float = 0.3
     """Gaussian noise on planned actions while collecting, in units of the half-range of the actions."""
+    plan_noise: float = 0.0
+    """Further noise, in units of the spread that the search ended with: wide where it found no preference."""
     switch_every: int = 15
     """Decisions after which an exploring episode turns to another goal; 0 keeps one goal per episode."""
     max_hold: int = 8
@@ -64,17 +67,19 @@ class TrainingOptions:
     num_envs: int = 32
     """Episodes collected at once."""
     validation_episodes: int = 20
-    """Episodes after each phase, with seeds of their own, that choose the best checkpoint; 0 skips them."""
+    """Episodes of each validation, with seeds of their own, that choose the best checkpoint; 0 skips them."""
+    validate_every: int = 1
+    """Phases between validations; the last phase is always validated."""
     checkpoint_every: int = 500
     """Updates between checkpoints."""
     log_every: int = 50
     """Updates between lines of the log."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "max_hold", "num_envs", "checkpoint_every", "log_every"):
+        for name in ("updates", "max_hold", "num_envs", "checkpoint_every", "log_every", "validate_every"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("rounds", "validation_episodes", "noise", "switch_every"):
+        for name in ("rounds", "validation_episodes", "noise", "plan_noise", "switch_every"):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 < self.initial_fraction <= 1:
@@ -120,7 +125,7 @@ FREE = (
 """What may differ when a run is resumed."""
 
 AgentFactory = Callable[[str, torch.Generator], Agent]
-"""Builds an agent on the present weights for `"goal"` or `"explore"`."""
+"""Builds an agent on the present weights that is to `"plan"` for the objective of the run, or to `"explore"`."""
 
 
 class Trainer:
@@ -170,7 +175,8 @@ class Trainer:
         self.stop = False
         spec = environments.env_spec
         self.sampler = SequenceSampler(
-            store, spec, learner.options.window, num_goals=learner.options.goals_per_window,
+            store, spec, learner.options.window,
+            num_goals=learner.options.goals_per_window if self.model.purpose == "goal" else 0,
             goal_power=learner.options.goal_power, episode_ids=[], cache_bytes=learner.options.cache_bytes,
         )  # fmt: skip
 
@@ -199,69 +205,75 @@ class Trainer:
 
     # -- collection ---------------------------------------------------------------------------------------------------
 
-    def _plan_of(self, phase: int) -> list[tuple[str, int]]:
-        """What a phase collects: `(policy, episodes)`, at least one episode in phase 0."""
-        length = self.environments.env_spec.max_episode_steps
-        total = max(1, round(self.steps / length))
-        first = total if self.options.rounds == 0 else max(1, round(total * self.options.initial_fraction))
+    def _budgets(self, phase: int) -> list[tuple[str, int]]:
+        """What a phase collects: `(policy, decisions of the run when it has collected that)`."""
+        length, options = self.environments.env_spec.max_episode_steps, self.options
+        total = max(1, round(self.steps / length))  # in episodes of full length
+        first = total if options.rounds == 0 else max(1, round(total * options.initial_fraction))
+        ends = first + np.linspace(0, total - first, options.rounds + 1).round().astype(int)
         if phase == 0:
-            return [("random", first)]
-        share = np.diff(np.linspace(0, total - first, self.options.rounds + 1).round().astype(int))[phase - 1]
-        explore = round(int(share) * self.options.explore_fraction) if self.model.members > 1 else 0
-        return [("explore", explore), ("goal", int(share) - explore)]
-
-    def _waves(self, phase: int) -> Iterator[tuple[str, int, int]]:
-        """Waves of at most `num_envs` episodes: `(policy, first episode of the phase, episodes)`."""
-        start = 0
-        for kind, episodes in self._plan_of(phase):
-            for first in range(0, episodes, self.options.num_envs):
-                yield kind, start + first, min(self.options.num_envs, episodes - first)
-            start += episodes
+            return [("random", first * length)]
+        before, end = int(ends[phase - 1]), int(ends[phase])
+        explore = round((end - before) * options.explore_fraction) if self.model.members > 1 else 0
+        return [("explore", (before + explore) * length), ("plan", end * length)]
 
     def _collect(self) -> bool:
-        phase, began, decisions = self.state.phase, perf_counter(), 0
-        waves = list(self._waves(phase))
-        total = sum(count for _, _, count in waves)
-        ids: list[int] = []
-        goal_ids: list[int] = []
+        phase, began, lived, first = self.state.phase, perf_counter(), 0, 0
+        length = self.environments.env_spec.max_episode_steps
+        before = self.state.decisions
+        collected, ids, planned = before, list[int](), list[int]()
         plans = PlanStatistics()
-        for kind, first, count in waves:
-            if self.stop:
-                return False
-            keys = [f"{self.run_id}/{phase}/{first + i}" for i in range(count)]
-            known = [self.store.find(key) for key in keys]
-            # A wave is stored as a whole or not at all; an interrupted one is lived through again, from the same seeds.
-            wave = [k for k in known if k is not None]
-            if len(wave) < count:
-                seeds = episode_seeds("train", self.seed, phase * 1_000_000 + first, count)
-                policy = self._policy(kind, phase, first)
-                if kind == "goal" and isinstance(policy, AgentPolicy):
-                    policy.statistics = plans
-                meta = {"policy": kind, "phase": phase, "run": self.run_id}
-                wave = self.store.append_many(run_episodes(self.environments, policy, seeds, meta=meta), keys)
-                decisions += int(self.store.lengths(wave).sum())
-            ids += wave
-            goal_ids += wave if kind == "goal" else []
-            self.progress.advance(f"collect {phase}", first + count, total, kind)
+        for kind, end in self._budgets(phase):
+            # Episodes may end early: there are more of them then.
+            while collected < end:
+                if self.stop:
+                    return False
+                count = min(self.options.num_envs, -(-(end - collected) // length))
+                wave, lived_now = self._wave(kind, phase, first, count, plans)
+                first, lived = first + count, lived + lived_now
+                collected += int(self.store.lengths(wave).sum())
+                ids += wave
+                planned += wave if kind == "plan" else []
+                self.progress.advance("collect", min(collected, self.steps), self.steps, kind)
         self.state.episodes += ids
-        self.state.decisions += int(self.store.lengths(ids).sum())
+        self.state.decisions = collected
         self.state.collected = True
         self.model.calibrate(self.store, ids)
         seconds = perf_counter() - began
-        outcome = {"collect/episodes": len(ids), "speed/decisions_per_s": decisions / seconds, **plans.summary()}
-        if goal_ids:  # read from the memory, so that a resumed collection logs the same
-            infos = [self.store.info(i) for i in goal_ids]
-            outcome["episode/success"] = float(np.mean([info["success"] for info in infos]))
+        outcome = {"collect/episodes": len(ids), "speed/decisions_per_s": lived / seconds, **plans.summary()}
+        if planned:  # read from the memory, so that a resumed collection logs the same
+            infos = [self.store.info(i) for i in planned]
+            if self.environments.env_spec.goal is not None:
+                outcome["episode/success"] = float(np.mean([info["success"] for info in infos]))
             outcome["episode/return"] = float(np.mean([info["total_reward"] for info in infos]))
+            outcome["episode/length"] = (collected - before) / len(ids)
         self._log("collect", outcome)
         self.save("last")
         return True
+
+    def _wave(self, kind: str, phase: int, first: int, count: int, plans: PlanStatistics) -> tuple[list[int], int]:
+        """Episodes `first` to `first + count - 1` of a phase, and how many decisions they took to live through.
+
+        They are stored as a whole or not at all; an interrupted wave is lived through again, from the same seeds.
+        """
+        keys = [f"{self.run_id}/{phase}/{first + i}" for i in range(count)]
+        known = [k for k in map(self.store.find, keys) if k is not None]
+        if len(known) == count:
+            return known, 0
+        seeds = episode_seeds("train", self.seed, phase * 1_000_000 + first, count)
+        policy = self._policy(kind, phase, first)
+        if kind == "plan" and isinstance(policy, AgentPolicy):
+            policy.statistics = plans
+        meta = {"policy": kind, "phase": phase, "run": self.run_id}
+        ids = self.store.append_many(run_episodes(self.environments, policy, seeds, meta=meta), keys)
+        return ids, int(self.store.lengths(ids).sum())
 
     def _policy(self, kind: str, phase: int, first: int) -> Policy:
         if kind == "random":
             return RandomPolicy(self.environments.env_spec, self.options.max_hold)
         generator = torch.Generator(self.learner.device).manual_seed(_mix(self.seed, phase, first))
-        return AgentPolicy(self.agents(kind, generator), self.options.noise, self.options.switch_every)
+        agent, options = self.agents(kind, generator), self.options
+        return AgentPolicy(agent, options.noise, options.switch_every, options.plan_noise)
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -303,30 +315,29 @@ class Trainer:
         if self.validation is None or not self.options.validation_episodes:
             self.save("best")
             return
+        if self.state.phase < self.options.rounds and (self.state.phase + 1) % self.options.validate_every:
+            return
         count = self.options.validation_episodes
         generator = torch.Generator(self.learner.device).manual_seed(_mix(self.seed, self.state.phase, -1))
-        policy = AgentPolicy(self.agents("goal", generator))
+        policy = AgentPolicy(self.agents("plan", generator))
         seeds = episode_seeds("validation", self.seed, 0, count)
-        result = score(run_arm(self.validation, policy, seeds))
-        steps = result["steps_to_goal"]["mean"]
-        mark = [
-            result["success_rate"],
-            -steps if steps is not None else -float(self.environments.env_spec.max_episode_steps),
-        ]
-        better = not self.state.best or mark >= self.state.best
-        if better:
+        for_goals = self.model.purpose == "goal"
+        result = score(run_arm(self.validation, policy, seeds, stop_on_success=for_goals))
+        metrics = {"validation/return": result["return_mean"], **policy.statistics.summary()}
+        mark, note = [result["return_mean"]], f"return {result['return_mean']:.1f}"
+        if for_goals:
+            steps, longest = result["steps_to_goal"], self.environments.env_spec.max_episode_steps
+            mark = [result["success_rate"], -float(longest) if steps["mean"] is None else -steps["mean"]]
+            metrics["validation/success"] = mark[0]
+            note = f"{mark[0]:.0%} success"
+            if steps["mean"] is not None:
+                metrics["validation/steps_to_goal"] = steps["mean"]
+                note += f", median {steps['median']:.0f} steps"
+        if not self.state.best or mark >= self.state.best:
             self.state.best = mark
             self.save("best")
-        metrics = {
-            "validation/success": mark[0],
-            "validation/return": result["return_mean"],
-            **policy.statistics.summary(),
-        }
-        if steps is not None:
-            metrics["validation/steps_to_goal"] = steps
         self._log("validation", metrics)
-        note = f", median {result['steps_to_goal']['median']:.0f} steps" if steps is not None else ""
-        self.progress.message(f"phase {self.state.phase}: {mark[0]:.0%} of {count} validation goals{note}")
+        self.progress.message(f"phase {self.state.phase}: {note}, {count} validation episodes")
 
     # -- saving and resuming ------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from ...envs.spec import EnvSpec
 from ...planners.base import Plan, Planner
 from ..agent import Agent, Carry, select
 from ..memory.store import Episode
+from ..objectives import control_heads
 
 Obs = Mapping[str, NDArray[Any]]
 Array = NDArray[Any]
@@ -159,12 +160,13 @@ class AgentPolicy(Policy):
     Args:
         agent: decides.
         noise: Gaussian exploration, in units of the half-range of the actions.
+        plan_noise: more of it, in units of the spread that the search ended with: wide where it found no preference.
         switch_every: decisions after which each episode takes over the goal of the next one, so that exploration keeps
             travelling; an agent that hovers at its goal teaches the time-to-goal head that near takes long. 0 never.
     """
 
-    def __init__(self, agent: Agent, noise: float = 0.0, switch_every: int = 0) -> None:
-        self.agent, self.noise, self.switch_every = agent, noise, switch_every
+    def __init__(self, agent: Agent, noise: float = 0.0, switch_every: int = 0, plan_noise: float = 0.0) -> None:
+        self.agent, self.noise, self.plan_noise, self.switch_every = agent, noise, plan_noise, switch_every
         self.time = 0
         self.statistics = PlanStatistics()
         low, high = (
@@ -195,13 +197,41 @@ class AgentPolicy(Policy):
         action, self.carry, plan = self.agent.act(obs, self.carry, self.goal)
         if plan is not None:
             self.statistics.add(plan, 1e3 * (perf_counter() - start))
-        if self.noise:
+        if self.noise or self.plan_noise:
             noise = torch.randn(action.shape, generator=self.agent.generator, device=action.device)
-            action = action + self.noise * noise * (self.high - self.low) / 2
+            spread = plan.std.unsqueeze(1) if plan is not None else torch.zeros_like(action[:, :1])
+            size = (self.noise**2 + (self.plan_noise * spread) ** 2).sqrt()
+            action = action + size * noise * (self.high - self.low) / 2
         action = torch.minimum(torch.maximum(action, self.low), self.high)
         # A recurrent belief must hear what was done, not what was planned.
         self.carry = replace(self.carry, action=action)
         return action.cpu().numpy()
+
+
+class PriorPolicy(Policy):
+    """The policy prior alone, without a search: what the agent does when it does not think."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.latent: Tensor | None = None
+        self.action: Tensor | None = None
+        self.rows = np.zeros(0, np.int64)
+
+    @override
+    def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
+        self.latent, self.action, self.rows = None, None, np.arange(len(seeds))
+
+    @override
+    @torch.no_grad()
+    def act(self, obs: Obs, rows: Array) -> Array:
+        model, heads = self.agent.model, control_heads(self.agent.model)
+        if len(rows) != len(self.rows) and self.latent is not None and self.action is not None:
+            keep = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
+            self.latent, self.action = self.latent[keep], self.action[keep]
+        self.rows = rows
+        self.latent = model.observe(self.latent, self.action, self.agent.tensors(obs))
+        self.action = model.denormalize_action(heads.act(self.latent).mean)
+        return self.action.cpu().numpy()
 
 
 SimulatorCosts = Callable[[Array, Array, Obs], Array]

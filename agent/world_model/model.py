@@ -1,8 +1,9 @@
 """The world model as one module: encode, step, and read out, behind the `Dynamics` contract."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from ... import ForethoughtError
 from ...envs.spec import EnvSpec
 from ..memory.normalizer import Normalizer
 from ..memory.store import EpisodeStore
+from .control import ControlHeads, episode_discount
 from .dynamics import EnsembleDynamics
 from .encoders import AugmentedEncoder, IdentityEncoder, ObsEncoder, PixelEncoder, SimNorm, flat_vectors, mlp
 from .heads import InverseDynamicsHead, Probe, TimeToGoalHead
+from .stacked import StackedMLP
 
 SIMNORM_GROUP = 8
 
@@ -50,14 +53,24 @@ class WorldModelOptions:
     """`none`, or `gru` for a belief over partially observed states."""
     probe: bool = True
     """Train a read-out of the measured state, which teaches the model nothing and makes imagination readable."""
+    value_members: int = 2
+    """Value functions trained side by side, for control by reward; more of them know better what they do not know."""
+    bins: int = 65
+    """Bins of the distributions that reward and value are regressed as."""
+    discount: float | None = None
+    """Worth of the next decision's reward; None takes it from the length of an episode."""
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise WorldModelError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("latent_dim", "hidden_dim", "encoder_layers", "dynamics_layers", "ensemble_size"):
+        for name in ("latent_dim", "hidden_dim", "encoder_layers", "dynamics_layers", "ensemble_size", "value_members"):
             if getattr(self, name) < 1:
                 raise WorldModelError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 2 <= self.bins <= 256:
+            raise WorldModelError(f"bins must be between 2 and 256, got {self.bins}")
+        if self.discount is not None and not 0 <= self.discount < 1:
+            raise WorldModelError(f"discount must be at least 0 and below 1, got {self.discount}")
         if not self.channels or min(self.channels) < 1:
             raise WorldModelError(f"channels must be one or more positive numbers, got {self.channels}")
         if self.latent_norm == "simnorm" and self.latent_dim % SIMNORM_GROUP:
@@ -91,15 +104,15 @@ class Dynamics(Protocol):
         """Raw observations `{key: [..., *shape]}` to latents `[..., Z]`, as at the start of an episode."""
         ...
 
-    def step(self, z: Tensor, action: Tensor) -> Tensor:
-        """One step ahead by the first `e` ensemble members.
+    def rollout(self, z: Tensor, actions: Tensor) -> Tensor:
+        """Steps ahead by the first `e` ensemble members, open loop.
 
         Args:
             z: latents `[e, n, Z]`, one row of `n` for each member.
-            action: `[n, A]` in real units, the same for all members.
+            actions: `[n, H, A]` in real units, the same for all members.
 
         Returns:
-            latents `[e, n, Z]`.
+            latents `[e, n, H, Z]` after each of the actions.
         """
         ...
 
@@ -117,14 +130,22 @@ class WorldModel(nn.Module):
         spec: the environment.
         options: architecture.
         generator_seed: seed of the initial weights.
+        purpose: `goal` or `reward`; which heads there are.
 
     Raises:
         WorldModelError: the options do not fit the environment.
     """
 
-    def __init__(self, spec: EnvSpec, options: WorldModelOptions, generator_seed: int = 0) -> None:
+    action_centre: Tensor
+    action_half_range: Tensor
+
+    def __init__(
+        self, spec: EnvSpec, options: WorldModelOptions, generator_seed: int = 0, purpose: str = "goal"
+    ) -> None:
         super().__init__()
-        self.spec, self.options = spec, options
+        if purpose not in ("goal", "reward"):
+            raise WorldModelError(f"purpose must be one of goal, reward, got {purpose!r}")
+        self.spec, self.options, self.purpose = spec, options, purpose
         self.vector_keys = sorted(k for k, array in spec.obs.items() if not array.is_image)
         self.image_keys = [k for k in spec.obs if k not in self.vector_keys]
         self.state_dim = sum(spec.obs[key].size for key in self.vector_keys)
@@ -170,10 +191,24 @@ class WorldModel(nn.Module):
         achieved = spec.goal is not None and spec.goal.kind == "achieved"
         self.goal_dim = spec.obs[spec.goal.achieved_key or ""].size if spec.goal and achieved else self.latent_dim
         self.achieved: nn.Module | None = mlp([self.latent_dim, hidden, self.goal_dim]) if achieved else None
-        self.time_to_goal = TimeToGoalHead(self.latent_dim, self.goal_dim, hidden)
+        self.time_to_goal: TimeToGoalHead | None = None
+        self.control: ControlHeads | None = None
+        if self.purpose == "goal":
+            self.time_to_goal = TimeToGoalHead(self.latent_dim, self.goal_dim, hidden)
+        else:
+            discount = episode_discount(spec.max_episode_steps) if options.discount is None else options.discount
+            self.control = ControlHeads(self.latent_dim, actions, hidden, options.bins, options.value_members, discount)
         self.probe: Probe | None = (
             Probe(self.latent_dim, self.state_dim, hidden) if self.state_dim and options.probe else None
         )
+
+    def frozen(self, dtype: torch.dtype) -> Self:
+        """A copy for planning, in another precision, whose weights never change again and take no gradients."""
+        copied = copy.deepcopy(self).to(dtype).requires_grad_(requires_grad=False)
+        for module in copied.modules():
+            if isinstance(module, StackedMLP):
+                module.freeze()
+        return copied
 
     @property
     def members(self) -> int:
@@ -201,6 +236,8 @@ class WorldModel(nn.Module):
     def calibrate(self, store: EpisodeStore, ids: Sequence[int]) -> None:
         """Take in the statistics of new episodes: running ones of vectors, and once those of images."""
         self.normalizer.update_from(store, ids)
+        if self.control is not None and store.terminated(ids).any():
+            self.control.get_buffer("has_terminated").fill_(True)
         if isinstance(self.encoder, IdentityEncoder):
             return
         for key in self.image_keys:
@@ -213,8 +250,11 @@ class WorldModel(nn.Module):
 
     def normalize_action(self, action: Tensor) -> Tensor:
         """Real units to [-1, 1], per dimension."""
-        centre, half = self.get_buffer("action_centre"), self.get_buffer("action_half_range")
-        return (action - centre) / half
+        return (action - self.action_centre) / self.action_half_range
+
+    def denormalize_action(self, action: Tensor) -> Tensor:
+        """[-1, 1] to real units, per dimension."""
+        return torch.addcmul(self.action_centre, action, self.action_half_range)
 
     def features(self, obs: Mapping[str, Tensor]) -> Tensor:
         """Raw observations `{key: [..., *shape]}` to features `[..., Z]`, before any recurrence."""
@@ -259,9 +299,16 @@ class WorldModel(nn.Module):
         return torch.stack(beliefs, dim=1)
 
     def step(self, z: Tensor, action: Tensor) -> Tensor:
-        """See `Dynamics.step`."""
-        out: Tensor = self.norm(self.dynamics(z, self.normalize_action(action)))
-        return out
+        """One step of `rollout`: latents `[e, n, Z]` and `action [n, A]` to latents `[e, n, Z]`."""
+        return self.rollout(z, action.unsqueeze(1))[:, :, 0]
+
+    def rollout(self, z: Tensor, actions: Tensor) -> Tensor:
+        """See `Dynamics.rollout`."""
+        latents = []
+        for action in self.normalize_action(actions).to(z.dtype).unbind(dim=1):
+            z = self.norm(self.dynamics(z, action))
+            latents.append(z)
+        return torch.stack(latents, dim=2)
 
     def goal_point(self, z: Tensor) -> Tensor:
         """Latents `[..., Z]` to goal space `[..., G]`."""
@@ -289,6 +336,8 @@ class WorldModel(nn.Module):
 
     def steps_to_goal(self, z: Tensor, goal: Tensor) -> Tensor:
         """Predicted steps from latents `[..., Z]` to goal embeddings broadcastable to `[..., G]`."""
+        if self.time_to_goal is None:
+            raise WorldModelError(f"purpose must be goal to know the steps to a goal, got {self.purpose}")
         steps: Tensor = self.time_to_goal(z, self.goal_point(z), goal)
         return steps
 

@@ -252,7 +252,7 @@ def test_plans_get_better_and_stay_in_bounds(make_agent: AgentMaker, watch: Make
     assert all(p.grad is None for p in agent.model.parameters())
 
 
-def test_half_precision_plans_in_a_copy(make_agent: AgentMaker, watch: Maker) -> None:
+def test_plans_are_made_in_a_copy(make_agent: AgentMaker, watch: Maker) -> None:
     agent = make_agent(options={"plan_dtype": "bfloat16"})
     assert {p.dtype for p in agent.imagined.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in agent.model.parameters()} == {torch.float32}
@@ -262,7 +262,9 @@ def test_half_precision_plans_in_a_copy(make_agent: AgentMaker, watch: Maker) ->
     assert carry.latent is not None
     assert carry.latent.dtype == torch.float32  # perception stays in full precision
     full = make_agent()
-    assert full.imagined is full.model
+    assert {p.dtype for p in full.imagined.parameters()} == {torch.float32}
+    assert not any(p.requires_grad for p in full.imagined.parameters())
+    assert all(p.requires_grad for p in full.model.parameters())
     assert full.device == torch.device("cpu")
 
 

@@ -230,7 +230,7 @@ def test_progress_is_a_line_per_tenth_elsewhere() -> None:
         ([ENV, "stepz=3"], "unknown config key 'stepz': did you mean steps?"),
         ([ENV, "planner=icen"], "unknown planner 'icen'"),
         ([ENV, "planner.horizon=0"], "horizon must be at least 1, got 0"),
-        ([ENV, "objective=reward"], "unknown objective 'reward': known: goal"),
+        ([ENV, "objective=rewards"], "unknown objective 'rewards': did you mean reward?"),
         ([ENV, "preset=nothing"], "unknown preset 'nothing'"),
         ([ENV, "threads=0"], "threads must be at least 1, got 0"),
         ([ENV, "device=cuda:77"], "device must be one that PyTorch can use here, such as cpu, got 'cuda:77'"),

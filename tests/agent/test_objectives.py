@@ -102,7 +102,7 @@ def test_disagreement_is_the_negative_variance_over_members(model: WorldModel) -
     latents = torch.zeros(2, 1, 3, 2, 4)  # two members, three candidates, two steps
     latents[1, 0, 1] = 2.0  # one apart from the mean on either side: variance 1 in every dimension
     latents[1, 0, 2, 1] = 4.0  # variance 4, at one step of two
-    trajectory = Trajectory(latents, torch.zeros(1, 3, 2, 2))
+    trajectory = Trajectory(torch.zeros(1, 4), latents, torch.zeros(1, 3, 2, 2))
     objective = DisagreementObjective()
     assert objective.members is None
     assert objective(model, trajectory, None).tolist() == [[0.0, -2.0, -4.0]]

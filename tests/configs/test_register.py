@@ -81,7 +81,7 @@ def test_values_of_every_kind_arrive_as_they_were_written(override: str, path: s
         (Config, "training.foo.bar=1", "unknown config key 'training.foo.bar'"),
         (Config, "env_options.observatio=x", "did you mean env_options.observation"),
         (Config, "planner=icen", "unknown planner 'icen': did you mean icem"),
-        (Config, "objective=reward", "unknown objective 'reward': known: goal"),
+        (Config, "objective=rewards", "unknown objective 'rewards': did you mean reward?"),
         (Config, "preset=pointmas", "did you mean pointmass"),
         (Config, "resume=yes", "unknown resume 'yes': known: auto, never"),
         (EvalConfig, "evaluation.episode=1", "did you mean evaluation.episodes"),

@@ -126,7 +126,7 @@ def _quick_plots(monkeypatch: pytest.MonkeyPatch) -> None:
         "latent_health_plot",
         "imagination_plot",
         "imagination_error",
-        "time_to_goal_calibration",
+        "calibration_plot",
         "steps_to_goal_hist",
         "decision_time_hist",
     ):

@@ -45,8 +45,11 @@ CASES: dict[str, tuple[Callable[..., bytes], tuple[Any, ...]]] = {
     "time, one value": (plots.decision_time_hist, ([5.0],)),
     "steps": (plots.steps_to_goal_hist, (RNG.integers(3, 80, 100), [40, 41])),
     "steps, one value": (plots.steps_to_goal_hist, ([7],)),
-    "calibration": (plots.time_to_goal_calibration, (RNG.uniform(0, 30, 200), RNG.uniform(0, 30, 200))),
-    "calibration, one value": (plots.time_to_goal_calibration, ([3.0], [4.0])),
+    "calibration": (
+        plots.calibration_plot,
+        (RNG.uniform(0, 30, 200), RNG.uniform(0, 30, 200), "steps"),
+    ),
+    "calibration, one value": (plots.calibration_plot, ([3.0], [4.0], "steps")),
 }
 
 
@@ -110,7 +113,7 @@ def test_gaps_in_the_data_are_left_out() -> None:
     plots.imagination_plot(REAL, gaps, [f"q{index}" for index in range(8)])
     plots.decision_time_hist([1.0, math.nan, 2.0])
     plots.learning_curves([*METRICS, {"update": 999, "decisions": 0, "loss/total": math.nan}])
-    assert plots.time_to_goal_calibration([1.0, math.nan], [1.0, 2.0]) == plots.time_to_goal_calibration([1.0], [1.0])
+    assert plots.calibration_plot([1.0, math.nan], [1.0, 2.0], "x") == plots.calibration_plot([1.0], [1.0], "x")
 
 
 def test_an_interval_that_excludes_its_value_is_drawn() -> None:
@@ -134,8 +137,8 @@ def test_an_interval_that_excludes_its_value_is_drawn() -> None:
         (plots.decision_time_hist, ([],), "ms must be"),
         (plots.decision_time_hist, ([math.nan],), "finite"),
         (plots.steps_to_goal_hist, ([],), "steps must be"),
-        (plots.time_to_goal_calibration, ([1.0], [1.0, 2.0]), "equally long"),
-        (plots.time_to_goal_calibration, ([math.nan], [1.0]), "finite"),
+        (plots.calibration_plot, ([1.0], [1.0, 2.0], "x"), "equally long"),
+        (plots.calibration_plot, ([math.nan], [1.0], "x"), "finite"),
     ],
 )
 def test_data_that_cannot_be_drawn_is_named(draw: Callable[..., bytes], data: tuple[Any, ...], message: str) -> None:

@@ -283,7 +283,7 @@ def test_a_model_that_says_nothing_changes_is_as_bad_as_persistence(
     before = diagnose(agent, noise_episodes(spec))["imagination_error"]
     assert before["model"] != pytest.approx(before["persistence"], rel=1e-4)
     with torch.no_grad():
-        for parameter in model.dynamics.net[-1].parameters():
+        for parameter in model.dynamics.net.layers[-1].parameters():
             parameter.zero_()
     after = diagnose(agent, noise_episodes(spec))["imagination_error"]
     assert after["model"] == pytest.approx(after["persistence"], rel=1e-4)

@@ -376,7 +376,11 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("option", [f.name for f in dataclasses.fields(LearnerOptions) if f.name != "cache_bytes"])
+ELSEWHERE = {"cache_bytes", "reward", "value", "termination", "entropy", "saturation", "distillation", "target_decay"}
+"""Tested below, and in test_learner_control.py."""
+
+
+@pytest.mark.parametrize("option", [f.name for f in dataclasses.fields(LearnerOptions) if f.name not in ELSEWHERE])
 def test_every_option_changes_the_result(
     option: str, spec: EnvSpec, make_learner: Callable[..., Learner], store: EpisodeStore
 ) -> None:

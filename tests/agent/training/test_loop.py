@@ -186,7 +186,7 @@ def test_a_run_folder_holds_what_is_promised(small_run: Path, small: list[str]) 
     assert "episode/success" in lines[4]
     assert "plan/cost" in lines[4]
     with EpisodeStore.open(small_run / "memory") as store:
-        assert [store.info(i)["meta"]["policy"] for i in store.ids()] == ["random"] * 4 + ["goal"] * 4
+        assert [store.info(i)["meta"]["policy"] for i in store.ids()] == ["random"] * 4 + ["plan"] * 4
         assert store.num_transitions == 160
 
 
@@ -268,10 +268,10 @@ def test_waves_of_a_phase_are_scored_together(tmp_path: Path, small: list[str]) 
     (line,) = [m for m in read_metrics(run / "metrics.jsonl") if "episode/return" in m]
     with EpisodeStore.open(run / "memory") as store:
         infos = [store.info(i) for i in store.ids()]
-    returns = [i["total_reward"] for i in infos if i["meta"]["policy"] == "goal"]
+    returns = [i["total_reward"] for i in infos if i["meta"]["policy"] == "plan"]
     assert len(returns) == 3
     assert line["episode/return"] == pytest.approx(np.mean(returns))
-    assert [i["meta"]["policy"] for i in infos] == ["random"] * 4 + ["explore"] + ["goal"] * 3
+    assert [i["meta"]["policy"] for i in infos] == ["random"] * 4 + ["explore"] + ["plan"] * 3
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(

@@ -1,35 +1,13 @@
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-from forethought.agent.world_model.dynamics import EnsembleDynamics, StackedLinear, StackedNorm
+from forethought.agent.world_model.dynamics import EnsembleDynamics
+from forethought.agent.world_model.stacked import StackedLinear, StackedNorm
 
 E, N, Z, A = 3, 5, 4, 2
 
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-def test_stacked_linear_is_one_linear_layer_per_member() -> None:
-    layer, x = StackedLinear(E, Z, 6), noise(E, N, Z)
-    expected = torch.stack([F.linear(x[e], layer.weight[e].T, layer.bias[e, 0]) for e in range(E)])
-    assert torch.allclose(layer(x), expected, atol=1e-6)
-    for members in (1, 2):
-        assert torch.allclose(layer(x[:members]), expected[:members], atol=1e-6)
-    bound = Z**-0.5
-    assert layer.weight.abs().max() <= bound
-    assert layer.weight.std() > 0.4 * bound
-
-
-def test_stacked_norm_is_one_layer_norm_per_member() -> None:
-    layer, x = StackedNorm(E, Z), 3 + 2 * noise(E, N, Z)
-    with torch.no_grad():
-        layer.gain.copy_(noise(E, 1, Z))
-        layer.bias.copy_(noise(E, 1, Z) + 1)
-    expected = torch.stack([F.layer_norm(x[e], (Z,), layer.gain[e, 0], layer.bias[e, 0]) for e in range(E)])
-    for members in (1, 2, 3):
-        assert torch.allclose(layer(x[:members]), expected[:members], atol=1e-5)
 
 
 def test_dynamics_start_close_to_nothing_changes() -> None:
@@ -40,9 +18,9 @@ def test_dynamics_start_close_to_nothing_changes() -> None:
 
 def test_number_of_layers_and_members() -> None:
     dynamics = EnsembleDynamics(Z, A, 32, 3, E)
-    weights = [m.weight.shape for m in dynamics.net if isinstance(m, StackedLinear)]
+    weights = [m.weight.shape for m in dynamics.modules() if isinstance(m, StackedLinear)]
     assert weights == [(E, Z + A, 32), (E, 32, 32), (E, 32, 32), (E, 32, Z)]
-    assert sum(isinstance(m, nn.SiLU) for m in dynamics.net) == 3
+    assert sum(isinstance(m, StackedNorm) for m in dynamics.modules()) == 3
 
 
 def test_a_member_teaches_itself_alone() -> None:
@@ -63,7 +41,7 @@ def test_all_members_see_the_same_action() -> None:
 @torch.no_grad()
 def test_slow_motion_survives_half_precision() -> None:
     dynamics = EnsembleDynamics(2, 1, 4, 1, 1).to(torch.bfloat16)
-    last = dynamics.net[-1]
+    last = dynamics.net.layers[-1]
     last.weight.zero_()
     last.bias.fill_(2.0**-10)  # far below what bfloat16 resolves at 1.5
     z, action = torch.full((1, 3, 2), 1.5), torch.zeros(3, 1)

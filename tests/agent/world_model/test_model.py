@@ -354,7 +354,11 @@ CHANGES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(WorldModelOptions)])
+CONTROL = {"value_members", "bins", "discount"}
+"""Tested in test_learner_control.py."""
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(WorldModelOptions) if f.name not in CONTROL])
 @torch.no_grad()
 def test_every_option_changes_the_result(
     field: str, toy_spec: Maker, toy_model: Maker, toy_obs: Maker, toy_actions: Maker

@@ -1,0 +1,94 @@
+"""Networks side by side: members of an ensemble with weights of their own, evaluated as batched products."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+
+class StackedLinear(nn.Module):
+    """`members` linear layers side by side: `[e, n, in] -> [e, n, out]` through the first `e` of them."""
+
+    def __init__(self, members: int, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(fan_in)
+        self.weight = nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, 1, fan_out).uniform_(-bound, bound))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 1:  # one plain product is faster than a batch of one
+            return torch.addmm(self.bias[0], x[0], self.weight[0]).unsqueeze(0)
+        return torch.baddbmm(self.bias[: len(x)], x, self.weight[: len(x)])
+
+
+class StackedNorm(nn.Module):
+    """Layer normalisation with a gain and bias for each member of a stack, over `[e, n, width]`."""
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(members, 1, width))
+        self.bias = nn.Parameter(torch.zeros(members, 1, width))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 1:
+            return F.layer_norm(x, x.shape[-1:], self.gain[0, 0], self.bias[0, 0])
+        return torch.addcmul(self.bias[: len(x)], F.layer_norm(x, x.shape[-1:]), self.gain[: len(x)])
+
+
+class StackedMLP(nn.Module):
+    """`members` MLPs side by side, with layer normalisation and SiLU between their layers: `[e, n, in] -> [e, n, out]`.
+
+    Args:
+        members: networks side by side; an input `[e, n, in]` goes through the first `e` of them.
+        sizes: of the layers.
+        last_scale: factor on the first weights of the last layer, whose biases start at zero.
+    """
+
+    def __init__(self, members: int, sizes: Sequence[int], last_scale: float) -> None:
+        super().__init__()
+        self.members = members
+        self.layers = nn.ModuleList([StackedLinear(members, *pair) for pair in pairwise(sizes)])
+        self.norms = nn.ModuleList([StackedNorm(members, size) for size in sizes[1:-1]])
+        last = cast(StackedLinear, self.layers[-1])
+        with torch.no_grad():
+            last.weight.mul_(last_scale)
+            last.bias.zero_()
+        self._linear: list[tuple[Tensor, Tensor]] = []
+        self._norm: list[tuple[tuple[int], Tensor, Tensor]] = []
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return cast(StackedLinear, self.layers[0]).weight.dtype
+
+    def freeze(self) -> None:
+        """Promise that the weights will not change: from now on a single member is evaluated without detours.
+
+        On small networks most of the time would otherwise go into calls of modules and into slicing weights.
+        """
+        if self.members == 1:
+            layers = [cast(StackedLinear, layer) for layer in self.layers]
+            norms = [cast(StackedNorm, norm) for norm in self.norms]
+            self._linear = [(layer.bias[0].detach(), layer.weight[0].detach()) for layer in layers]
+            self._norm = [((norm.gain.numel(),), norm.gain[0, 0].detach(), norm.bias[0, 0].detach()) for norm in norms]
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        inplace = not x.requires_grad and not torch.is_grad_enabled()
+        if self._linear:
+            x = x[0]
+            for (bias, weight), norm in zip(self._linear, self._norm, strict=False):
+                x = torch.layer_norm(torch.addmm(bias, x, weight), *norm)
+                x = F.silu(x, inplace=inplace)
+            return torch.addmm(self._linear[-1][0], x, self._linear[-1][1]).unsqueeze(0)
+        for layer, normalize in zip(self.layers, self.norms, strict=False):
+            x = F.silu(normalize(layer(x)), inplace=inplace)
+        out: Tensor = self.layers[-1](x)
+        return out
