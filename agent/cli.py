@@ -34,7 +34,6 @@ _EXAMPLES = {
     "train": """
   forethought train env=forethought/Reacher-v0 out=runs/reacher
   forethought train env=dm_control/cartpole-swingup-v0 objective=reward out=runs/swingup
-  forethought train env=FetchReach-v4 steps=10000 planner=mppi planner.horizon=6 out=runs/fetch
   forethought train env=forethought/Cartpole-v0 out=runs/cartpole resume=auto      (goes on where it was killed)""",
     "eval": """
   forethought eval run=runs/reacher episodes=100

@@ -144,7 +144,7 @@ def test_memory_is_listed_inspected_and_verified(cli: Any, small_run: Path, monk
     stats = json.loads(cli("memory", "inspect", memory).out)
     assert (stats["episodes"], stats["transitions"]) == (8, 160)
     episode = json.loads(cli("memory", "inspect", memory, "--episode", "5").out)
-    assert (episode["episode_id"], episode["length"], episode["meta"]["policy"]) == (5, 20, "goal")
+    assert (episode["episode_id"], episode["length"], episode["meta"]["policy"]) == (5, 20, "plan")
     assert cli("memory", "verify", memory).out == f"{memory}: 8 episodes, 0 problems\n"
 
 
@@ -184,9 +184,9 @@ def test_train_prints_plain_lines_without_a_terminal(cli: Any, small: list[str],
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[-1] == f"trained: {out}"
-    assert "collect 0: 4/4 random" in lines
+    assert "collect: 80/160 random" in lines
     assert any(line.startswith("train: 30/30 prediction 0.") for line in lines)
-    assert any(line.startswith("phase 2: ") and "of 2 validation goals" in line for line in lines)
+    assert any(line.startswith("phase 2: ") and line.endswith(", 2 validation episodes") for line in lines)
     assert "\x1b" not in done.out
     again = cli("train", *small, f"out={out}")
     assert again.code == 0
