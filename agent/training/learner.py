@@ -154,6 +154,9 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
+        apart = [] if model.control is None else list(model.control.policy.parameters())
+        rest = [p for p in model.parameters() if p.requires_grad and all(p is not q for q in apart)]
+        self._clipped = [group for group in (rest, apart) if group]
         self.target: AveragedModel | None = None
         if options.ema_target > 0:
             average = get_ema_multi_avg_fn(options.ema_target)  # type: ignore[no-untyped-call]
@@ -183,7 +186,6 @@ class Learner:
             return self._update(batch)
 
     def _update(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         terms, z = self.losses(batch)
@@ -200,7 +202,6 @@ class Learner:
         if self.model.control is not None:
             self.model.control.follow(self.options.target_decay)
         self.updates += 1
-        self.model.eval()
         metrics = {f"loss/{name}": value.detach() for name, value in terms.items()}
         metrics["loss/total"] = total.detach()
         metrics["optim/grad_norm"] = norm.detach()
@@ -250,14 +251,7 @@ class Learner:
 
     def _clip(self) -> Tensor:
         """Limit the gradient; that of the policy on its own, since it has another scale. Returns the whole norm."""
-        heads, limit = self.model.control, self.options.grad_clip
-        apart = [] if heads is None else list(heads.policy.parameters())
-        ids = {id(p) for p in apart}
-        norms = [
-            nn.utils.clip_grad_norm_(parameters, limit)
-            for parameters in ([p for p in self.model.parameters() if id(p) not in ids], apart)
-            if parameters
-        ]
+        norms = [nn.utils.clip_grad_norm_(group, self.options.grad_clip) for group in self._clipped]
         return torch.stack(norms).square().sum().sqrt()
 
     def _control(

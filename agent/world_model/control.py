@@ -98,6 +98,7 @@ class ControlHeads(nn.Module):
         # All start out certain of nothing: zero logits.
         self.reward = StackedMLP(1, sizes, last_scale=0.0)
         self.value = StackedMLP(members, sizes, last_scale=0.0)
+        self._names = [name for name, _ in self.value.named_parameters()]
         self.target = copy.deepcopy(self.value).requires_grad_(requires_grad=False)
         self.policy = StackedMLP(1, [latent_dim, hidden, hidden, 2 * action_dim], last_scale=1.0)
         self.termination = StackedMLP(1, [latent_dim, hidden, 1], last_scale=1.0)
@@ -128,7 +129,7 @@ class ControlHeads(nn.Module):
             logits `[K, ..., bins]`.
         """
         if which == "frozen":
-            return _read(self.value, taken, {name: p.detach() for name, p in self.value.named_parameters()})
+            return _read(self.value, taken, {name: self.value.get_parameter(name).detach() for name in self._names})
         return _read(self.value if which == "value" else self.target, taken)
 
     def alive(self, z: Tensor) -> Tensor:
