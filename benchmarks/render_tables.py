@@ -10,6 +10,7 @@ A page asks for a table by a pair of comments, and everything between them belon
 """
 
 import argparse
+import csv
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ from statistics import fmean, median
 from typing import Any
 
 from goal_reaching import ARMS, TASKS, Task
+from reward_control import FRAMES
+from reward_control import TASKS as REWARD_TASKS
 
 from forethought.agent.files import read_json
 from forethought.agent.training.evaluate import success_interval
@@ -115,6 +118,57 @@ def _duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d} min"
 
 
+# -- control by reward -------------------------------------------------------------------------------------------------
+
+REFERENCES = {"tdmpc2": "TD-MPC2", "sac": "SAC", "dreamerv3": "DreamerV3"}
+
+
+def reward_control(results: Path) -> str:
+    """One row per task that has results, in the order of `reward_control.TASKS`, and their means."""
+    found = [read_json(path) for path in sorted((results / "reward_control").glob("*.json"))]
+    others = _reference_returns()
+    rows, ours, theirs = [], [], []
+    for name, task in REWARD_TASKS.items():
+        trainings = [r for r in found if r["task"] == name]
+        if not trainings:
+            continue
+        reported = [others[task.reference, method] for method in REFERENCES]
+        mean = fmean(r["return_mean"] for r in trainings)
+        ours.append(mean)
+        theirs.append(reported)
+        rows.append([
+            task.reference,
+            f"**{mean:.0f}**",
+            ", ".join(f"{r['return_mean']:.0f} ({r['return_ci'][0]:.0f} to {r['return_ci'][1]:.0f})" for r in trainings),
+            f"{fmean(r['arms']['policy prior']['return_mean'] for r in trainings):.0f}",
+            f"{fmean(r['random']['return_mean'] for r in trainings):.0f}",
+            *(f"{value:.0f}" for value in reported),
+            f"{median(r['decision_ms']['p50'] for r in trainings):.0f} / "
+            f"{max(r['decision_ms']['p99'] for r in trainings):.0f} ms",
+            _duration(max(r["train_seconds"] for r in trainings)),
+        ])  # fmt: skip
+    if not rows:
+        return "No results yet: `python benchmarks/reward_control.py` makes them.\n"
+    blank = [NONE] * 3
+    means = [f"{fmean(column):.0f}" for column in zip(*theirs, strict=True)]
+    rows.append([f"mean of these {len(rows)}", f"**{fmean(ours):.0f}**", *blank, *means, NONE, NONE])
+    header = [
+        "task", "return", "by seed (95 % CI)", "policy prior", "random", *REFERENCES.values(),
+        "decision p50 / p99", "training",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def _reference_returns() -> dict[tuple[str, str], float]:
+    """Mean returns that others report at 100,000 frames, by task and method."""
+    with (ROOT / "benchmarks" / "reference" / "dmcontrol_state_returns.csv").open() as file:
+        return {
+            (row["task"], row["method"]): float(row["mean_return"])
+            for row in csv.DictReader(file)
+            if int(row["env_frames"]) == FRAMES
+        }
+
+
 # -- speed -------------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +216,7 @@ def _origin(record: Result) -> str:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "goal_reaching": goal_reaching,
+    "reward_control": reward_control,
     "vector_stepping": vector_stepping,
     "memory_sampling": memory_sampling,
 }

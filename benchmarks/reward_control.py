@@ -1,0 +1,121 @@
+"""Train and evaluate control by reward on eight tasks of DeepMind Control, from nothing to 100,000 frames each.
+
+    python benchmarks/reward_control.py                                     everything; hours
+    python benchmarks/reward_control.py --tasks cartpole_swingup --seeds 0  one training and its evaluation
+    python benchmarks/reward_control.py --only-eval                         evaluate the trainings of an earlier call again
+
+Each training and each evaluation is a `forethought` process of its own, with the preset of the task and nothing else; the
+result file holds both command lines, every evaluation episode, and the return of every training episode by frames and
+seconds. A training that was interrupted goes on where it was; what has a result file is left alone (`--resume never`
+starts everything over). `python benchmarks/render_tables.py` then brings the numbers into the pages that show them.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from goal_reaching import call, finished, train_seconds
+
+from forethought.agent.files import read_json, write_json
+from forethought.agent.training.metrics import read_metrics
+
+RESULTS = Path(__file__).parent / "results" / "reward_control"
+FRAMES = 100_000
+"""What every training may use, action repeat counted."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table; its name is that of the preset."""
+
+    reference: str
+    """Its name in the results of others."""
+    seeds: tuple[int, ...] = (0,)
+    """Trainings."""
+
+
+TASKS = {
+    "cartpole_swingup": Task("cartpole-swingup", (0, 1, 2)),
+    "pendulum_swingup": Task("pendulum-swingup"),
+    "cup_catch": Task("cup-catch"),
+    "finger_spin": Task("finger-spin"),
+    "reacher_easy": Task("reacher-easy", (0, 1, 2)),
+    "walker_walk": Task("walker-walk"),
+    "cheetah_run": Task("cheetah-run"),
+    "hopper_stand": Task("hopper-stand"),
+}
+
+
+def learning_curve(run: Path) -> list[list[float]]:
+    """Frames, seconds since the start, and mean return of the episodes of each collection (with exploration noise)."""
+    lines = [m for m in read_metrics(run / "metrics.jsonl") if m["phase"] == "collect" and "episode/return" in m]
+    return [[m["frames"], m["seconds"], round(m["episode/return"], 1)] for m in lines]
+
+
+def carry_out(name: str, seed: int, run: Path, episodes: int, extra: Sequence[str]) -> dict[str, Any]:
+    """Train and evaluate; returns the content of the result file."""
+    train = ["forethought", "train", f"preset={name}", f"seed={seed}", f"out={run}", *extra]
+    if not finished(run):
+        call(train)
+    if not finished(run):
+        raise SystemExit(f"the training in {run} was interrupted; call again to go on with it")
+    evaluate = ["forethought", "eval", f"run={run}", "checkpoint=last", f"episodes={episodes}", f"seed={seed}"]
+    evaluate += ["evaluation.video=false", *extra]
+    call(evaluate)
+    measured = read_json(run / "eval.json")
+    kept = {
+        k: v for k, v in measured.items() if k not in ("seeds", "command", "video", "video_reason", "steps_to_goal")
+    }
+    kept["decision_ms"] = {k: v for k, v in measured["decision_ms"].items() if k != "values"}
+    return {
+        **kept,
+        "task": name,
+        "seed": seed,
+        "frames": read_metrics(run / "metrics.jsonl")[-1]["frames"],
+        "train_command": " ".join(train),
+        "eval_command": " ".join(evaluate),
+        "train_seconds": round(train_seconds(run), 1),
+        "curve": learning_curve(run),
+    }
+
+
+def main() -> None:
+    """Carry out what is asked for and write one JSON file per training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="rows of the table")
+    parser.add_argument("--seeds", nargs="+", type=int, help="trainings; by default those of each task")
+    parser.add_argument("--episodes", type=int, default=10, help="held-out episodes per training, at least 10")
+    parser.add_argument("--threads", type=int, help="CPU threads of each process; by default the configuration's")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reward_control"), help="folder of the run folders")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="never starts everything over")
+    parser.add_argument("--only-eval", action="store_true", help="train nothing, evaluate what is there again")
+    arguments = parser.parse_args()
+    if arguments.episodes < 10:
+        parser.error(f"--episodes must be at least 10, got {arguments.episodes}")
+    if arguments.only_eval and arguments.resume == "never":
+        parser.error("--only-eval needs the trainings that --resume never deletes")
+    threads = [] if arguments.threads is None else [f"threads={arguments.threads}"]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.tasks:
+        for seed in arguments.seeds or TASKS[name].seeds:
+            path, run = arguments.out / f"{name}-{seed}.json", arguments.runs / f"{name}-{seed}"
+            if arguments.resume == "never":
+                path.unlink(missing_ok=True)
+                shutil.rmtree(run, ignore_errors=True)
+            if path.exists() and not arguments.only_eval:
+                print(f"{path} is there already")
+                continue
+            if arguments.only_eval and not finished(run):
+                print(f"{run} holds no finished training")
+                continue
+            result = carry_out(name, seed, run, arguments.episodes, threads)
+            write_json(path, result)
+            print(f"{name}-{seed}: return {result['return_mean']:.1f}, trained in {result['train_seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
