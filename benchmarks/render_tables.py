@@ -139,7 +139,7 @@ def reward_control(results: Path) -> str:
         rows.append([
             task.reference,
             f"**{mean:.0f}**",
-            ", ".join(f"{r['return_mean']:.0f} ({r['return_ci'][0]:.0f} to {r['return_ci'][1]:.0f})" for r in trainings),
+            ", ".join("{:.0f} ({:.0f} to {:.0f})".format(r["return_mean"], *r["return_ci"]) for r in trainings),
             f"{fmean(r['arms']['policy prior']['return_mean'] for r in trainings):.0f}",
             f"{fmean(r['random']['return_mean'] for r in trainings):.0f}",
             *(f"{value:.0f}" for value in reported),

@@ -1,11 +1,11 @@
 """Train and evaluate control by reward on eight tasks of DeepMind Control, from nothing to 100,000 frames each.
 
-    python benchmarks/reward_control.py                                     everything; hours
-    python benchmarks/reward_control.py --tasks cartpole_swingup --seeds 0  one training and its evaluation
-    python benchmarks/reward_control.py --only-eval                         evaluate the trainings of an earlier call again
+    python benchmarks/reward_control.py                               everything; hours
+    python benchmarks/reward_control.py --tasks finger_spin --seeds 0 one training and its evaluation
+    python benchmarks/reward_control.py --only-eval                   evaluate the trainings of an earlier call again
 
-Each training and each evaluation is a `forethought` process of its own, with the preset of the task and nothing else; the
-result file holds both command lines, every evaluation episode, and the return of every training episode by frames and
+Each training and each evaluation is a `forethought` process of its own, with the preset of the task and nothing else;
+the result file holds both command lines, every evaluation episode, and the return of every training episode by frames and
 seconds. A training that was interrupted goes on where it was; what has a result file is left alone (`--resume never`
 starts everything over). `python benchmarks/render_tables.py` then brings the numbers into the pages that show them.
 """
