@@ -5,9 +5,11 @@
     python benchmarks/reward_control.py --only-eval                   evaluate the trainings of an earlier call again
 
 Each training and each evaluation is a `forethought` process of its own, with the preset of the task and nothing else;
-the result file holds both command lines, every evaluation episode, and the return of every training episode by frames and
-seconds. A training that was interrupted goes on where it was; what has a result file is left alone (`--resume never`
-starts everything over). `python benchmarks/render_tables.py` then brings the numbers into the pages that show them.
+the result file holds both command lines, every evaluation episode, and the return of every training episode by frames
+and seconds. Evaluated is the agent as it is at the last frame, not the best on the way. A training that was interrupted
+goes on where it was; what has a result file is left alone (`--resume never` starts everything over).
+`python benchmarks/render_tables.py` then brings the numbers into the pages that show them, and
+`python benchmarks/plot_reward_control.py` draws the learning curves.
 """
 
 import argparse
