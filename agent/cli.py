@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 import warnings
@@ -178,6 +179,7 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
+        logging.getLogger("absl").setLevel(logging.ERROR)  # dm_control's models use old attributes of MuJoCo
         yield
 
 
@@ -263,20 +265,23 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
 
 
 def _result_table(result: dict[str, Any]) -> Table:
-    goals = result["success_rate"] is not None
     table = Table(title=f"{escape(result['env'])}: {result['episodes']} held-out episodes")
-    for column in ("", "success", "95 % interval", "steps to goal (median)", "return"):
+    goals = result["success_rate"] is not None
+    columns = ("success", "95 % interval", "steps to goal (median)", "return") if goals else ("return", "95 % interval")
+    for column in ("", *columns):
         table.add_column(column, justify="left" if not column else "right")
     rows = {"planner": result, "random": result["random"], "true dynamics": result["true_dynamics"], **result["arms"]}
     for name, row in rows.items():
         if row is None:
             continue
-        steps, mean, (low, high) = row["steps_to_goal"]["median"], row["return_mean"], row["return_ci"]
-        success = ["-", "-"]
-        if row["success_rate"] is not None:
+        cells = [f"{row['return_mean']:.1f}"]
+        if goals:
+            steps = row["steps_to_goal"]["median"]
             success = [f"{row['success_rate']:.1%}", "{:.1%} to {:.1%}".format(*row["success_ci"])]
-        returns = f"{mean:.1f}" if goals else f"{mean:.1f} ({low:.1f} to {high:.1f})"
-        table.add_row(name, *success, "-" if steps is None else f"{steps:.0f}", returns)
+            cells = [*success, "-" if steps is None else f"{steps:.0f}", *cells]
+        else:
+            cells.append("{:.1f} to {:.1f}".format(*row["return_ci"]))
+        table.add_row(name, *cells)
     return table
 
 

@@ -23,7 +23,8 @@ OTHERS = {"tdmpc2": ("TD-MPC2", "tab:orange"), "sac": ("SAC", "tab:gray"), "drea
 def smooth(values: np.ndarray[Any, Any], over: int = 9) -> np.ndarray[Any, Any]:
     """Moving average with shorter windows at the ends."""
     window = np.ones(min(over, len(values)))
-    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+    averaged: np.ndarray[Any, Any] = np.convolve(values, window, "same")
+    return averaged / np.convolve(np.ones_like(values), window, "same")
 
 
 def draw_frames(axes: Axes, name: str, results: list[dict[str, Any]], rows: list[dict[str, str]]) -> None:
