@@ -24,7 +24,9 @@ def smooth(values: np.ndarray[Any, Any], over: int = 9) -> np.ndarray[Any, Any]:
     """Moving average with shorter windows at the ends."""
     window = np.ones(min(over, len(values)))
     averaged: np.ndarray[Any, Any] = np.convolve(values, window, "same")
-    return averaged / np.convolve(np.ones_like(values), window, "same")
+    counts: np.ndarray[Any, Any] = np.convolve(np.ones_like(values), window, "same")
+    smoothed: np.ndarray[Any, Any] = averaged / counts
+    return smoothed
 
 
 def draw_frames(axes: Axes, name: str, results: list[dict[str, Any]], rows: list[dict[str, str]]) -> None:
