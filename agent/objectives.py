@@ -158,7 +158,7 @@ class RewardObjective(Objective):
         actions = model.normalize_action(trajectory.actions).expand(members, -1, -1, -1, -1)
         rewards = heads.expected(heads.reward_logits(torch.cat([before, actions], dim=-1)))  # [E, B, N, H]
         last = latents[..., -1, :]
-        following = torch.cat([last, heads.act(last).mean], dim=-1)
+        following = torch.cat([last, heads.act(last)], dim=-1)
         values = heads.expected(heads.value_logits(following))  # [K, E, B, N]
         weights = heads.discount ** torch.arange(horizon + 1, dtype=rewards.dtype, device=rewards.device)
         if heads.terminates:
@@ -178,8 +178,8 @@ class RewardObjective(Objective):
         for _ in range(horizon):
             noise = torch.randn(len(z), count, heads.action_dim, generator=generator, device=generator.device)
             noise[:, 0] = 0  # one of them is the policy itself
-            chosen = heads.act(state, self.options.policy_noise * noise.reshape(1, -1, heads.action_dim))
-            actions.append(model.denormalize_action(chosen.action[0]))
+            action = heads.act(state, self.options.policy_noise * noise.reshape(1, -1, heads.action_dim))
+            actions.append(model.denormalize_action(action[0]))
             state = model.step(state, actions[-1])
         return torch.stack(actions, dim=1).reshape(len(z), count, horizon, -1)
 

@@ -291,14 +291,14 @@ class Learner:
     @torch.no_grad()
     def _value_target(self, heads: ControlHeads, z: Tensor, rewards: Tensor, terminated: Tensor) -> Tensor:
         """Reward and discounted value of the next latents `z [B, L, Z]`, by the most doubtful member; `[B, L]`."""
-        action = heads.act(z, self._noise(z, heads.action_dim)).action
+        action = heads.act(z, self._noise(z, heads.action_dim))
         ahead = heads.expected(heads.value_logits(torch.cat([z, action], dim=-1), which="target")).amin(dim=0)
         return rewards + heads.discount * (~terminated).to(ahead.dtype) * ahead
 
     def _policy(self, heads: ControlHeads, z: Tensor, done: Tensor, known: Tensor, weights: Tensor) -> Tensor:
         """Loss of the policy prior at latents `z [E, B, L, Z]` where `done [E, B, L, A]` had the value `known`."""
         options = self.options
-        chosen = heads.act(z, self._noise(z, heads.action_dim))
+        chosen = heads.choose(z, self._noise(z, heads.action_dim))
         value = heads.expected(heads.value_logits(torch.cat([z, chosen.action], dim=-1), which="frozen")).mean(dim=0)
         with torch.no_grad():  # values in units of their spread, so that entropy means the same in every task
             low, high = torch.quantile(value.flatten(), value.new_tensor([0.05, 0.95]))

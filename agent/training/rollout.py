@@ -230,7 +230,7 @@ class PriorPolicy(Policy):
             self.latent, self.action = self.latent[keep], self.action[keep]
         self.rows = rows
         self.latent = model.observe(self.latent, self.action, self.agent.tensors(obs))
-        self.action = model.denormalize_action(heads.act(self.latent).mean)
+        self.action = model.denormalize_action(heads.act(self.latent))
         return self.action.cpu().numpy()
 
 

@@ -69,7 +69,7 @@ class Choice(NamedTuple):
         action: a draw, `[..., A]`.
         mean: the middle of the distribution it comes from, `[..., A]`.
         raw: the same before it is squashed, `[..., A]`.
-        log_p: log-probability of the draw, `[...]`; 0 where there was none.
+        log_p: log-probability of the draw, `[...]`.
     """
 
     action: Tensor
@@ -136,29 +136,42 @@ class ControlHeads(nn.Module):
         """Probability `[...]` that the episode has not ended in `z [..., Z]`."""
         return torch.sigmoid(-_read(self.termination, z).float())[0, ..., 0]
 
-    def act(self, z: Tensor, noise: Tensor | None = None) -> Choice:
-        """The policy prior, a Gaussian squashed by tanh (Haarnoja et al., "Soft actor-critic", 2018).
+    def act(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Normalised actions `[..., A]` of the policy prior in latents `z [..., Z]`.
 
         Args:
-            z: latents `[..., Z]`.
+            z: latents.
             noise: standard normal `[..., A]`; None takes the mean.
         """
-        out = _read(self.policy, z)[0].float()
-        mean = out[..., : self.action_dim]
-        if noise is None:
-            best = torch.tanh(mean)
-            return Choice(best, best, mean, mean.new_zeros(()))
-        log_std = MIN_LOG_STD + (MAX_LOG_STD - MIN_LOG_STD) * (torch.tanh(out[..., self.action_dim :]) + 1) / 2
-        raw = torch.addcmul(mean, noise, log_std.exp())
+        raw, spread = self._policy(z)
+        return torch.tanh(raw if noise is None else torch.addcmul(raw, noise, _log_std(spread).exp()))
+
+    def choose(self, z: Tensor, noise: Tensor) -> Choice:
+        """All that is known of the actions that `act` returns."""
+        raw, spread = self._policy(z)
+        log_std = _log_std(spread)
+        drawn = torch.addcmul(raw, noise, log_std.exp())
         # log(1 - tanh(x)^2), in a form that does not round to log 0
-        squashed = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+        squashed = 2 * (math.log(2) - drawn - F.softplus(-2 * drawn))
         log_p = (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi) - squashed).sum(dim=-1)
-        return Choice(torch.tanh(raw), torch.tanh(mean), mean, log_p)
+        return Choice(torch.tanh(drawn), torch.tanh(raw), raw, log_p)
+
+    def _policy(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What the policy network says, `[..., A]` each: mean before tanh, and spread, see `_log_std`.
+
+        A squashed Gaussian, as of Haarnoja et al., "Soft actor-critic" (2018).
+        """
+        out = _read(self.policy, z)[0].float()
+        return out[..., : self.action_dim], out[..., self.action_dim :]
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
         """Move the target a step of `1 - decay` toward the value functions."""
         torch._foreach_lerp_(list(self.target.parameters()), list(self.value.parameters()), 1 - decay)
+
+
+def _log_std(spread: Tensor) -> Tensor:
+    return MIN_LOG_STD + (MAX_LOG_STD - MIN_LOG_STD) * (torch.tanh(spread) + 1) / 2
 
 
 def _read(net: StackedMLP, x: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:

@@ -68,7 +68,7 @@ def by_hand(model: WorldModel, scene: tuple[Tensor, Tensor], terminates: bool) -
                     returns[:, e, b, n] += 0.8**t * alive * heads.expected(heads.reward_logits(taken))
                     here = latents[e, b, n, t]
                     alive = alive * (heads.alive(here) if terminates else 1.0)
-                value = heads.expected(heads.value_logits(torch.cat([here, heads.act(here).mean])))
+                value = heads.expected(heads.value_logits(torch.cat([here, heads.act(here)])))
                 returns[:, e, b, n] += 0.8**H * alive * value
     return returns.flatten(0, 1)
 
@@ -100,7 +100,7 @@ def test_the_policy_proposes_its_own_rollouts(model: WorldModel, scene: tuple[Te
     assert ((seeds >= low - 1e-6) & (seeds <= high + 1e-6)).all()
     here = z
     for t in range(H):  # the first one is the mean of the policy, step by step
-        action = model.denormalize_action(heads.act(here).mean)
+        action = model.denormalize_action(heads.act(here))
         assert torch.allclose(seeds[:, 0, t], action, atol=1e-5)
         here = model.step(here[None], action)[0]
     assert not torch.allclose(seeds[:, 0], seeds[:, 1])

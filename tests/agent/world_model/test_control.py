@@ -62,7 +62,7 @@ def test_half_precision_keeps_the_numbers_exact() -> None:
 
 def test_the_policy_is_a_squashed_gaussian(heads: ControlHeads) -> None:
     z, draw = noise(B, Z), noise(B, A, seed=1)
-    chosen = heads.act(z, draw)
+    chosen = heads.choose(z, draw)
     out = heads.policy(z[None])[0]
     log_std = -5 + 3 * (torch.tanh(out[..., A:]) + 1)
     gaussian = Normal(out[..., :A], log_std.exp())
@@ -74,7 +74,8 @@ def test_the_policy_is_a_squashed_gaussian(heads: ControlHeads) -> None:
     inside = action.abs().amax(-1) < 0.99  # torch's own form rounds beyond
     assert inside.sum() > 2
     assert torch.allclose(chosen.log_p[inside], expected[inside], atol=1e-3)
-    assert torch.equal(heads.act(z).action, chosen.mean)
+    assert torch.equal(heads.act(z), chosen.mean)
+    assert torch.equal(heads.act(z, draw), chosen.action)
 
 
 def test_frozen_values_teach_their_input_only(heads: ControlHeads) -> None:
@@ -102,7 +103,7 @@ def test_shapes(heads: ControlHeads) -> None:
     assert heads.reward_logits(taken).shape == (3, B, 33)
     assert heads.value_logits(taken).shape == (2, 3, B, 33)
     assert heads.expected(heads.value_logits(taken)).shape == (2, 3, B)
-    assert heads.act(z).action.shape == (3, B, A)
+    assert heads.act(z).shape == (3, B, A)
     alive = heads.alive(z)
     assert alive.shape == (3, B)
     assert ((alive > 0) & (alive < 1)).all()
