@@ -1,9 +1,10 @@
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from forethought.agent.threads import WORTH_SHARING, threads_for
+from forethought.agent.threads import WORTH_SHARING, in_parallel, threads_for
 
 
 @pytest.fixture(autouse=True)
@@ -30,4 +31,31 @@ def test_never_more_threads_than_allowed() -> None:
 def test_an_error_restores_the_threads() -> None:
     with pytest.raises(ZeroDivisionError), threads_for(1):
         raise ZeroDivisionError
+    assert torch.get_num_threads() == 2
+
+
+def test_parts_are_computed_in_order_each_on_a_thread_of_its_own_and_on_one_core() -> None:
+    seen: dict[float, tuple[int, int, bool]] = {}
+
+    def double(part: torch.Tensor) -> torch.Tensor:
+        barrier.wait(timeout=30)  # passes only if all parts are under way at once
+        seen[float(part)] = (threading.get_ident(), torch.get_num_threads(), torch.is_grad_enabled())
+        return 2 * part
+
+    parts = [torch.tensor(float(i)) for i in range(3)]
+    barrier = threading.Barrier(3)
+    assert [float(x) for x in in_parallel(double, parts)] == [0.0, 2.0, 4.0]
+    assert len({thread for thread, _, _ in seen.values()}) == 3
+    assert all(cores == 1 and not gradients for _, cores, gradients in seen.values())
+    assert torch.get_num_threads() == 2
+
+
+def test_an_error_in_another_thread_is_raised_here() -> None:
+    def fail(part: torch.Tensor) -> torch.Tensor:
+        if float(part):
+            raise ZeroDivisionError
+        return part
+
+    with pytest.raises(ZeroDivisionError):
+        in_parallel(fail, [torch.tensor(0.0), torch.tensor(1.0)])
     assert torch.get_num_threads() == 2
