@@ -13,17 +13,14 @@ Arms: `default` is the agent as it comes. Where observations are vectors, `learn
 """
 
 import argparse
-import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trainings import call, finished, parse, train_seconds, wanted
+
 from forethought.agent.files import read_json, write_json
-from forethought.agent.training.checkpoint import load_checkpoint
 
 ARMS = ("default", "identity", "learned")
 RESULTS = Path(__file__).parent / "results" / "goal_reaching"
@@ -117,31 +114,6 @@ def jobs(tasks: Sequence[str], seeds: Sequence[int] | None, arms: Sequence[str] 
                 yield Job(task, arm, seed)
 
 
-def call(command: Sequence[str]) -> None:
-    """Run a `forethought` command line with the script that belongs to this Python."""
-    print("$", " ".join(command), flush=True)
-    script = Path(sys.executable).with_name(command[0])
-    with subprocess.Popen([str(script), *command[1:]], stdin=subprocess.DEVNULL) as process:
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:  # Ctrl-C has reached the process too: let it save
-            status = process.wait() or 130
-    if status:
-        raise SystemExit(f"exit status {status}: {' '.join(command)}")
-
-
-def finished(run: Path) -> bool:
-    """Whether a training was carried through to its end."""
-    last = run / "last.safetensors"
-    return last.exists() and bool(load_checkpoint(last).state["train"]["finished"])
-
-
-def train_seconds(run: Path) -> float:
-    """Wall-clock seconds from the first collection to the last validation, pauses between resumes left out."""
-    last = (run / "metrics.jsonl").read_text().splitlines()[-1]
-    return float(json.loads(last)["seconds"])
-
-
 def carry_out(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate; returns the content of the result file."""
     threads = [] if arguments.threads is None else [f"threads={arguments.threads}"]
@@ -176,31 +148,11 @@ def _without_lists(measured: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Carry out what is asked for and write one JSON file per training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="rows of the table")
-    parser.add_argument("--seeds", nargs="+", type=int, help="trainings; by default those of each task")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="columns of the table")
-    parser.add_argument("--episodes", type=int, default=100, help="held-out goals per training, at least 100")
-    parser.add_argument("--threads", type=int, help="CPU threads of each process; by default the configuration's")
-    parser.add_argument("--runs", type=Path, default=Path("runs/goal_reaching"), help="folder of the run folders")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="never starts everything over")
-    parser.add_argument("--only-eval", action="store_true", help="train nothing, evaluate what is there again")
-    arguments = parser.parse_args()
-    if arguments.episodes < 100:
-        parser.error(f"--episodes must be at least 100, got {arguments.episodes}")
-    if arguments.only_eval and arguments.resume == "never":
-        parser.error("--only-eval needs the trainings that --resume never deletes")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments = parse(parser, TASKS, "held-out goals", least_episodes=100, results=RESULTS)
     for job in jobs(arguments.tasks, arguments.seeds, arguments.arms):
         path, run = arguments.out / f"{job.name}.json", arguments.runs / job.name
-        if arguments.resume == "never":
-            path.unlink(missing_ok=True)
-            shutil.rmtree(run, ignore_errors=True)
-        if path.exists() and not arguments.only_eval:
-            print(f"{path} is there already")
-            continue
-        if arguments.only_eval and not finished(run):
-            print(f"{run} holds no finished training")
+        if not wanted(path, run, arguments):
             continue
         result = carry_out(job, run, arguments)
         write_json(path, result)

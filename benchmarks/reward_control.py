@@ -13,13 +13,12 @@ goes on where it was; what has a result file is left alone (`--resume never` sta
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goal_reaching import call, finished, train_seconds
+from trainings import call, finished, parse, train_seconds, wanted
 
 from forethought.agent.files import read_json, write_json
 from forethought.agent.training.metrics import read_metrics
@@ -87,32 +86,12 @@ def carry_out(name: str, seed: int, run: Path, episodes: int, extra: Sequence[st
 def main() -> None:
     """Carry out what is asked for and write one JSON file per training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="rows of the table")
-    parser.add_argument("--seeds", nargs="+", type=int, help="trainings; by default those of each task")
-    parser.add_argument("--episodes", type=int, default=10, help="held-out episodes per training, at least 10")
-    parser.add_argument("--threads", type=int, help="CPU threads of each process; by default the configuration's")
-    parser.add_argument("--runs", type=Path, default=Path("runs/reward_control"), help="folder of the run folders")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="never starts everything over")
-    parser.add_argument("--only-eval", action="store_true", help="train nothing, evaluate what is there again")
-    arguments = parser.parse_args()
-    if arguments.episodes < 10:
-        parser.error(f"--episodes must be at least 10, got {arguments.episodes}")
-    if arguments.only_eval and arguments.resume == "never":
-        parser.error("--only-eval needs the trainings that --resume never deletes")
+    arguments = parse(parser, TASKS, "held-out episodes", least_episodes=10, results=RESULTS)
     threads = [] if arguments.threads is None else [f"threads={arguments.threads}"]
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.tasks:
         for seed in arguments.seeds or TASKS[name].seeds:
             path, run = arguments.out / f"{name}-{seed}.json", arguments.runs / f"{name}-{seed}"
-            if arguments.resume == "never":
-                path.unlink(missing_ok=True)
-                shutil.rmtree(run, ignore_errors=True)
-            if path.exists() and not arguments.only_eval:
-                print(f"{path} is there already")
-                continue
-            if arguments.only_eval and not finished(run):
-                print(f"{run} holds no finished training")
+            if not wanted(path, run, arguments):
                 continue
             result = carry_out(name, seed, run, arguments.episodes, threads)
             write_json(path, result)

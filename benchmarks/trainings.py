@@ -1,0 +1,81 @@
+"""What benchmarks share that train and evaluate by `forethought` processes: options, calls, what is done already."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from forethought.agent.training.checkpoint import load_checkpoint
+
+
+def parse(
+    parser: argparse.ArgumentParser, tasks: Iterable[str], what: str, *, least_episodes: int, results: Path
+) -> argparse.Namespace:
+    """Add the options of every such benchmark, parse the command line, and make the folder of results.
+
+    Args:
+        parser: with the benchmark's own options.
+        tasks: rows of its table.
+        what: is counted by `--episodes`.
+        least_episodes: fewer would say too little; the default.
+        results: default folder of the result files; run folders are under one of its name.
+    """
+    known, runs = list(tasks), Path("runs") / results.name
+    add = parser.add_argument
+    add("--tasks", nargs="+", choices=known, default=known, help="rows of the table")
+    add("--seeds", nargs="+", type=int, help="trainings; by default those of each task")
+    add("--episodes", type=int, default=least_episodes, help=f"{what} per training, at least {least_episodes}")
+    add("--threads", type=int, help="CPU threads of each process; by default the configuration's")
+    add("--runs", type=Path, default=runs, help="folder of the run folders")
+    add("--out", type=Path, default=results, help="folder of the result files")
+    add("--resume", choices=("auto", "never"), default="auto", help="never starts everything over")
+    add("--only-eval", action="store_true", help="train nothing, evaluate what is there again")
+    arguments = parser.parse_args()
+    if arguments.episodes < least_episodes:
+        parser.error(f"--episodes must be at least {least_episodes}, got {arguments.episodes}")
+    if arguments.only_eval and arguments.resume == "never":
+        parser.error("--only-eval needs the trainings that --resume never deletes")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def wanted(result: Path, run: Path, arguments: argparse.Namespace) -> bool:
+    """Whether there is something to do for a result file and its run folder; says why not."""
+    if arguments.resume == "never":
+        result.unlink(missing_ok=True)
+        shutil.rmtree(run, ignore_errors=True)
+    if result.exists() and not arguments.only_eval:
+        print(f"{result} is there already")
+        return False
+    if arguments.only_eval and not finished(run):
+        print(f"{run} holds no finished training")
+        return False
+    return True
+
+
+def call(command: Sequence[str]) -> None:
+    """Run a `forethought` command line with the script that belongs to this Python."""
+    print("$", " ".join(command), flush=True)
+    script = Path(sys.executable).with_name(command[0])
+    with subprocess.Popen([str(script), *command[1:]], stdin=subprocess.DEVNULL) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # Ctrl-C has reached the process too: let it save
+            status = process.wait() or 130
+    if status:
+        raise SystemExit(f"exit status {status}: {' '.join(command)}")
+
+
+def finished(run: Path) -> bool:
+    """Whether a training was carried through to its end."""
+    last = run / "last.safetensors"
+    return last.exists() and bool(load_checkpoint(last).state["train"]["finished"])
+
+
+def train_seconds(run: Path) -> float:
+    """Wall-clock seconds from the first collection to the last validation, pauses between resumes left out."""
+    last = (run / "metrics.jsonl").read_text().splitlines()[-1]
+    return float(json.loads(last)["seconds"])
