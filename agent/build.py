@@ -183,6 +183,12 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
         raise RunError(f"out={run_dir} already holds a run; resume=auto continues it")
     _check_device(config.device)
     with _threads(config.threads), _environments(config) as (environments, validation):
+        members = config.objective.members
+        if members > config.world_model.ensemble_size:
+            raise RunError(
+                f"objective.members must be at most world_model.ensemble_size={config.world_model.ensemble_size}, "
+                f"got {members}"
+            )
         if config.objective.name == "goal" and validation.env_spec.goal is None:
             raise RunError(
                 f"objective=goal needs an environment with goals, but {config.env} has none; objective=reward does not"
@@ -322,19 +328,22 @@ def collect(config: Config, progress: Progress | None = None) -> tuple[Path, int
     progress = progress or Silent()
     folder = Path(config.memory.path or Path(config.out) / "memory").expanduser()
     with contextlib.closing(make_vector(config.env, config.training.num_envs, _collection(config))) as environments:
-        spec = environments.env_spec
-        total = max(1, round(config.steps / spec.max_episode_steps))
-        seeds = episode_seeds("train", config.seed, 0, total)
+        spec, length = environments.env_spec, environments.env_spec.max_episode_steps
+        total, done, first = config.steps, 0, 0
         source = json.dumps([spec.to_json(), config.training.max_hold, config.seed]).encode()
-        keys = [f"collect/{hashlib.sha256(source).hexdigest()[:16]}/{i}" for i in range(total)]
+        prefix = f"collect/{hashlib.sha256(source).hexdigest()[:16]}"
         with EpisodeStore.open(folder, "a", spec, config.memory) as store:
-            for first in range(0, total, config.training.num_envs):
-                wave = slice(first, first + config.training.num_envs)
-                if any(store.find(key) is None for key in keys[wave]):
+            while done < total:  # episodes may end early: there are more of them then
+                count = min(config.training.num_envs, -(-(total - done) // length))
+                keys = [f"{prefix}/{first + i}" for i in range(count)]
+                ids = [i for i in map(store.find, keys) if i is not None]
+                if len(ids) < count:
+                    seeds = episode_seeds("train", config.seed, first, count)
                     policy = RandomPolicy(spec, config.training.max_hold)
-                    episodes = run_episodes(environments, policy, seeds[wave], meta={"policy": "random"})
-                    store.append_many(episodes, keys[wave])
-                progress.advance("collect", min(wave.stop, total), total)
+                    episodes = run_episodes(environments, policy, seeds, meta={"policy": "random"})
+                    ids = store.append_many(episodes, keys)
+                first, done = first + count, done + int(store.lengths(ids).sum())
+                progress.advance("collect", min(done, total), total)
             return folder, len(store), store.num_transitions
 
 

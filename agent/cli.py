@@ -223,7 +223,8 @@ def _run_training(overrides: Sequence[str], console: Console) -> Path:
     config = load(Config, chosen)
     with ConsoleProgress(console) as progress:
         if preset:
-            progress.message(f"preset={preset}: tuned for {config.env} (preset=default turns it off)")
+            purpose = f"tuned for {config.env}" if preset != "nano" else "for two CPU cores; preset=base is for a GPU"
+            progress.message(f"preset={preset}: {purpose} (preset=default turns it off)")
         return build.train(config, progress)
 
 

@@ -24,8 +24,8 @@ class Config:
     env: str = "???"
     """Environment id: any Gymnasium id, `dm_control/<domain>-<task>-v0`, or `module:EnvId`."""
     steps: int = 20_000
-    """Decisions to collect in all, as episodes of full length; fewer where episodes terminate early. Frames are
-    decisions x env_options.action_repeat."""
+    """Decisions to collect in all; whole episodes, so it can be a few more. Frames are decisions x
+    env_options.action_repeat."""
     out: str = "runs/${now:%Y-%m-%d_%H-%M-%S}"
     """Run folder."""
     resume: str = "auto"

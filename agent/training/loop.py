@@ -7,6 +7,7 @@ control by reward in many phases of one or a few.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,15 +208,14 @@ class Trainer:
 
     def _budgets(self, phase: int) -> list[tuple[str, int]]:
         """What a phase collects: `(policy, decisions of the run when it has collected that)`."""
-        length, options = self.environments.env_spec.max_episode_steps, self.options
-        total = max(1, round(self.steps / length))  # in episodes of full length
-        first = total if options.rounds == 0 else max(1, round(total * options.initial_fraction))
-        ends = first + np.linspace(0, total - first, options.rounds + 1).round().astype(int)
+        options, length = self.options, self.environments.env_spec.max_episode_steps
+        first = self.steps * (options.initial_fraction if options.rounds else 1.0)
+        ends = np.linspace(first, self.steps, options.rounds + 1).round().astype(int)
         if phase == 0:
-            return [("random", first * length)]
+            return [("random", int(ends[0]))]
         before, end = int(ends[phase - 1]), int(ends[phase])
-        explore = round((end - before) * options.explore_fraction) if self.model.members > 1 else 0
-        return [("explore", (before + explore) * length), ("plan", end * length)]
+        exploring = round((end - before) / length * options.explore_fraction) if self.model.members > 1 else 0
+        return [("explore", before + exploring * length), ("plan", end)]
 
     def _collect(self) -> bool:
         phase, began, lived, first = self.state.phase, perf_counter(), 0, 0
@@ -228,7 +228,7 @@ class Trainer:
             while collected < end:
                 if self.stop:
                     return False
-                count = min(self.options.num_envs, -(-(end - collected) // length))
+                count = min(self.options.num_envs, math.ceil((end - collected) / length))
                 wave, lived_now = self._wave(kind, phase, first, count, plans)
                 first, lived = first + count, lived + lived_now
                 collected += int(self.store.lengths(wave).sum())
