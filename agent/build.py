@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,7 +31,15 @@ from . import provenance
 from .agent import Agent, AgentOptions
 from .files import read_json, write_bytes, write_json
 from .memory.store import EpisodeStore
-from .objectives import DisagreementObjective, GoalObjective, GoalOptions, Objective, RewardObjective, RewardOptions
+from .objectives import (
+    OBJECTIVES,
+    DisagreementObjective,
+    GoalObjective,
+    GoalOptions,
+    Objective,
+    RewardObjective,
+    RewardOptions,
+)
 from .report.html import write_report
 from .report.video import VideoError, write_video
 from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, restore_module
@@ -38,7 +47,7 @@ from .training.evaluate import EvaluationOptions, decision_time, diagnose, episo
 from .training.learner import Learner
 from .training.loop import Progress, Trainer
 from .training.metrics import MetricsLogger
-from .training.rollout import AgentPolicy, Array, Policy, PriorPolicy, RandomPolicy, SimulatorPolicy, run_episodes
+from .training.rollout import AgentPolicy, Array, Policy, PriorPolicy, RandomPolicy, SimulatorPolicy, live_or_recall
 from .world_model.model import WorldModel, WorldModelOptions
 
 
@@ -148,9 +157,8 @@ def _check_device(device: str) -> None:
 
 def objective_options(saved: dict[str, Any]) -> GoalOptions | RewardOptions:
     """Objective options from their JSON form."""
-    kinds: dict[str, type[GoalOptions] | type[RewardOptions]] = {"goal": GoalOptions, "reward": RewardOptions}
     values = {k: v for k, v in saved.items() if k not in ("name", "risk")}
-    return kinds[saved["name"]](**values, risk=RiskOptions(**saved["risk"]))
+    return OBJECTIVES[saved["name"]](**values, risk=RiskOptions(**saved["risk"]))
 
 
 @contextmanager
@@ -331,17 +339,14 @@ def collect(config: Config, progress: Progress | None = None) -> tuple[Path, int
         spec, length = environments.env_spec, environments.env_spec.max_episode_steps
         total, done, first = config.steps, 0, 0
         source = json.dumps([spec.to_json(), config.training.max_hold, config.seed]).encode()
+        policy = partial(RandomPolicy, spec, config.training.max_hold)
         prefix = f"collect/{hashlib.sha256(source).hexdigest()[:16]}"
         with EpisodeStore.open(folder, "a", spec, config.memory) as store:
             while done < total:  # episodes may end early: there are more of them then
-                count = min(config.training.num_envs, -(-(total - done) // length))
+                count = min(config.training.num_envs, math.ceil((total - done) / length))
                 keys = [f"{prefix}/{first + i}" for i in range(count)]
-                ids = [i for i in map(store.find, keys) if i is not None]
-                if len(ids) < count:
-                    seeds = episode_seeds("train", config.seed, first, count)
-                    policy = RandomPolicy(spec, config.training.max_hold)
-                    episodes = run_episodes(environments, policy, seeds, meta={"policy": "random"})
-                    ids = store.append_many(episodes, keys)
+                seeds = episode_seeds("train", config.seed, first, count)
+                ids, _ = live_or_recall(store, environments, policy, seeds, keys, {"policy": "random"})
                 first, done = first + count, done + int(store.lengths(ids).sum())
                 progress.advance("collect", min(done, total), total)
             return folder, len(store), store.num_transitions

@@ -211,6 +211,10 @@ class DisagreementObjective(Objective):
         return -trajectory.latents.var(dim=0, unbiased=False).mean(dim=-1).sum(dim=-1)
 
 
+OBJECTIVES: dict[str, type[GoalOptions] | type[RewardOptions]] = {"goal": GoalOptions, "reward": RewardOptions}
+"""Options of every objective that a run can have, by name."""
+
+
 def make_cost_fn(model: WorldModel, objective: Objective, z: Tensor, goal: Tensor | None) -> CostFn:
     """All that a planner sees of the agent: actions `[B, N, H, A]` -> costs `[B, N]`.
 

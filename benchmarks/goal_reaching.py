@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainings import call, finished, parse, train_seconds, wanted
+from trainings import carry_out, parse, wanted
 
-from forethought.agent.files import read_json, write_json
+from forethought.agent.files import write_json
 
 ARMS = ("default", "identity", "learned")
 RESULTS = Path(__file__).parent / "results" / "goal_reaching"
@@ -114,25 +114,13 @@ def jobs(tasks: Sequence[str], seeds: Sequence[int] | None, arms: Sequence[str] 
                 yield Job(task, arm, seed)
 
 
-def carry_out(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate; returns the content of the result file."""
-    threads = [] if arguments.threads is None else [f"threads={arguments.threads}"]
-    train = job.train_command(run, threads)
-    if not finished(run):
-        call(train)
-    if not finished(run):
-        raise SystemExit(f"the training in {run} was interrupted; call again to go on with it")
-    evaluate = job.eval_command(run, arguments.episodes, threads)
-    call(evaluate)
-    measured = _without_lists(read_json(run / "eval.json"))
-    return {
-        **measured,
-        **asdict(job),
-        "evaluation_seed": measured["seed"],
-        "train_command": " ".join(train),
-        "eval_command": " ".join(evaluate),
-        "train_seconds": round(train_seconds(run), 1),
-    }
+    train = job.train_command(run, arguments.extra)
+    evaluate = job.eval_command(run, arguments.episodes, arguments.extra)
+    evaluation, made_by = carry_out(train, evaluate, run)
+    measured = _without_lists(evaluation)
+    return {**measured, **asdict(job), "evaluation_seed": measured["seed"], **made_by}
 
 
 def _without_lists(measured: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +142,7 @@ def main() -> None:
         path, run = arguments.out / f"{job.name}.json", arguments.runs / job.name
         if not wanted(path, run, arguments):
             continue
-        result = carry_out(job, run, arguments)
+        result = result_of(job, run, arguments)
         write_json(path, result)
         success, seconds = result["success_rate"], result["train_seconds"]
         print(f"{job.name}: {success:.1%} of {result['episodes']} goals, trained in {seconds:.0f} s")

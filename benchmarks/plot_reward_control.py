@@ -3,21 +3,21 @@
 python benchmarks/plot_reward_control.py        results/reward_control/*.json -> docs/images/reward_control.png
 """
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from reward_control import FRAMES, RESULTS, TASKS
+from reward_control import REFERENCES, RESULTS, TASKS, reference_returns
 
 from forethought.agent.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "reward_control.png"
-REFERENCE = ROOT / "benchmarks" / "reference" / "dmcontrol_state_returns.csv"
-OTHERS = {"tdmpc2": ("TD-MPC2", "tab:orange"), "sac": ("SAC", "tab:gray"), "dreamerv3": ("DreamerV3", "tab:green")}
+COLOURS = {"tdmpc2": "tab:orange", "sac": "tab:gray", "dreamerv3": "tab:green"}
+
+References = dict[tuple[str, str], dict[int, float]]
 
 
 def smooth(values: np.ndarray[Any, Any], over: int = 9) -> np.ndarray[Any, Any]:
@@ -29,13 +29,11 @@ def smooth(values: np.ndarray[Any, Any], over: int = 9) -> np.ndarray[Any, Any]:
     return smoothed
 
 
-def draw_frames(axes: Axes, name: str, results: list[dict[str, Any]], rows: list[dict[str, str]]) -> None:
+def draw_frames(axes: Axes, name: str, results: list[dict[str, Any]], others: References) -> None:
     """Return against frames: training episodes, the evaluation at the end, and others at 0 and 100,000 frames."""
-    for method, (label, colour) in OTHERS.items():
-        known = [r for r in rows if r["task"] == TASKS[name].reference and r["method"] == method]
-        known = sorted((r for r in known if int(r["env_frames"]) <= FRAMES), key=lambda r: int(r["env_frames"]))
-        frames = [int(r["env_frames"]) for r in known]
-        axes.plot(frames, [float(r["mean_return"]) for r in known], "o--", color=colour, ms=4, lw=1, label=label)
+    for method, label in REFERENCES.items():
+        reported = sorted(others[TASKS[name].reference, method].items())
+        axes.plot(*zip(*reported, strict=True), "o--", color=COLOURS[method], ms=4, lw=1, label=label)
     for i, result in enumerate(results):
         curve = np.array(result["curve"])
         axes.plot(curve[:, 0], smooth(curve[:, 2]), color="tab:blue", lw=1.5, label=None if i else "ours, exploring")
@@ -59,8 +57,7 @@ def draw_minutes(axes: Axes, results: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Write the picture."""
     found = [read_json(path) for path in sorted(RESULTS.glob("*.json"))]
-    with REFERENCE.open() as file:
-        rows = list(csv.DictReader(file))
+    others = reference_returns()
     shown = {name: [r for r in found if r["task"] == name] for name in TASKS}
     shown = {name: results for name, results in shown.items() if results}
     if not shown:
@@ -72,7 +69,7 @@ def main() -> None:
         axes.set_visible(False)
     for i, (name, results) in enumerate(shown.items()):
         above, below = grid[2 * (i // columns), i % columns], grid[2 * (i // columns) + 1, i % columns]
-        draw_frames(above, name, results, rows)
+        draw_frames(above, name, results, others)
         draw_minutes(below, results)
         for axes in (above, below):
             axes.set_visible(True)

@@ -10,7 +10,6 @@ A page asks for a table by a pair of comments, and everything between them belon
 """
 
 import argparse
-import csv
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from statistics import fmean, median
 from typing import Any
 
 from goal_reaching import ARMS, TASKS, Task
-from reward_control import FRAMES
+from reward_control import FRAMES, REFERENCES, reference_returns
 from reward_control import TASKS as REWARD_TASKS
 
 from forethought.agent.files import read_json
@@ -120,19 +119,17 @@ def _duration(seconds: float) -> str:
 
 # -- control by reward -------------------------------------------------------------------------------------------------
 
-REFERENCES = {"tdmpc2": "TD-MPC2", "sac": "SAC", "dreamerv3": "DreamerV3"}
-
 
 def reward_control(results: Path) -> str:
     """One row per task that has results, in the order of `reward_control.TASKS`, and their means."""
     found = [read_json(path) for path in sorted((results / "reward_control").glob("*.json"))]
-    others = _reference_returns()
+    others = reference_returns()
     rows, ours, theirs = [], [], []
     for name, task in REWARD_TASKS.items():
         trainings = [r for r in found if r["task"] == name]
         if not trainings:
             continue
-        reported = [others[task.reference, method] for method in REFERENCES]
+        reported = [others[task.reference, method][FRAMES] for method in REFERENCES]
         mean = fmean(r["return_mean"] for r in trainings)
         ours.append(mean)
         theirs.append(reported)
@@ -157,16 +154,6 @@ def reward_control(results: Path) -> str:
         "decision p50 / p99", "training",
     ]  # fmt: skip
     return markdown(header, rows)
-
-
-def _reference_returns() -> dict[tuple[str, str], float]:
-    """Mean returns that others report at 100,000 frames, by task and method."""
-    with (ROOT / "benchmarks" / "reference" / "dmcontrol_state_returns.csv").open() as file:
-        return {
-            (row["task"], row["method"]): float(row["mean_return"])
-            for row in csv.DictReader(file)
-            if int(row["env_frames"]) == FRAMES
-        }
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------

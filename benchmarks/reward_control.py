@@ -13,14 +13,14 @@ goes on where it was; what has a result file is left alone (`--resume never` sta
 """
 
 import argparse
-from collections.abc import Sequence
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainings import call, finished, parse, train_seconds, wanted
+from trainings import carry_out, parse, wanted
 
-from forethought.agent.files import read_json, write_json
+from forethought.agent.files import write_json
 from forethought.agent.training.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "reward_control"
@@ -50,50 +50,50 @@ TASKS = {
 }
 
 
+REFERENCES = {"tdmpc2": "TD-MPC2", "sac": "SAC", "dreamerv3": "DreamerV3"}
+"""Those whose returns stand beside ours: name in the file, name to show."""
+
+
+def reference_returns() -> dict[tuple[str, str], dict[int, float]]:
+    """Mean returns that others report, by task and method, and then by frames up to `FRAMES`."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    with (Path(__file__).parent / "reference" / "dmcontrol_state_returns.csv").open() as file:
+        for row in csv.DictReader(file):
+            if int(row["env_frames"]) <= FRAMES:
+                returns = found.setdefault((row["task"], row["method"]), {})
+                returns[int(row["env_frames"])] = float(row["mean_return"])
+    return found
+
+
 def learning_curve(run: Path) -> list[list[float]]:
     """Frames, seconds since the start, and mean return of the episodes of each collection (with exploration noise)."""
     lines = [m for m in read_metrics(run / "metrics.jsonl") if m["phase"] == "collect" and "episode/return" in m]
     return [[m["frames"], m["seconds"], round(m["episode/return"], 1)] for m in lines]
 
 
-def carry_out(name: str, seed: int, run: Path, episodes: int, extra: Sequence[str]) -> dict[str, Any]:
+def result_of(name: str, seed: int, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate; returns the content of the result file."""
-    train = ["forethought", "train", f"preset={name}", f"seed={seed}", f"out={run}", *extra]
-    if not finished(run):
-        call(train)
-    if not finished(run):
-        raise SystemExit(f"the training in {run} was interrupted; call again to go on with it")
-    evaluate = ["forethought", "eval", f"run={run}", "checkpoint=last", f"episodes={episodes}", f"seed={seed}"]
-    evaluate += ["evaluation.video=false", *extra]
-    call(evaluate)
-    measured = read_json(run / "eval.json")
-    kept = {
-        k: v for k, v in measured.items() if k not in ("seeds", "command", "video", "video_reason", "steps_to_goal")
-    }
+    train = ["forethought", "train", f"preset={name}", f"seed={seed}", f"out={run}", *arguments.extra]
+    evaluate = ["forethought", "eval", f"run={run}", "checkpoint=last", f"episodes={arguments.episodes}"]
+    evaluate += [f"seed={seed}", "evaluation.video=false", *arguments.extra]
+    measured, made_by = carry_out(train, evaluate, run)
+    left_out = ("seeds", "command", "video", "video_reason", "steps_to_goal")
+    kept = {k: v for k, v in measured.items() if k not in left_out}
     kept["decision_ms"] = {k: v for k, v in measured["decision_ms"].items() if k != "values"}
-    return {
-        **kept,
-        "task": name,
-        "seed": seed,
-        "frames": read_metrics(run / "metrics.jsonl")[-1]["frames"],
-        "train_command": " ".join(train),
-        "eval_command": " ".join(evaluate),
-        "train_seconds": round(train_seconds(run), 1),
-        "curve": learning_curve(run),
-    }
+    frames = read_metrics(run / "metrics.jsonl")[-1]["frames"]
+    return {**kept, "task": name, "seed": seed, "frames": frames, **made_by, "curve": learning_curve(run)}
 
 
 def main() -> None:
     """Carry out what is asked for and write one JSON file per training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments = parse(parser, TASKS, "held-out episodes", least_episodes=10, results=RESULTS)
-    threads = [] if arguments.threads is None else [f"threads={arguments.threads}"]
     for name in arguments.tasks:
         for seed in arguments.seeds or TASKS[name].seeds:
             path, run = arguments.out / f"{name}-{seed}.json", arguments.runs / f"{name}-{seed}"
             if not wanted(path, run, arguments):
                 continue
-            result = carry_out(name, seed, run, arguments.episodes, threads)
+            result = result_of(name, seed, run, arguments)
             write_json(path, result)
             print(f"{name}-{seed}: return {result['return_mean']:.1f}, trained in {result['train_seconds']:.0f} s")
 

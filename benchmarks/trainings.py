@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from forethought.agent.files import read_json
 from forethought.agent.training.checkpoint import load_checkpoint
 
 
@@ -22,6 +24,9 @@ def parse(
         what: is counted by `--episodes`.
         least_episodes: fewer would say too little; the default.
         results: default folder of the result files; run folders are under one of its name.
+
+    Returns:
+        the options, and as `extra` those that every process is told.
     """
     known, runs = list(tasks), Path("runs") / results.name
     add = parser.add_argument
@@ -39,6 +44,7 @@ def parse(
     if arguments.only_eval and arguments.resume == "never":
         parser.error("--only-eval needs the trainings that --resume never deletes")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments.extra = [] if arguments.threads is None else [f"threads={arguments.threads}"]
     return arguments
 
 
@@ -67,6 +73,25 @@ def call(command: Sequence[str]) -> None:
             status = process.wait() or 130
     if status:
         raise SystemExit(f"exit status {status}: {' '.join(command)}")
+
+
+def carry_out(train: Sequence[str], evaluate: Sequence[str], run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train what is not trained yet, and evaluate.
+
+    Returns:
+        the content of eval.json, and what a result file says of how it was made.
+    """
+    if not finished(run):
+        call(train)
+    if not finished(run):
+        raise SystemExit(f"the training in {run} was interrupted; call again to go on with it")
+    call(evaluate)
+    made_by = {
+        "train_command": " ".join(train),
+        "eval_command": " ".join(evaluate),
+        "train_seconds": round(train_seconds(run), 1),
+    }
+    return read_json(run / "eval.json"), made_by
 
 
 def finished(run: Path) -> bool:

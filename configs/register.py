@@ -18,13 +18,12 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import ForethoughtError, UnknownNameError
-from ..agent.objectives import GoalOptions, RewardOptions
+from ..agent.objectives import OBJECTIVES
 from ..planners import ENTRY_POINTS, PLANNERS, find_planner
 from .schema import Config, ConfigError, EvalConfig
 
 T = TypeVar("T", Config, EvalConfig)
 
-OBJECTIVES: dict[str, type[Any]] = {"goal": GoalOptions, "reward": RewardOptions}
 _ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval"}
 _GROUPS: dict[type[Any], tuple[str, ...]] = {
     Config: ("planner", "objective", "preset"),
@@ -79,9 +78,10 @@ def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
     if "preset" in given or "env" not in given:
         return list(overrides), None
     observation = given.get("env_options.observation", "state")
-    for name, preset in presets().items():
+    known = presets()
+    for name, preset in known.items():
         same = preset.get("env_options", {}).get("observation", "state") == observation
-        objective = _objective_of(preset)
+        objective = _objective_of(preset, known)
         if preset.get("env") == given["env"] and same and given.get("objective", objective) == objective:
             return [f"preset={name}", *overrides], name
     if given.get("objective") == "reward":
@@ -89,13 +89,14 @@ def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
     return list(overrides), None
 
 
-def _objective_of(preset: dict[str, Any]) -> str:
-    """The objective that a preset is for; those that build on a size are for reward."""
-    return (
-        "reward"
-        if {"nano", "base", "large"} & {d for d in preset.get("defaults", []) if isinstance(d, str)}
-        else "goal"
-    )
+def _objective_of(preset: dict[str, Any], known: dict[str, dict[str, Any]]) -> str:
+    """The objective that a preset chooses, by itself or by the presets among `known` that it builds on."""
+    for entry in preset.get("defaults", []):
+        if isinstance(entry, dict) and "override /objective" in entry:
+            return str(entry["override /objective"])
+        if entry in known:
+            return _objective_of(known[entry], known)
+    return "goal"
 
 
 def load(root: type[T], overrides: Sequence[str]) -> T:

@@ -73,7 +73,7 @@ def write_run(run: Path, *, finished: bool, success: float = 0.97) -> None:
 
 
 class Calls:
-    """Stands in for `goal_reaching.call`: trainings finish, and commands are noted."""
+    """Stands in for `trainings.call`: trainings finish, and commands are noted."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
@@ -91,7 +91,7 @@ class Calls:
 @pytest.fixture
 def calls(goals: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Calls:
     stub = Calls()
-    monkeypatch.setattr(goals, "call", stub)
+    monkeypatch.setattr(importlib.import_module("trainings"), "call", stub)
     return stub
 
 
@@ -186,7 +186,7 @@ def test_a_failed_command_ends_the_benchmark(
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(SystemExit, match="exit status 3: forethought train x"):
-        goals.call(["forethought", "train", "x"])
+        importlib.import_module("trainings").call(["forethought", "train", "x"])
 
 
 # -- render_tables -----------------------------------------------------------------------------------------------------

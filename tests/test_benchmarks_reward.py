@@ -87,7 +87,7 @@ def test_a_training_is_carried_out_once(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = Calls()
-    monkeypatch.setattr(script, "call", calls)
+    monkeypatch.setattr(importlib.import_module("trainings"), "call", calls)
     words = ["reward_control.py", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", [*words, "--tasks", "cup_catch", "--threads", "1"])
     script.main()

@@ -217,7 +217,9 @@ class Learner:
         start = options.burn_in
         z, actions = z[:, start:], batch.actions[:, start:]
         terms: dict[str, Tensor] = {}
-        predicted = self._predict(z, actions) if options.prediction or model.control is not None else None
+        predicted = None
+        if options.prediction or model.control is not None:
+            predicted = model.rollout(z[:, 0].expand(model.members, -1, -1), actions)
         if predicted is not None and options.prediction:
             terms["prediction"] = losses.prediction_loss(predicted, self._target(batch, z), options.rho)
         if options.inverse_dynamics:
@@ -245,9 +247,6 @@ class Learner:
             target = model.probe_target(batch.obs)[:, start:]
             terms["probe"] = F.mse_loss(model.probe(z), target)
         return terms, z
-
-    def _predict(self, z: Tensor, actions: Tensor) -> Tensor:
-        return self.model.rollout(z[:, 0].expand(self.model.members, -1, -1), actions)
 
     def _clip(self) -> Tensor:
         """Limit the gradient; that of the policy on its own, since it has another scale. Returns the whole norm."""

@@ -36,7 +36,7 @@ from .checkpoint import (
 from .evaluate import episode_seeds, run_arm, score
 from .learner import Learner
 from .metrics import WARNING_KEY, MetricsLogger, collapse_warning, latent_health
-from .rollout import AgentPolicy, Environments, PlanStatistics, Policy, RandomPolicy, run_episodes
+from .rollout import AgentPolicy, Environments, PlanStatistics, Policy, RandomPolicy, live_or_recall
 
 
 class TrainingError(ForethoughtError):
@@ -229,9 +229,9 @@ class Trainer:
                 if self.stop:
                     return False
                 count = min(self.options.num_envs, math.ceil((end - collected) / length))
-                wave, lived_now = self._wave(kind, phase, first, count, plans)
-                first, lived = first + count, lived + lived_now
-                collected += int(self.store.lengths(wave).sum())
+                wave, new = self._wave(kind, phase, first, count, plans)
+                decisions = int(self.store.lengths(wave).sum())
+                first, collected, lived = first + count, collected + decisions, lived + decisions * new
                 ids += wave
                 planned += wave if kind == "plan" else []
                 self.progress.advance("collect", min(collected, self.steps), self.steps, kind)
@@ -251,22 +251,19 @@ class Trainer:
         self.save("last")
         return True
 
-    def _wave(self, kind: str, phase: int, first: int, count: int, plans: PlanStatistics) -> tuple[list[int], int]:
-        """Episodes `first` to `first + count - 1` of a phase, and how many decisions they took to live through.
+    def _wave(self, kind: str, phase: int, first: int, count: int, plans: PlanStatistics) -> tuple[list[int], bool]:
+        """Episodes `first` to `first + count - 1` of a phase, and whether they were lived through now."""
 
-        They are stored as a whole or not at all; an interrupted wave is lived through again, from the same seeds.
-        """
+        def policy() -> Policy:
+            made = self._policy(kind, phase, first)
+            if kind == "plan" and isinstance(made, AgentPolicy):
+                made.statistics = plans
+            return made
+
         keys = [f"{self.run_id}/{phase}/{first + i}" for i in range(count)]
-        known = [k for k in map(self.store.find, keys) if k is not None]
-        if len(known) == count:
-            return known, 0
         seeds = episode_seeds("train", self.seed, phase * 1_000_000 + first, count)
-        policy = self._policy(kind, phase, first)
-        if kind == "plan" and isinstance(policy, AgentPolicy):
-            policy.statistics = plans
         meta = {"policy": kind, "phase": phase, "run": self.run_id}
-        ids = self.store.append_many(run_episodes(self.environments, policy, seeds, meta=meta), keys)
-        return ids, int(self.store.lengths(ids).sum())
+        return live_or_recall(self.store, self.environments, policy, seeds, keys, meta)
 
     def _policy(self, kind: str, phase: int, first: int) -> Policy:
         if kind == "random":

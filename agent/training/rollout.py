@@ -14,7 +14,7 @@ from typing_extensions import override
 from ...envs.spec import EnvSpec
 from ...planners.base import Plan, Planner
 from ..agent import Agent, Carry, select
-from ..memory.store import Episode
+from ..memory.store import Episode, EpisodeStore
 from ..objectives import control_heads
 
 Obs = Mapping[str, NDArray[Any]]
@@ -213,25 +213,24 @@ class PriorPolicy(Policy):
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
-        self.latent: Tensor | None = None
-        self.action: Tensor | None = None
+        self.carry = Carry(planner=None)
         self.rows = np.zeros(0, np.int64)
 
     @override
     def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
-        self.latent, self.action, self.rows = None, None, np.arange(len(seeds))
+        self.carry, self.rows = Carry(planner=None), np.arange(len(seeds))
 
     @override
     @torch.no_grad()
     def act(self, obs: Obs, rows: Array) -> Array:
         model, heads = self.agent.model, control_heads(self.agent.model)
-        if len(rows) != len(self.rows) and self.latent is not None and self.action is not None:
+        if len(rows) != len(self.rows):
             keep = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
-            self.latent, self.action = self.latent[keep], self.action[keep]
-        self.rows = rows
-        self.latent = model.observe(self.latent, self.action, self.agent.tensors(obs))
-        self.action = model.denormalize_action(heads.act(self.latent))
-        return self.action.cpu().numpy()
+            self.carry, self.rows = select(self.carry, keep), rows
+        latent = model.observe(self.carry.latent, self.carry.action, self.agent.tensors(obs))
+        action = model.denormalize_action(heads.act(latent))
+        self.carry = replace(self.carry, latent=latent, action=action)
+        return action.cpu().numpy()
 
 
 SimulatorCosts = Callable[[Array, Array, Obs], Array]
@@ -357,6 +356,35 @@ def run_episodes(
         )
         for i, recorded in enumerate(recorder.episodes(lengths, terminated, truncated))
     ]
+
+
+def live_or_recall(
+    store: EpisodeStore,
+    environments: Environments,
+    policy: Callable[[], Policy],
+    seeds: Sequence[int],
+    keys: Sequence[str],
+    meta: Mapping[str, Any],
+) -> tuple[list[int], bool]:
+    """A wave of episodes, from the store if they are in it under their keys, else lived through and stored.
+
+    They are stored as a whole or not at all; an interrupted wave is lived through again, from the same seeds.
+
+    Args:
+        store: open for appending.
+        environments: with at least as many rows as seeds.
+        policy: makes the policy, if it is needed.
+        seeds: one for each episode.
+        keys: of the episodes in the store.
+        meta: further metadata of every episode.
+
+    Returns:
+        ids of the episodes, and whether they were lived through now.
+    """
+    known = [i for i in map(store.find, keys) if i is not None]
+    if len(known) == len(keys):
+        return known, False
+    return store.append_many(run_episodes(environments, policy(), seeds, meta=meta), keys), True
 
 
 def _copy(obs: Obs, count: int) -> dict[str, Array]:

@@ -21,6 +21,7 @@ from forethought import UnknownNameError, make_env
 from forethought.agent import build
 from forethought.agent.build import RunError, load_agent
 from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.training import rollout
 from forethought.agent.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from forethought.agent.training.metrics import read_metrics
 from forethought.agent.world_model.encoders import ObsEncoder
@@ -376,7 +377,7 @@ def test_collecting_goes_on_where_it_was_and_other_options_add_to_it(
 ) -> None:
     overrides = [*small, f"out={tmp_path}"]
     ran: list[int] = []
-    run_episodes = build.run_episodes
+    run_episodes = rollout.run_episodes
 
     def counted(environments: Any, policy: Any, seeds: list[int], **kwargs: Any) -> Any:
         if len(ran) == 2:
@@ -385,7 +386,7 @@ def test_collecting_goes_on_where_it_was_and_other_options_add_to_it(
         ran.append(len(seeds))
         return run_episodes(environments, policy, seeds, **kwargs)
 
-    monkeypatch.setattr(build, "run_episodes", counted)
+    monkeypatch.setattr(rollout, "run_episodes", counted)
     with pytest.raises(KeyboardInterrupt):
         build.collect(load(Config, overrides))
     assert build.collect(load(Config, overrides)) == (tmp_path / "memory", 8, 160)

@@ -17,14 +17,14 @@ from torch.utils import tensorboard  # noqa: F401
 
 from forethought.agent import build, cli  # noqa: F401
 from forethought.agent.memory.store import EpisodeStore
-from forethought.agent.training import checkpoint, loop
+from forethought.agent.training import checkpoint, rollout
 from forethought.agent.training.learner import Learner
 from forethought.agent.training.metrics import MetricsLogger
 from forethought.configs.register import load
 from forethought.configs.schema import Config
 
 MOMENTS: dict[str, tuple[Any, str]] = {
-    "episodes": (loop, "run_episodes"),
+    "episodes": (rollout, "run_episodes"),
     "append": (EpisodeStore, "append_many"),
     "update": (Learner, "update"),
     "log": (MetricsLogger, "log"),

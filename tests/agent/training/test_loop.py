@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from forethought import ForethoughtError
 from forethought.agent import build
 from forethought.agent.memory.store import EpisodeStore
-from forethought.agent.training import loop
+from forethought.agent.training import rollout
 from forethought.agent.training.checkpoint import load_checkpoint
 from forethought.agent.training.learner import Learner
 from forethought.agent.training.loop import TrainingError, TrainingOptions
@@ -157,8 +157,8 @@ def test_interrupt_during_collection_keeps_the_waves_that_are_stored(
     with EpisodeStore.open(tmp_path / "run" / "memory") as store:
         assert len(store) == 2  # of 4, in waves of 2
     lived: list[int] = []
-    run_episodes = loop.run_episodes
-    monkeypatch.setattr(loop, "run_episodes", lambda *a, **k: lived.append(1) or run_episodes(*a, **k))
+    run_episodes = rollout.run_episodes
+    monkeypatch.setattr(rollout, "run_episodes", lambda *a, **k: lived.append(1) or run_episodes(*a, **k))
     build.train(config)
     assert len(lived) == 3  # the second wave of this phase, and one in each of the others
     assert_same_run(small_run, tmp_path / "run")
