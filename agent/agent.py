@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import ForethoughtError
 from ..planners.base import Plan, Planner
-from .objectives import Objective, make_cost_fn
-from .threads import threads_for
+from .compilation import CHOICES, worth_compiling
+from .objectives import ImaginedCost, Objective, propose
 from .world_model.model import WorldModel
 
 T = TypeVar("T")
@@ -30,6 +30,9 @@ class AgentOptions:
     plan_dtype: str = "auto"
     """`float32`, `bfloat16` (plan with a copy of the networks in half precision; latents stay in single), or `auto`:
     bfloat16 on a CPU that computes in it, where that is faster."""
+    compile: str = "never"
+    """`auto` plans for one episode at a time with compiled code, where this machine has what that needs (a C++
+    compiler); the first decisions then wait some seconds for it. `never` does without."""
     deadline_s: float | None = None
     """Seconds a plan may take; the best plan found by then is used. None plans to the end."""
 
@@ -38,6 +41,8 @@ class AgentOptions:
             raise AgentError(f"replan_every must be at least 1, got {self.replan_every}")
         if self.plan_dtype not in ("auto", "float32", "bfloat16"):
             raise AgentError(f"plan_dtype must be one of auto, float32, bfloat16, got {self.plan_dtype!r}")
+        if self.compile not in CHOICES:
+            raise AgentError(f"compile must be one of {', '.join(CHOICES)}, got {self.compile!r}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise AgentError(f"deadline_s must be positive, got {self.deadline_s}")
 
@@ -110,6 +115,7 @@ class Agent:
         # Cast once: autocast would cast the weights again at every call (and is slower than float32 on a CPU).
         dtype = planning_dtype(options.plan_dtype, self.device)
         self.imagined = model.frozen(dtype)
+        self._compile = worth_compiling(options.compile, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -167,9 +173,12 @@ class Agent:
             action = carry.plan[:, carry.age]
             return action, dataclasses.replace(carry, latent=latent, action=action, age=carry.age + 1), None
         state = carry.planner if carry.plan is None else self.planner.advance(carry.planner, carry.age)
-        cost_fn = make_cost_fn(self.imagined, self.objective, latent, goal)
-        with torch.no_grad(), threads_for(0):
-            seeds = self.objective.seeds(self.imagined, latent, self.planner.horizon, self.generator)
+        cost_fn = ImaginedCost(self.imagined, self.objective, latent, goal, compile=self._compile)
+        seeds = None
+        if self.objective.num_seeds:
+            shape = (len(latent), self.objective.num_seeds, self.planner.horizon, self.model.spec.action_dim)
+            noise = torch.randn(shape, generator=self.generator, device=self.device)
+            seeds = propose(self.model, self.objective, latent, noise, compile=self._compile)
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
         action = plan.actions[:, 0]
         return action, Carry(state, latent, action, plan.actions, 1), plan

@@ -5,15 +5,17 @@ the ensemble's members reduced by a risk measure.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial, wraps
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from .. import ForethoughtError
-from ..planners.base import CostFn
+from ..planners.base import StepT
 from ..planners.risk import RiskOptions, aggregate
+from .compilation import compiled
 from .imagination import Trajectory, imagine
 from .threads import in_parallel, threads_for
 from .world_model.control import ControlHeads
@@ -45,16 +47,20 @@ class Objective(Protocol):
         """
         ...
 
-    def seeds(self, model: WorldModel, z: Tensor, horizon: int, generator: torch.Generator) -> Tensor | None:
-        """Action sequences `[B, S, H, A]` in real units that the search should try, from latents `z [B, Z]`; or None.
+    @property
+    def num_seeds(self) -> int:
+        """Action sequences that it proposes for every search, `S`."""
+        return 0
+
+    def seeds(self, model: WorldModel, z: Tensor, noise: Tensor) -> Tensor:
+        """Action sequences `[B, S, H, A]` in real units that a search should try; none by default.
 
         Args:
             model: the world model that imagines.
-            z: present latents.
-            horizon: actions in a plan.
-            generator: source of the random numbers.
+            z: present latents `[B, Z]`.
+            noise: standard normal `[B, S, H, A]`.
         """
-        return None
+        return noise[:, :0]
 
 
 @dataclass
@@ -168,20 +174,24 @@ class RewardObjective(Objective):
         returns = torch.addcmul(rewards @ weights[:-1], values, weights[-1])
         return aggregate(-returns.reshape(-1, batch, samples), self.options.risk)
 
+    @property
     @override
-    def seeds(self, model: WorldModel, z: Tensor, horizon: int, generator: torch.Generator) -> Tensor | None:
-        count = self.options.policy_trajectories
-        if not count:
-            return None
-        heads, state = control_heads(model), z.repeat_interleave(count, dim=0).unsqueeze(0)
-        actions = []
-        for _ in range(horizon):
-            noise = torch.randn(len(z), count, heads.action_dim, generator=generator, device=generator.device)
-            noise[:, 0] = 0  # one of them is the policy itself
-            action = heads.act(state, self.options.policy_noise * noise.reshape(1, -1, heads.action_dim))
+    def num_seeds(self) -> int:
+        return self.options.policy_trajectories
+
+    @override
+    def seeds(self, model: WorldModel, z: Tensor, noise: Tensor) -> Tensor:
+        heads, (batch, count, horizon, dim) = control_heads(model), noise.shape
+        scale = torch.full((count, 1, 1), self.options.policy_noise, dtype=noise.dtype, device=noise.device)
+        scale[0] = 0  # one of them is the policy itself
+        scaled = (noise * scale).reshape(1, batch * count, horizon, dim)
+        state, actions = z.repeat_interleave(count, dim=0).unsqueeze(0), []
+        for t in range(horizon):
+            action = heads.act(state, scaled[:, :, t])
             actions.append(model.denormalize_action(action[0]))
-            state = model.step(state, actions[-1])
-        return torch.stack(actions, dim=1).reshape(len(z), count, horizon, -1)
+            if t < horizon - 1:
+                state = model.step(state, actions[-1])
+        return torch.stack(actions, dim=1).reshape(batch, count, horizon, dim)
 
 
 def control_heads(model: WorldModel) -> ControlHeads:
@@ -215,29 +225,72 @@ OBJECTIVES: dict[str, type[GoalOptions] | type[RewardOptions]] = {"goal": GoalOp
 """Options of every objective that a run can have, by name."""
 
 
-def make_cost_fn(model: WorldModel, objective: Objective, z: Tensor, goal: Tensor | None) -> CostFn:
-    """All that a planner sees of the agent: actions `[B, N, H, A]` -> costs `[B, N]`.
+class ImaginedCost:
+    """All that a planner sees of the agent: actions `[B, N, H, A]` -> costs `[B, N]`; a `CostFn`.
 
     Args:
         model: the world model that imagines.
         objective: what to score.
         z: present latents `[B, Z]`.
         goal: goal embeddings `[B, G]`.
+        compile: use compiled code for one problem at a time (`B = 1`). The numbers of several vary as episodes end.
+
+    Raises:
+        ObjectiveError: the objective wants more ensemble members than there are.
     """
 
-    members = objective.members or model.members
-    if members > model.members:
-        raise ObjectiveError(f"members must be at most ensemble_size={model.members}, got {members}")
+    def __init__(
+        self, model: WorldModel, objective: Objective, z: Tensor, goal: Tensor | None, *, compile: bool = False
+    ) -> None:
+        self.model, self.objective, self.z, self.goal = model, objective, z, goal
+        self.members = objective.members or model.members
+        self.compile = compile and len(z) == 1
+        if self.members > model.members:
+            raise ObjectiveError(f"members must be at most ensemble_size={model.members}, got {self.members}")
 
-    def score(actions: Tensor) -> Tensor:
-        return objective(model, imagine(model, z, actions, members), goal).to(actions.dtype)
-
-    def cost_fn(actions: Tensor) -> Tensor:
-        rows = members * actions.shape[0] * actions.shape[1]
-        shares = min(torch.get_num_threads(), rows // MIN_ROWS, actions.shape[1])
-        if shares > 1 and not torch.is_grad_enabled() and actions.device.type == "cpu":
+    def __call__(self, actions: Tensor) -> Tensor:
+        """Costs `[B, N]`; large sets of candidates are shared by the threads."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return _score(self.objective, self.model, self.z, self.goal, self.members, actions)
+        samples = actions.shape[1]
+        # One candidate is left to plain code: it is not worth a compilation of its own.
+        function = compiled(_score) if self.compile and samples > 1 else _score
+        score = partial(function, self.objective, self.model, self.z, self.goal, self.members)
+        shares = self._shares(samples)
+        if shares > 1:
             return torch.cat(in_parallel(score, actions.chunk(shares, dim=1)), dim=1)
-        with threads_for(model.product_size(rows)):
-            return score(actions)
+        with threads_for(self.model.product_size(self.members * len(self.z) * samples)):
+            return cast(Tensor, score(actions))
 
-    return cost_fn
+    def fuse(self, step: StepT, samples: int) -> StepT | None:
+        """See `FusingCostFn`: pays where calls, not products, take the time."""
+        if not self.compile or self._shares(samples) > 1:
+            return None
+
+        @wraps(step)
+        def fused(*args: object) -> object:
+            with threads_for(0):
+                return compiled(step)(*args)
+
+        return cast(StepT, fused)
+
+    def _shares(self, samples: int) -> int:
+        rows = self.members * len(self.z) * samples
+        return min(torch.get_num_threads(), rows // MIN_ROWS, samples) if self.z.device.type == "cpu" else 1
+
+
+def propose(model: WorldModel, objective: Objective, z: Tensor, noise: Tensor, *, compile: bool = False) -> Tensor:
+    """`Objective.seeds`, for one problem with compiled code if wanted; arguments as there and of `ImaginedCost`."""
+    with torch.no_grad(), threads_for(0):
+        seeds: Tensor = (compiled(_propose) if compile and len(z) == 1 else _propose)(objective, model, z, noise)
+    return seeds
+
+
+def _score(
+    objective: Objective, model: WorldModel, z: Tensor, goal: Tensor | None, members: int, actions: Tensor
+) -> Tensor:
+    return objective(model, imagine(model, z, actions, members), goal).to(actions.dtype)
+
+
+def _propose(objective: Objective, model: WorldModel, z: Tensor, noise: Tensor) -> Tensor:
+    return objective.seeds(model, z, noise)

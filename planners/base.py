@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,25 @@ CostFn = Callable[[Tensor], Tensor]
 """Actions `[B, N, H, A]` in real units -> costs `[B, N]`; lower is better, and candidates do not see each other."""
 
 StateT = TypeVar("StateT")
+StepT = TypeVar("StepT", bound=Callable[..., object])
+
+
+@runtime_checkable
+class FusingCostFn(Protocol):
+    """A `CostFn` that may be compiled as one with what a planner does around it."""
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        """See `CostFn`."""
+        ...
+
+    def fuse(self, step: StepT, samples: int) -> StepT | None:
+        """A fast form of `step`, or None if there is no point in one.
+
+        Args:
+            step: a function of tensors, without side effects, that calls this cost function.
+            samples: how many candidates of each problem it scores.
+        """
+        ...
 
 
 class PlannerError(ForethoughtError):

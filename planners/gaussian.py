@@ -23,7 +23,9 @@ class GaussianOptions(PlannerOptions):
     momentum: float = 0.1
     """Part of the old mean and standard deviation that survives an iteration; 0 forgets them."""
     return_mean: bool = False
-    """Return the mean of the final distribution (scored once more), which is smoother than the best candidate."""
+    """Return the mean of the final distribution, which is smoother than the best candidate."""
+    score_mean: bool = True
+    """Score the mean before it is returned; without, an evaluation is saved and `Plan.cost` is the best candidate's."""
     early_stop_std: float | None = None
     """Stop once the standard deviation, averaged over the plan, is at most this for every problem; None never."""
 
@@ -55,6 +57,11 @@ class GaussianPlanner(SamplingPlanner):
     @override
     def returns_mean(self) -> bool:
         return self.options.return_mean
+
+    @property
+    @override
+    def scores_mean(self) -> bool:
+        return self.options.score_mean
 
     @override
     def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:

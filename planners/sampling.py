@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .base import CostFn, Plan, PlannerError, PlannerOptions, require
+from .base import CostFn, FusingCostFn, Plan, PlannerError, PlannerOptions, require
 from .noise import colour_matrix, sample_noise
 from .parametrisation import Parametrisation
 
@@ -120,6 +120,11 @@ class SamplingPlanner(ABC):
         """Whether the plan is the mean of the final distribution rather than the best candidate."""
         return False
 
+    @property
+    def scores_mean(self) -> bool:
+        """Whether that mean is scored, and refused where its cost is not finite."""
+        return True
+
     def begin(self, state: SearchState) -> SearchState:
         """The state at the start of a plan: the warm start, and everything else afresh."""
         return replace(state, std=torch.full_like(state.std, self.initial_std), moments=torch.zeros_like(state.moments))
@@ -173,7 +178,10 @@ class SamplingPlanner(ABC):
         with torch.no_grad():
             state = self.begin(state)
             first, num_invalid = self._first_candidates(state, seeds)
-            best = _Best(first[:, 0], self.parametrisation.decode(first[:, 0]))
+            best = _Best(first[:, 0], torch.full_like(first[:, 0, 0, 0], torch.inf))
+            fused = None
+            if isinstance(cost_fn, FusingCostFn) and self.options.max_candidates_per_call is None:
+                fused = cost_fn.fuse(_iterate, self.options.num_samples)
             best_costs: list[Tensor] = []
             lap_s = 0.0
             for iteration in range(self.num_iterations):
@@ -183,11 +191,13 @@ class SamplingPlanner(ABC):
                 candidates = self.ask(state, iteration, generator)
                 if iteration == 0:
                     candidates[:, : first.shape[1]] = first
-                actions = self.parametrisation.decode(candidates)
-                costs, gradients, invalid = self._score(cost_fn, actions, watch, self.uses_gradients(iteration))
-                num_invalid += invalid
-                state = self.tell(state, candidates, costs, gradients)
-                best.update(candidates, actions, costs)
+                if fused is not None and not self.uses_gradients(iteration):
+                    state, best, invalid = fused(self, cost_fn, state, best, candidates)
+                else:
+                    actions = self.parametrisation.decode(candidates)
+                    costs, gradients, invalid = self._score(cost_fn, actions, watch, self.uses_gradients(iteration))
+                    state, best = self.tell(state, candidates, costs, gradients), best.or_better(candidates, costs)
+                num_invalid = num_invalid + invalid
                 best_costs.append(best.cost)
                 lap_s = watch.elapsed_s - started_s
                 if self.converged(state, best_costs):
@@ -195,13 +205,15 @@ class SamplingPlanner(ABC):
             iterations_run = len(best_costs)
             best_costs += best_costs[-1:] * (self.num_iterations - iterations_run)
             state = self.finish(state, best.candidate)
-            if self.returns_mean and watch.has_time_for(0.0):
+            if self.returns_mean and not self.scores_mean:
+                best = _Best(state.mean, best.cost)
+            elif self.returns_mean and watch.has_time_for(0.0):
                 actions = self.parametrisation.decode(state.mean[:, None])
                 costs, _, invalid = self._score(cost_fn, actions, watch, with_gradients=False)
-                num_invalid += invalid
-                best.replace(actions, costs)
+                num_invalid = num_invalid + invalid
+                best = best.unless_valid(state.mean, costs[:, 0])
         plan = Plan(
-            actions=best.actions,
+            actions=self.parametrisation.decode(best.candidate),
             cost=best.cost,
             best_costs=torch.stack(best_costs, dim=1),
             num_invalid=num_invalid,
@@ -231,7 +243,7 @@ class SamplingPlanner(ABC):
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Costs `[B, N]`, gradients by knots `[B, N, K, A]`, and how many costs `[B]` are not finite.
 
-        The one place where such a cost becomes inf. Candidates that time does not suffice for are inf, too, without
+        Candidates that time does not suffice for are inf, too, without
         being counted.
         """
         limit = self.options.max_candidates_per_call
@@ -242,8 +254,7 @@ class SamplingPlanner(ABC):
                 break
             parts.append(_costs_and_gradients(cost_fn, chunk) if with_gradients else (_costs(cost_fn, chunk), None))
         raw = parts[0][0] if len(parts) == 1 else torch.cat([costs for costs, _ in parts], dim=1)
-        finite = raw.isfinite()
-        costs = torch.where(finite, raw, torch.inf)
+        costs, invalid = _finite(raw)
         by_action = [gradient for _, gradient in parts if gradient is not None]
         gradients = self.parametrisation.pull_back(torch.cat(by_action, dim=1)) if by_action else None
         unscored = actions.shape[1] - costs.shape[1]
@@ -252,7 +263,7 @@ class SamplingPlanner(ABC):
             if gradients is not None:
                 none = gradients.new_zeros(gradients.shape[0], unscored, *gradients.shape[2:])
                 gradients = torch.cat((gradients, none), dim=1)
-        return costs, gradients, (~finite).sum(dim=1)
+        return costs, gradients, invalid
 
 
 class _Stopwatch:
@@ -269,26 +280,38 @@ class _Stopwatch:
         return self._deadline_s is None or self.elapsed_s + duration_s < self._deadline_s
 
 
+@dataclass(frozen=True, eq=False)
 class _Best:
-    """The best candidate so far of every problem; the warm start, at infinite cost, until one is valid."""
+    """The best candidate `[B, K, A]` of every problem and its cost `[B]`; the warm start until one is valid."""
 
-    def __init__(self, candidate: Tensor, actions: Tensor) -> None:
-        self.candidate, self.actions = candidate, actions
-        self.cost = torch.full_like(candidate[:, 0, 0], torch.inf)
+    candidate: Tensor
+    cost: Tensor
 
-    def update(self, candidates: Tensor, actions: Tensor, costs: Tensor) -> None:
-        """Take the best of candidates `[B, N, K, A]` where it is better."""
+    def or_better(self, candidates: Tensor, costs: Tensor) -> "_Best":
+        """The best of these `[B, N, K, A]` where it is better."""
         cost, index = costs.min(dim=1)
-        better, pick = (cost < self.cost)[:, None, None], index[:, None, None, None]
-        self.cost = torch.minimum(cost, self.cost)
-        self.candidate = torch.where(better, candidates.take_along_dim(pick, dim=1)[:, 0], self.candidate)
-        self.actions = torch.where(better, actions.take_along_dim(pick, dim=1)[:, 0], self.actions)
+        better = (cost < self.cost)[:, None, None]
+        found = candidates.take_along_dim(index[:, None, None, None], dim=1)[:, 0]
+        return _Best(torch.where(better, found, self.candidate), torch.minimum(cost, self.cost))
 
-    def replace(self, actions: Tensor, costs: Tensor) -> None:
-        """Take the one candidate `[B, 1, H, A]` where its cost `[B, 1]` is finite."""
-        valid = costs.isfinite()
-        self.cost = torch.where(valid, costs, self.cost[:, None])[:, 0]
-        self.actions = torch.where(valid[..., None], actions[:, 0], self.actions)
+    def unless_valid(self, candidate: Tensor, cost: Tensor) -> "_Best":
+        """The one candidate `[B, K, A]` where its cost `[B]` is finite."""
+        valid = cost.isfinite()
+        return _Best(torch.where(valid[:, None, None], candidate, self.candidate), torch.where(valid, cost, self.cost))
+
+
+def _iterate(
+    planner: SamplingPlanner, cost_fn: CostFn, state: SearchState, best: _Best, candidates: Tensor
+) -> tuple[SearchState, _Best, Tensor]:
+    """What becomes of candidates `[B, N, K, A]`, without chunks, deadline and gradients: a piece to be compiled."""
+    costs, invalid = _finite(_costs(cost_fn, planner.parametrisation.decode(candidates)))
+    return planner.tell(state, candidates, costs, None), best.or_better(candidates, costs), invalid
+
+
+def _finite(costs: Tensor) -> tuple[Tensor, Tensor]:
+    """Costs `[B, N]` with inf for those that are not finite, and how many `[B]` these are."""
+    finite = costs.isfinite()
+    return torch.where(finite, costs, torch.inf), (~finite).sum(dim=1)
 
 
 def _costs(cost_fn: CostFn, actions: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ... import ForethoughtError
+from ..compilation import CHOICES, compiled, worth_compiling
 from ..memory.sampler import SequenceBatch
 from ..threads import threads_for
 from ..world_model import losses
@@ -85,6 +86,9 @@ class LearnerOptions:
     """Worth of being like what the planner did, where that has the higher value."""
     target_decay: float = 0.99
     """Decay of the moving average of the value functions that targets are taken from."""
+    compile: str = "never"
+    """`auto` computes losses and gradients with compiled code, where this machine has what that needs (a C++
+    compiler); the first update then waits half a minute for it. `never` does without."""
     ema_target: float = 0.0
     """Decay of an exponential moving average encoder for the targets; 0 takes the encoder itself."""
 
@@ -98,6 +102,8 @@ class LearnerOptions:
             raise LearnerError(
                 f"window - burn_in must be at least 2 with straightening, got {self.window - self.burn_in}"
             )
+        if self.compile not in CHOICES:
+            raise LearnerError(f"compile must be one of {', '.join(CHOICES)}, got {self.compile!r}")
         if not 0 <= self.ema_target < 1:
             raise LearnerError(f"ema_target must be in [0, 1), got {self.ema_target}")
         if not 0 <= self.target_decay < 1:
@@ -151,6 +157,7 @@ class Learner:
         self.model, self.options, self.generator = model, options, generator
         self.total_updates = max(total_updates, 1)
         self.updates = 0
+        self._compile = worth_compiling(options.compile, self.device)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
@@ -188,8 +195,8 @@ class Learner:
     def _update(self, batch: SequenceBatch) -> dict[str, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        terms, z = self.losses(batch)
-        total = sum((getattr(self.options, name, 1.0) * value for name, value in terms.items()), torch.zeros(()))
+        compute = compiled(Learner._total) if self._compile else Learner._total
+        total, terms, spread = compute(self, batch, *self._circumstances(batch))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = self._clip()
@@ -205,13 +212,34 @@ class Learner:
         metrics = {f"loss/{name}": value.detach() for name, value in terms.items()}
         metrics["loss/total"] = total.detach()
         metrics["optim/grad_norm"] = norm.detach()
-        learned = z.detach()[..., self.model.measured_dim :]
-        if learned.shape[-1]:
-            metrics["latent/batch_std"] = learned.flatten(0, 1).std(dim=0).mean()
+        if spread is not None:
+            metrics["latent/batch_std"] = spread
         return metrics
+
+    def _circumstances(self, batch: SequenceBatch) -> tuple[Tensor | None, bool]:
+        """What the losses depend on beside batch and weights: noise `[2, E, B, L, A]` and whether episodes end."""
+        heads = self.model.control
+        if heads is None:
+            return None, False
+        steps = batch.actions.shape[1] - self.options.burn_in
+        shape = (2, self.model.members, len(batch.actions), steps, heads.action_dim)
+        noise = torch.randn(shape, generator=self.generator, device=self.generator.device)
+        return noise.to(self.device), heads.terminates
+
+    def _total(
+        self, batch: SequenceBatch, noise: Tensor | None, terminates: bool
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The loss, its unweighted terms, and the spread of learned latents: the piece to be compiled."""
+        terms, z = self._losses(batch, noise, terminates)
+        total = sum((getattr(self.options, name, 1.0) * value for name, value in terms.items()), torch.zeros(()))
+        learned = z.detach()[..., self.model.measured_dim :].flatten(0, 1)
+        return total, terms, learned.std(dim=0).mean() if learned.shape[-1] else None
 
     def losses(self, batch: SequenceBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Every loss term that has a weight, unweighted, and the latents `[B, L+1, Z]` of the windows."""
+        return self._losses(batch, *self._circumstances(batch))
+
+    def _losses(self, batch: SequenceBatch, noise: Tensor | None, terminates: bool) -> tuple[dict[str, Tensor], Tensor]:
         options, model = self.options, self.model
         z = model.encode_sequence(batch.obs, batch.actions)
         start = options.burn_in
@@ -238,9 +266,9 @@ class Learner:
             assert model.spec.goal is not None
             reached = model.normalize_achieved(batch.obs[model.spec.goal.achieved_key or ""][:, start:])
             terms["achieved"] = F.mse_loss(model.goal_point(z), reached)
-        if predicted is not None and model.control is not None:
+        if predicted is not None and model.control is not None and noise is not None:
             rewards, terminated = batch.rewards[:, start:], batch.terminated[:, start:]
-            terms |= self._control(model.control, z, predicted, actions, rewards, terminated)
+            terms |= self._control(model.control, z, predicted, actions, rewards, terminated, noise, terminates)
         if options.time_to_goal and model.time_to_goal is not None:
             terms["time_to_goal"] = self._time_to_goal(batch, z, start)
         if model.probe is not None:
@@ -254,7 +282,15 @@ class Learner:
         return torch.stack(norms).square().sum().sqrt()
 
     def _control(
-        self, heads: ControlHeads, z: Tensor, predicted: Tensor, actions: Tensor, rewards: Tensor, terminated: Tensor
+        self,
+        heads: ControlHeads,
+        z: Tensor,
+        predicted: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        terminated: Tensor,
+        noise: Tensor,
+        terminates: bool,
     ) -> dict[str, Tensor]:
         """Losses of reward, value, termination and policy, along imagined latents as the planner will meet them.
 
@@ -265,6 +301,8 @@ class Learner:
             actions: in real units, `[B, L, A]`.
             rewards: `[B, L]`.
             terminated: `[B, L]`.
+            noise: standard normal `[2, E, B, L, A]`.
+            terminates: whether termination is to be foreseen.
         """
         options, members = self.options, len(predicted)
         imagined = torch.cat([z[None, :, :1].expand(members, -1, -1, -1), predicted[:, :, :-1]], dim=2)
@@ -278,26 +316,30 @@ class Learner:
             terms["reward"] = (error * weights).mean()
         logits = heads.value_logits(taken)  # [K, E, B, L, bins]
         if options.value:
-            target = self._value_target(heads, z[:, 1:].detach(), rewards, terminated)
+            target = self._value_target(heads, z[:, 1:].detach(), rewards, terminated, noise[0, 0])
             terms["value"] = (heads.twohot.loss(logits, target) * weights).mean()
-        if options.termination and heads.terminates:
+        if options.termination and terminates:
             p = heads.alive(predicted)
             terms["termination"] = F.binary_cross_entropy(p, (~terminated).to(p.dtype).expand_as(p))
         known = heads.expected(logits.detach()).mean(dim=0)
-        terms["policy"] = self._policy(heads, imagined.detach(), done, known, weights)
+        terms["policy"] = self._policy(heads, imagined.detach(), done, known, weights, noise[1])
         return terms
 
     @torch.no_grad()
-    def _value_target(self, heads: ControlHeads, z: Tensor, rewards: Tensor, terminated: Tensor) -> Tensor:
+    def _value_target(
+        self, heads: ControlHeads, z: Tensor, rewards: Tensor, terminated: Tensor, noise: Tensor
+    ) -> Tensor:
         """Reward and discounted value of the next latents `z [B, L, Z]`, by the most doubtful member; `[B, L]`."""
-        action = heads.act(z, self._noise(z, heads.action_dim))
+        action = heads.act(z, noise)
         ahead = heads.expected(heads.value_logits(torch.cat([z, action], dim=-1), which="target")).amin(dim=0)
         return rewards + heads.discount * (~terminated).to(ahead.dtype) * ahead
 
-    def _policy(self, heads: ControlHeads, z: Tensor, done: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+    def _policy(
+        self, heads: ControlHeads, z: Tensor, done: Tensor, known: Tensor, weights: Tensor, noise: Tensor
+    ) -> Tensor:
         """Loss of the policy prior at latents `z [E, B, L, Z]` where `done [E, B, L, A]` had the value `known`."""
         options = self.options
-        chosen = heads.choose(z, self._noise(z, heads.action_dim))
+        chosen = heads.choose(z, noise)
         value = heads.expected(heads.value_logits(torch.cat([z, chosen.action], dim=-1), which="frozen")).mean(dim=0)
         with torch.no_grad():  # values in units of their spread, so that entropy means the same in every task
             low, high = torch.quantile(value.flatten(), value.new_tensor([0.05, 0.95]))
@@ -309,10 +351,6 @@ class Learner:
             better = (known > value).to(value.dtype).detach()
             loss = loss + options.distillation * better * (chosen.mean - done).square().sum(dim=-1)
         return (loss * weights).mean()
-
-    def _noise(self, z: Tensor, size: int) -> Tensor:
-        noise = torch.randn(*z.shape[:-1], size, generator=self.generator, device=self.generator.device)
-        return noise.to(z.device)
 
     def _target(self, batch: SequenceBatch, z: Tensor) -> Tensor:
         if self.target is None:

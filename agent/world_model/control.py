@@ -104,11 +104,16 @@ class ControlHeads(nn.Module):
         self.termination = StackedMLP(1, [latent_dim, hidden, 1], last_scale=1.0)
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("has_terminated", torch.zeros((), dtype=torch.bool))
+        self._terminates: bool | None = None
 
     @property
     def terminates(self) -> bool:
         """Whether any episode so far ended by itself; until then nothing is spent on foreseeing it."""
-        return bool(self.get_buffer("has_terminated"))
+        return bool(self.get_buffer("has_terminated")) if self._terminates is None else self._terminates
+
+    def freeze(self) -> None:
+        """Promise that nothing will change: to read a buffer would interrupt compiled code."""
+        self._terminates = self.terminates
 
     def expected(self, logits: Tensor) -> Tensor:
         """Expected numbers `[...]` of logits `[..., bins]`."""

@@ -206,7 +206,7 @@ class WorldModel(nn.Module):
         """A copy for planning, in another precision, whose weights never change again and take no gradients."""
         copied = copy.deepcopy(self).to(dtype).requires_grad_(requires_grad=False)
         for module in copied.modules():
-            if isinstance(module, StackedMLP):
+            if isinstance(module, (StackedMLP, ControlHeads)):
                 module.freeze()
         return copied
 

@@ -13,8 +13,8 @@ from forethought.agent.objectives import (
     DisagreementObjective,
     GoalObjective,
     GoalOptions,
+    ImaginedCost,
     ObjectiveError,
-    make_cost_fn,
 )
 from forethought.agent.world_model.model import WorldModel
 from forethought.planners import PlannerError, RiskOptions
@@ -40,7 +40,7 @@ def scene(toy_spec: Maker, model: WorldModel, toy_obs: Maker, toy_actions: Maker
 def goal_costs(model: WorldModel, scene: tuple[Tensor, Tensor, Tensor], **options: Any) -> Tensor:
     z, goal, actions = scene
     with torch.no_grad():
-        return make_cost_fn(model, GoalObjective(GoalOptions(**options)), z, goal)(actions)
+        return ImaginedCost(model, GoalObjective(GoalOptions(**options)), z, goal)(actions)
 
 
 # -- by hand -----------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_disagreement_is_the_negative_variance_over_members(model: WorldModel) -
 @torch.no_grad()
 def test_disagreement_imagines_with_every_member(model: WorldModel, scene: tuple[Tensor, Tensor, Tensor]) -> None:
     z, _, actions = scene
-    costs = make_cost_fn(model, DisagreementObjective(), z, None)(actions)
+    costs = ImaginedCost(model, DisagreementObjective(), z, None)(actions)
     latents = imagine(model, z, actions, E).latents
     assert torch.allclose(costs, -latents.var(0, unbiased=False).mean(-1).sum(-1), rtol=1e-4)
     assert (costs < 0).all()
@@ -145,7 +145,7 @@ def test_half_precision_models_are_asked_in_half_and_answer_in_full(
 def test_costs_are_differentiable_by_actions(model: WorldModel, scene: tuple[Tensor, Tensor, Tensor]) -> None:
     z, goal, actions = scene
     leaf = actions.clone().requires_grad_()
-    make_cost_fn(model, GoalObjective(GoalOptions()), z, goal)(leaf).sum().backward()
+    ImaginedCost(model, GoalObjective(GoalOptions()), z, goal)(leaf).sum().backward()
     assert leaf.grad is not None
     assert (leaf.grad != 0).all()
     model.zero_grad()
@@ -203,4 +203,4 @@ def test_more_members_than_the_ensemble_has_are_refused(
 def test_a_goal_objective_needs_a_goal(model: WorldModel, scene: tuple[Tensor, Tensor, Tensor]) -> None:
     z, _, actions = scene
     with pytest.raises(ObjectiveError, match="goal must be given to a goal objective, got None"):
-        make_cost_fn(model, GoalObjective(GoalOptions()), z, None)(actions)
+        ImaginedCost(model, GoalObjective(GoalOptions()), z, None)(actions)

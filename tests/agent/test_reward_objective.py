@@ -12,10 +12,10 @@ from forethought.agent.objectives import (
     MIN_ROWS,
     GoalObjective,
     GoalOptions,
+    ImaginedCost,
     ObjectiveError,
     RewardObjective,
     RewardOptions,
-    make_cost_fn,
 )
 from forethought.agent.world_model.control import ControlHeads
 from forethought.agent.world_model.model import WorldModel, WorldModelOptions
@@ -50,7 +50,7 @@ def scene(model: WorldModel, toy_obs: Maker, toy_actions: Maker) -> tuple[Tensor
 
 def costs_of(model: WorldModel, scene: tuple[Tensor, Tensor], **options: Any) -> Tensor:
     with torch.no_grad():
-        return make_cost_fn(model, RewardObjective(RewardOptions(**options)), scene[0], None)(scene[1])
+        return ImaginedCost(model, RewardObjective(RewardOptions(**options)), scene[0], None)(scene[1])
 
 
 @torch.no_grad()
@@ -88,13 +88,17 @@ def test_one_member_imagines_alone(model: WorldModel, scene: tuple[Tensor, Tenso
     assert torch.allclose(costs_of(model, scene), -expected.mean(0), rtol=1e-3, atol=1e-3)
 
 
+def noise_for(model: WorldModel, count: int) -> Tensor:
+    return torch.randn(B, count, H, model.spec.action_dim, generator=torch.Generator().manual_seed(0))
+
+
 @torch.no_grad()
 def test_the_policy_proposes_its_own_rollouts(model: WorldModel, scene: tuple[Tensor, Tensor]) -> None:
     z, heads = scene[0], model.control
     assert heads is not None
-    generator = torch.Generator().manual_seed(0)
-    seeds = RewardObjective(RewardOptions(policy_trajectories=5)).seeds(model, z, H, generator)
-    assert seeds is not None
+    objective = RewardObjective(RewardOptions(policy_trajectories=5))
+    assert objective.num_seeds == 5
+    seeds = objective.seeds(model, z, noise_for(model, 5))
     assert seeds.shape == (B, 5, H, model.spec.action_dim)
     low, high = torch.tensor(model.spec.action_low), torch.tensor(model.spec.action_high)
     assert ((seeds >= low - 1e-6) & (seeds <= high + 1e-6)).all()
@@ -108,25 +112,22 @@ def test_the_policy_proposes_its_own_rollouts(model: WorldModel, scene: tuple[Te
 
 @torch.no_grad()
 def test_options_of_the_proposals(model: WorldModel, scene: tuple[Tensor, Tensor]) -> None:
-    def seeds(**options: Any) -> Tensor | None:
-        generator = torch.Generator().manual_seed(0)
-        return RewardObjective(RewardOptions(**options)).seeds(model, scene[0], H, generator)
+    def seeds(**options: Any) -> Tensor:
+        return RewardObjective(RewardOptions(**options)).seeds(model, scene[0], noise_for(model, 8))
 
-    assert seeds(policy_trajectories=0) is None
+    assert RewardObjective(RewardOptions(policy_trajectories=0)).num_seeds == 0
     quiet = seeds(policy_noise=0.0)
-    assert quiet is not None
     assert torch.allclose(quiet, quiet[:, :1].expand_as(quiet), atol=1e-5)
-    one, two = seeds(), seeds()
-    assert one is not None
-    assert two is not None
-    assert torch.equal(one, two)
+    half, whole = seeds(policy_noise=0.5), seeds()
+    assert torch.equal(half[:, 0], whole[:, 0])
+    assert not torch.allclose(half[:, 1:], whole[:, 1:])
 
 
 def test_halves_on_two_threads_cost_the_same(
     model: WorldModel, toy_actions: Maker, scene: tuple[Tensor, Tensor]
 ) -> None:
     actions, before = toy_actions(model.spec, (B, MIN_ROWS + 1, H)), torch.get_num_threads()
-    cost_fn = make_cost_fn(model, RewardObjective(RewardOptions()), scene[0], None)
+    cost_fn = ImaginedCost(model, RewardObjective(RewardOptions()), scene[0], None)
     try:
         with torch.no_grad():
             torch.set_num_threads(1)
@@ -140,11 +141,11 @@ def test_halves_on_two_threads_cost_the_same(
 
 def test_an_objective_needs_its_heads(model: WorldModel, toy_model: Maker, scene: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(ObjectiveError, match="objective=goal needs a world model trained for it, got one for reward"):
-        make_cost_fn(model, GoalObjective(GoalOptions()), scene[0], scene[0])(scene[1])
+        ImaginedCost(model, GoalObjective(GoalOptions()), scene[0], scene[0])(scene[1])
     goal_model: WorldModel = toy_model()
     z = torch.zeros(B, goal_model.latent_dim)
     with pytest.raises(ObjectiveError, match="objective=reward needs a world model trained for it, got one for goal"):
-        make_cost_fn(goal_model, RewardObjective(RewardOptions()), z, None)(scene[1])
+        ImaginedCost(goal_model, RewardObjective(RewardOptions()), z, None)(scene[1])
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,25 @@ def test_mean_without_a_valid_cost_gives_way_to_the_best() -> None:
     assert plan.num_invalid.tolist() == [1]
 
 
+def test_the_mean_can_be_returned_unscored() -> None:
+    scored, unscored = (
+        CEM(LOW, HIGH, CEMOptions(horizon=3, return_mean=True, score_mean=score)) for score in (True, False)
+    )
+    calls = []
+
+    def cost_fn(actions: torch.Tensor) -> torch.Tensor:
+        calls.append(actions)
+        return (actions - 0.3).square().sum(dim=(2, 3))
+
+    plan, state = scored.plan(cost_fn, scored.init(1), torch.Generator().manual_seed(0))
+    count = len(calls)
+    other, same = unscored.plan(cost_fn, unscored.init(1), torch.Generator().manual_seed(0))
+    assert len(calls) == 2 * count - 1
+    assert torch.equal(other.actions, plan.actions)
+    assert torch.equal(same.mean, state.mean)
+    assert other.cost == plan.best_costs[:, -1]
+
+
 def test_without_time_to_score_the_mean_the_best_is_returned() -> None:
     planner = CEM(LOW, HIGH, CEMOptions(horizon=3, return_mean=True))
     calls = []

@@ -29,6 +29,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "max_std": (0.5, {"init_std": 0.5, "noise_beta": 0.0, "iterations": 2}),
     "momentum": (0.6, {}),
     "return_mean": (True, {}),
+    "score_mean": (False, {"return_mean": True}),
     "early_stop_std": (0.9, {}),
     "num_elites": (6, {}),
     "keep_elites": (0.9, {}),

@@ -378,9 +378,13 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 ELSEWHERE = {"cache_bytes", "reward", "value", "termination", "entropy", "saturation", "distillation", "target_decay"}
 """Tested below, and in test_learner_control.py."""
+SAME = {"compile"}
+"""Computes the same faster, see test_compilation.py."""
 
 
-@pytest.mark.parametrize("option", [f.name for f in dataclasses.fields(LearnerOptions) if f.name not in ELSEWHERE])
+@pytest.mark.parametrize(
+    "option", [f.name for f in dataclasses.fields(LearnerOptions) if f.name not in ELSEWHERE | SAME]
+)
 def test_every_option_changes_the_result(
     option: str, spec: EnvSpec, make_learner: Callable[..., Learner], store: EpisodeStore
 ) -> None:

@@ -88,7 +88,7 @@ def test_reward_and_value_by_hand(spec: EnvSpec, batch: SequenceBatch) -> None:
     model, heads = learner.model, heads_of(learner.model)
     terms, z = learner.losses(batch)
     learner.generator.manual_seed(0)
-    noise = torch.randn(6, 3, spec.action_dim, generator=learner.generator)  # the first draw is that of the target
+    noise = torch.randn(2, 1, 6, 3, spec.action_dim, generator=learner.generator)[0, 0]  # the target's
     here, weights = z[:, 0], torch.tensor([1.0, 0.5, 0.25]) * 3 / 1.75
     reward, value = torch.zeros(()), torch.zeros(())
     for t in range(3):
@@ -117,8 +117,8 @@ def test_only_better_actions_are_imitated(spec: EnvSpec, batch: SequenceBatch) -
     imagined = torch.cat([z[:, :1], model.rollout(z[None, :, 0], batch.actions)[0, :, :-1]], 1)
     actions = model.normalize_action(batch.actions)
     generator = torch.Generator().manual_seed(0)
-    torch.randn(6, 3, spec.action_dim, generator=generator)
-    chosen = heads.choose(imagined, torch.randn(1, 6, 3, spec.action_dim, generator=generator)[0])
+    noise = torch.randn(2, 1, 6, 3, spec.action_dim, generator=generator)
+    chosen = heads.choose(imagined, noise[1, 0])
     known = heads.expected(heads.value_logits(torch.cat([imagined, actions], -1))).mean(0)
     own = heads.expected(heads.value_logits(torch.cat([imagined, chosen.action], -1))).mean(0)
     better = known > own

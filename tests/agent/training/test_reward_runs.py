@@ -22,6 +22,8 @@ from forethought.envs.vector import make_vector
 
 HOPPER = [
     "preset=nano",
+    "agent.compile=never",
+    "learner.compile=never",
     "env=Hopper-v5",
     "steps=600",
     "env_options.max_episode_steps=100",
@@ -175,7 +177,8 @@ def test_a_goal_run_needs_goals_and_a_reward_run_does_not(tmp_path: Path, cli: A
 def test_a_pendulum_learns_to_stay_up(tmp_path: Path) -> None:
     """InvertedPendulum pays 1 for every decision until it falls; random actions keep it up for less than 10."""
     overrides = [
-        "preset=nano", "env=InvertedPendulum-v5", "steps=2500", "env_options.max_episode_steps=200",
+        "preset=nano", "agent.compile=never", "learner.compile=never", "env=InvertedPendulum-v5",
+        "steps=2500", "env_options.max_episode_steps=200",
         "world_model.hidden_dim=64", "learner.batch_size=64", "training.updates=2500", "training.rounds=20",
         "training.initial_fraction=0.2", "training.validate_every=5", "training.validation_episodes=5",
         "memory.sync=false", "threads=1", f"out={tmp_path / 'run'}",
