@@ -9,15 +9,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from reward_control import REFERENCES, RESULTS, TASKS, reference_returns
+from reward_control import RESULTS, TASKS
 
 from forethought.agent.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "reward_control.png"
-COLOURS = {"tdmpc2": "tab:orange", "sac": "tab:gray", "dreamerv3": "tab:green"}
-
-References = dict[tuple[str, str], dict[int, float]]
+COLOURS = {"TD-MPC2": "tab:orange", "SAC": "tab:gray", "DreamerV3": "tab:green"}
 
 
 def smooth(values: np.ndarray[Any, Any], over: int = 9) -> np.ndarray[Any, Any]:
@@ -29,18 +27,17 @@ def smooth(values: np.ndarray[Any, Any], over: int = 9) -> np.ndarray[Any, Any]:
     return smoothed
 
 
-def draw_frames(axes: Axes, name: str, results: list[dict[str, Any]], others: References) -> None:
+def draw_frames(axes: Axes, name: str, results: list[dict[str, Any]]) -> None:
     """Return against frames: training episodes, the evaluation at the end, and others at 0 and 100,000 frames."""
-    for method, label in REFERENCES.items():
-        reported = sorted(others[TASKS[name].reference, method].items())
-        axes.plot(*zip(*reported, strict=True), "o--", color=COLOURS[method], ms=4, lw=1, label=label)
+    for method, reported in TASKS[name].reported.items():
+        axes.plot(*zip(*sorted(reported.items()), strict=True), "o--", color=COLOURS[method], ms=4, lw=1, label=method)
     for i, result in enumerate(results):
         curve = np.array(result["curve"])
         axes.plot(curve[:, 0], smooth(curve[:, 2]), color="tab:blue", lw=1.5, label=None if i else "ours, exploring")
         axes.plot(
             result["frames"], result["return_mean"], "s", color="tab:blue", label=None if i else "ours, evaluated"
         )
-    axes.set_title(TASKS[name].reference, fontsize=9, loc="left")
+    axes.set_title(TASKS[name].env, fontsize=9, loc="left")
     axes.set_xlabel("frames", fontsize=8)
 
 
@@ -57,7 +54,6 @@ def draw_minutes(axes: Axes, results: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Write the picture."""
     found = [read_json(path) for path in sorted(RESULTS.glob("*.json"))]
-    others = reference_returns()
     shown = {name: [r for r in found if r["task"] == name] for name in TASKS}
     shown = {name: results for name, results in shown.items() if results}
     if not shown:
@@ -69,7 +65,7 @@ def main() -> None:
         axes.set_visible(False)
     for i, (name, results) in enumerate(shown.items()):
         above, below = grid[2 * (i // columns), i % columns], grid[2 * (i // columns) + 1, i % columns]
-        draw_frames(above, name, results, others)
+        draw_frames(above, name, results)
         draw_minutes(below, results)
         for axes in (above, below):
             axes.set_visible(True)

@@ -18,10 +18,11 @@ from statistics import fmean, median
 from typing import Any
 
 from goal_reaching import ARMS, TASKS, Task
-from reward_control import FRAMES, REFERENCES, reference_returns
+from reward_control import FRAMES
 from reward_control import TASKS as REWARD_TASKS
 
 from forethought.agent.files import read_json
+from forethought.agent.report.references import METHODS
 from forethought.agent.training.evaluate import success_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,18 +124,17 @@ def _duration(seconds: float) -> str:
 def reward_control(results: Path) -> str:
     """One row per task that has results, in the order of `reward_control.TASKS`, and their means."""
     found = [read_json(path) for path in sorted((results / "reward_control").glob("*.json"))]
-    others = reference_returns()
     rows, ours, theirs = [], [], []
     for name, task in REWARD_TASKS.items():
         trainings = [r for r in found if r["task"] == name]
         if not trainings:
             continue
-        reported = [others[task.reference, method][FRAMES] for method in REFERENCES]
+        reported = [curve[FRAMES] for curve in task.reported.values()]
         mean = fmean(r["return_mean"] for r in trainings)
         ours.append(mean)
         theirs.append(reported)
         rows.append([
-            task.reference,
+            task.env,
             f"**{mean:.0f}**",
             ", ".join("{:.0f} ({:.0f} to {:.0f})".format(r["return_mean"], *r["return_ci"]) for r in trainings),
             f"{fmean(r['arms']['policy prior']['return_mean'] for r in trainings):.0f}",
@@ -150,7 +150,7 @@ def reward_control(results: Path) -> str:
     means = [f"{fmean(column):.0f}" for column in zip(*theirs, strict=True)]
     rows.append([f"mean of these {len(rows)}", f"**{fmean(ours):.0f}**", *blank, *means, NONE, NONE])
     header = [
-        "task", "return", "by seed (95 % CI)", "policy prior", "random", *REFERENCES.values(),
+        "task", "return", "by seed (95 % CI)", "policy prior", "random", *METHODS.values(),
         "decision p50 / p99", "training",
     ]  # fmt: skip
     return markdown(header, rows)

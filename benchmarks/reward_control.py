@@ -13,7 +13,6 @@ goes on where it was; what has a result file is left alone (`--resume never` sta
 """
 
 import argparse
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from trainings import carry_out, parse, wanted
 
 from forethought.agent.files import write_json
+from forethought.agent.report.references import reported_returns
 from forethought.agent.training.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "reward_control"
@@ -32,37 +32,28 @@ FRAMES = 100_000
 class Task:
     """One row of the table; its name is that of the preset."""
 
-    reference: str
-    """Its name in the results of others."""
+    env: str
+    """Its environment, `dm_control/<env>-v0`."""
     seeds: tuple[int, ...] = (0,)
     """Trainings."""
+
+    @property
+    def reported(self) -> dict[str, dict[int, float]]:
+        """What others reach, by method and frames up to `FRAMES`."""
+        found = reported_returns(f"dm_control/{self.env}-v0")
+        return {name: {f: r for f, r in curve.items() if f <= FRAMES} for name, curve in found.items()}
 
 
 TASKS = {
     "cartpole_swingup": Task("cartpole-swingup", (0, 1, 2)),
     "pendulum_swingup": Task("pendulum-swingup"),
-    "cup_catch": Task("cup-catch"),
+    "cup_catch": Task("ball_in_cup-catch"),
     "finger_spin": Task("finger-spin"),
     "reacher_easy": Task("reacher-easy", (0, 1, 2)),
     "walker_walk": Task("walker-walk"),
     "cheetah_run": Task("cheetah-run"),
     "hopper_stand": Task("hopper-stand"),
 }
-
-
-REFERENCES = {"tdmpc2": "TD-MPC2", "sac": "SAC", "dreamerv3": "DreamerV3"}
-"""Those whose returns stand beside ours: name in the file, name to show."""
-
-
-def reference_returns() -> dict[tuple[str, str], dict[int, float]]:
-    """Mean returns that others report, by task and method, and then by frames up to `FRAMES`."""
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    with (Path(__file__).parent / "reference" / "dmcontrol_state_returns.csv").open() as file:
-        for row in csv.DictReader(file):
-            if int(row["env_frames"]) <= FRAMES:
-                returns = found.setdefault((row["task"], row["method"]), {})
-                returns[int(row["env_frames"])] = float(row["mean_return"])
-    return found
 
 
 def learning_curve(run: Path) -> list[list[float]]:

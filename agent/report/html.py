@@ -14,6 +14,7 @@ import jinja2
 from ..files import FileError, read_json, write_bytes
 from ..training.metrics import WARNING_KEY, read_metrics
 from . import plots
+from .references import reported_returns
 
 _TRUE_DYNAMICS, _RANDOM = "Planner (true dynamics)", "Random actions"
 _PERCENT = "\N{NO-BREAK SPACE}%"
@@ -113,7 +114,7 @@ def _read_run(run_dir: Path) -> Page:
     page.command = str(result.data.get("command") or run.get("command") or "")
     _add_results(page, result)
     _add_video(page, run_dir, result)
-    _add_training(page, run_dir / "metrics.jsonl")
+    _add_training(page, run_dir / "metrics.jsonl", page.title)
     _add_imagination(page, run_dir / "diagnostics.json")
     _add_config(page, run_dir)
     for source in (run, result.data):
@@ -291,7 +292,7 @@ def _add_video(page: Page, run_dir: Path, result: _Block) -> None:
         page.video = _data_uri("video/mp4", _read(path))
 
 
-def _add_training(page: Page, path: Path) -> None:
+def _add_training(page: Page, path: Path, env_id: str) -> None:
     if not path.exists():
         why = "There is no metrics.jsonl in the run folder: training has not logged anything."
         page.missing |= {"learning": why, "latents": why}
@@ -310,6 +311,12 @@ def _add_training(page: Page, path: Path) -> None:
         measured = [record["update"] for record in metrics if "latent/std" in record]
         if measured and measured[-1] > final["update"]:
             page.warning += f" The last measurement, at update {measured[-1]:,}, was healthy again."
+    if any("episode/return" in record or "validation/return" in record for record in metrics):
+        caption = "Return of episodes with exploration noise (a running mean) and of validations, without it."
+        others = reported_returns(env_id)
+        if others:
+            caption += f" Dashed: what {', '.join(others)} are reported to reach, means over their seeds."
+        _draw(page, "learning", caption, plots.return_curves, metrics, others, wide=True)
     curves = "Median of logged values, band from 10 to 90 %; losses on a logarithmic axis."
     health = "Latents that collapse lose their standard deviation, or use few of their dimensions."
     for key, caption, plot in (

@@ -131,6 +131,45 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) 
     return _png(figure)
 
 
+def return_curves(
+    metrics: Sequence[Mapping[str, Any]], reported: Mapping[str, Mapping[int, float]], theme: Theme = LIGHT
+) -> bytes:
+    """Return of collected episodes and of validations, against frames and against minutes of wall clock.
+
+    Args:
+        metrics: records of `read_metrics` with `episode/return` (with exploration noise) or `validation/return`.
+        reported: what others reach, by name and frames; drawn as far as the run goes, and beside frames only.
+        theme: colours.
+
+    Raises:
+        PlotError: there is no return.
+    """
+    named = {"episode/return": "exploring", "validation/return": "validated"}
+    drawn = [name for name in named if len(_series(metrics, name, "frames")[0])]
+    if not drawn:
+        raise PlotError("metrics must hold episode/return or validation/return, got none")
+    figure, (left, right) = _figure(theme, _WIDE, 2.8, 1, 2)
+    end = max(float(_series(metrics, name, "frames")[0].max()) for name in drawn)
+    for axes, axis, unit in ((left, "frames", 1.0), (right, "seconds", 60.0)):
+        for name in drawn:
+            x, y = _series(metrics, name, axis)
+            if name == "episode/return":
+                x, y = _trend(x, y, 30, np.mean)[:2]
+            style = {"linewidth": 1.5} if name == "episode/return" else {"linewidth": 0, "marker": "s", "markersize": 4}
+            axes.plot(x / unit, y, color=theme.series[2], label=named[name], **style)
+    for (name, curve), colour in zip(reported.items(), (theme.series[1], theme.series[0], theme.muted), strict=False):
+        frames = [f for f in sorted(curve) if f <= 1.01 * end]
+        left.plot(frames, [curve[f] for f in frames], "o--", color=colour, markersize=3, linewidth=1, label=name)
+    left.set_title("mean return", loc="left", fontsize=_TEXT, color=theme.ink)
+    _count_axis(left, "frames")
+    for line in left.get_lines()[len(drawn) :]:  # named on the right, where there is room
+        right.plot([], [], "o--", color=line.get_color(), markersize=3, linewidth=1, label=line.get_label())
+    _legend(right, theme, loc="lower right")
+    right.set_xlabel("minutes")
+    right.set_xlim(left=0)
+    return _png(figure)
+
+
 def latent_health_plot(metrics: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> bytes:
     """Standard deviation and effective rank of the latents against updates.
 

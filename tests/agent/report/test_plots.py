@@ -20,6 +20,8 @@ METRICS = [
     {
         "update": update,
         "decisions": 3 * update,
+        "frames": 6 * update,
+        "seconds": 0.1 * update,
         "loss/total": math.exp(-update / 100),
         "loss/signed": -1.0 + update / 100,
         "episode/success": update % 2,
@@ -37,6 +39,11 @@ CASES: dict[str, tuple[Callable[..., bytes], tuple[Any, ...]]] = {
     "return": (plots.return_bars, ([Interval("planner", -3.0, -4.0, -2.0), Interval("random", -50.0)],)),
     "learning": (plots.learning_curves, (METRICS,)),
     "learning, one record": (plots.learning_curves, ([{"update": 0, "decisions": 0, "loss/a": 1.0}],)),
+    "returns": (plots.return_curves, (METRICS, {"others": {0: 1.0, 2000: 400.0, 10_000: 500.0}})),
+    "returns, one record": (
+        plots.return_curves,
+        ([{"update": 0, "frames": 5, "seconds": 1.0, "validation/return": 3.0}], {}),
+    ),
     "latents": (plots.latent_health_plot, (METRICS,)),
     "imagination": (plots.imagination_plot, (REAL, REAL + 0.1, [f"q{index}" for index in range(8)])),
     "error": (plots.imagination_error, ([1, 2, 3], [0.1, 0.2, 0.3], [0.2, 0.4, 0.6])),
@@ -127,6 +134,7 @@ def test_an_interval_that_excludes_its_value_is_drawn() -> None:
         (plots.return_bars, ([],), "rows"),
         (plots.learning_curves, ([{"update": 0, "decisions": 0, "speed/updates_per_s": 1.0}],), "loss/"),
         (plots.learning_curves, ([],), "loss/"),
+        (plots.return_curves, ([{"update": 0, "loss/a": 1.0}], {}), "episode/return or validation/return"),
         (plots.latent_health_plot, ([{"update": 0, "loss/a": 1.0}],), "latent/std"),
         (plots.imagination_plot, (REAL, REAL[:2], ["q"] * 8), r"must both be \[E, T, D\]"),
         (plots.imagination_plot, (REAL, REAL, ["q"]), "D = 1 names"),
@@ -144,6 +152,15 @@ def test_an_interval_that_excludes_its_value_is_drawn() -> None:
 def test_data_that_cannot_be_drawn_is_named(draw: Callable[..., bytes], data: tuple[Any, ...], message: str) -> None:
     with pytest.raises(PlotError, match=message):
         draw(*data)
+
+
+def test_returns_of_others_are_drawn_as_far_as_the_run_goes() -> None:
+    def drawn(frames: int) -> bool:
+        plain, beside = (plots.return_curves(METRICS, {"others": {0: 1.0, **more}}) for more in ({}, {frames: 400.0}))
+        return not np.array_equal(pixels(plain), pixels(beside))
+
+    assert drawn(2900)
+    assert not drawn(5000)
 
 
 def test_no_global_state_is_touched() -> None:

@@ -1,0 +1,356 @@
+"""How fast the agent decides, learns and collects: ratios measured in one process, turn by turn.
+
+    python benchmarks/speed.py                                  all parts; keep the machine idle
+    python benchmarks/speed.py --parts nano budget
+    python benchmarks/speed.py --parts precision --runs runs/reward_control/cartpole_swingup-0
+
+nano        decision (encoder and planner) and update of the preset `nano`, in an episode of 500 decisions
+budget      a decision at TD-MPC2's own budget, beside the same mathematics written plainly (`plain.py`)
+roofline    floating-point operations of these decisions against what matrix products reach here at best
+collection  8 environments collected into the memory, beside bare vectorised stepping
+scaling     time against samples x iterations x horizon, and memory with and without chunks
+precision   returns of trained runs planned in float32 and in bfloat16
+"""
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from plain import PlainPlanner
+from torch.utils.flop_counter import FlopCounterMode
+
+from forethought.agent.agent import Agent, AgentOptions
+from forethought.agent.build import load_agent, read_card
+from forethought.agent.compilation import cpp_compiler
+from forethought.agent.files import write_json
+from forethought.agent.memory.sampler import SequenceBatch
+from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.objectives import RewardObjective
+from forethought.agent.provenance import command, commit, machine, versions
+from forethought.agent.training.evaluate import episode_seeds, run_arm, score
+from forethought.agent.training.learner import Learner
+from forethought.agent.training.rollout import AgentPolicy, RandomPolicy, run_episodes
+from forethought.agent.world_model.model import WorldModel, WorldModelOptions
+from forethought.agent.world_model.stacked import StackedLinear
+from forethought.configs.register import load
+from forethought.configs.schema import Config
+from forethought.envs.spec import EnvOptions, EnvSpec
+from forethought.envs.vector import make_vector
+from forethought.planners.mppi import MPPI, MPPIOptions
+
+RESULTS = Path(__file__).parent / "results" / "speed"
+ENV = "dm_control/cartpole-swingup-v0"
+TDMPC2_1M = WorldModelOptions(latent_dim=128, hidden_dim=384, ensemble_size=1, bins=101, probe=False)
+"""The sizes of TD-MPC2's smallest model (Hansen et al. 2024): latent 128, width 384, two value functions, 101 bins."""
+TDMPC2_BUDGET = MPPIOptions(
+    horizon=3, num_samples=512, iterations=6, num_elites=64, init_std=1.0, return_mean=True, score_mean=False
+)
+TDMPC2_PROPOSALS = 24
+Times = Mapping[str, list[float]]
+
+
+def percentiles(times: list[float]) -> dict[str, float]:
+    """Median and 99th percentile in milliseconds."""
+    return {"p50_ms": round(float(np.median(times)), 3), "p99_ms": round(float(np.percentile(times, 99)), 3)}
+
+
+def turn_by_turn(works: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 10) -> Times:
+    """Milliseconds of every work, each called once per turn; `warmup` turns are left out."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(warmup + repeats):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if turn >= warmup:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def spec_of(env_id: str, options: EnvOptions | None = None) -> EnvSpec:
+    """What an environment looks like."""
+    with closing(make_vector(env_id, 1, options)) as environments:
+        return environments.env_spec
+
+
+def opinionated(model: WorldModel) -> WorldModel:
+    """The model with reward and value heads that are not all zero, as they are before training."""
+    assert model.control is not None
+    generator = torch.Generator().manual_seed(1)
+    for net in (model.control.reward, model.control.value, model.control.target):
+        last = cast(StackedLinear, net.layers[-1]).weight
+        last.data.copy_(torch.randn(last.shape, generator=generator) / 3)
+    return model.eval()
+
+
+def make_agent(
+    model: WorldModel, options: MPPIOptions, proposals: int, dtype: str = "auto", compile_: str = "auto", seed: int = 0
+) -> Agent:
+    """An agent that plans with MPPI for reward."""
+    low, high = torch.tensor(model.spec.action_low), torch.tensor(model.spec.action_high)
+    objective = load(Config, [f"env={ENV}", "objective=reward", "preset=nano"]).objective
+    objective.policy_trajectories = proposals
+    generator = torch.Generator().manual_seed(seed)
+    agent_options = AgentOptions(plan_dtype=dtype, compile=compile_)
+    return Agent(model, MPPI(low, high, options), RewardObjective(objective), agent_options, generator)
+
+
+def decider(agent: Agent, obs: dict[str, torch.Tensor]) -> Callable[[], object]:
+    """One decision after another, each warm-started by the last."""
+    carry = [agent.init(1)]
+
+    def decide() -> None:
+        carry[0] = agent.act(obs, carry[0], None)[1]
+
+    return decide
+
+
+def some_obs(spec: EnvSpec) -> dict[str, torch.Tensor]:
+    """An observation as good as any."""
+    generator = torch.Generator().manual_seed(0)
+    return {k: torch.randn(1, *a.shape, generator=generator) for k, a in spec.obs.items()}
+
+
+def ways() -> dict[str, str]:
+    """Compiled and plain code, as far as this machine has both."""
+    return {"compiled": "auto", "plain": "never"} if cpp_compiler() else {"plain": "never"}
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def nano(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Decisions in a real episode, and updates."""
+    config: Config = load(Config, [f"env={ENV}", "objective=reward", "preset=nano"])
+    options = EnvOptions(action_repeat=2)
+    spec, result = spec_of(ENV, options), dict[str, Any]()
+    for way, compile_ in ways().items():
+        model = opinionated(WorldModel(spec, config.world_model, purpose="reward"))
+        planner: Any = config.planner
+        policy = AgentPolicy(make_agent(model, planner, config.objective.policy_trajectories, compile_=compile_))
+        with closing(make_vector(ENV, 1, options)) as environments:
+            for episode in range(2):  # the first one warms up
+                policy.statistics.milliseconds.clear()
+                run_episodes(environments, policy, [episode])
+        result[f"decision, {way}"] = percentiles(policy.statistics.milliseconds)
+        result[f"decision, {way}"]["decisions"] = len(policy.statistics.milliseconds)
+    updates: dict[str, Callable[[], object]] = {}
+    batch = some_batch(spec, config.learner.batch_size, config.learner.window)
+    for way, compile_ in ways().items():
+        model = opinionated(WorldModel(spec, config.world_model, purpose="reward"))
+        config.learner.compile = compile_
+        learner = Learner(model, config.learner, 1000, torch.Generator().manual_seed(0))
+        updates[f"update, {way}"] = partial(learner.update, batch)
+    result |= {name: percentiles(times) for name, times in turn_by_turn(updates, arguments.repeats).items()}
+    return result
+
+
+def some_batch(spec: EnvSpec, windows: int, length: int) -> SequenceBatch:
+    """Windows of random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    none = torch.zeros(windows, 0)
+    return SequenceBatch(
+        obs={k: torch.randn(windows, length + 1, *a.shape, generator=generator) for k, a in spec.obs.items()},
+        actions=2 * torch.rand(windows, length, spec.action_dim, generator=generator) - 1,
+        rewards=torch.rand(windows, length, generator=generator),
+        terminated=torch.zeros(windows, length, dtype=torch.bool),
+        goal_obs={}, goal_index=none.long(), goal_steps=none,
+    )  # fmt: skip
+
+
+def budget(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Our decision and a plainly written one, at TD-MPC2's sizes and budget."""
+    spec = spec_of(ENV)
+    model = opinionated(WorldModel(spec, TDMPC2_1M, purpose="reward"))
+    obs, plain = some_obs(spec), PlainPlanner(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS)
+    warm = [torch.zeros(TDMPC2_BUDGET.horizon, spec.action_dim)]
+    generator = torch.Generator().manual_seed(0)
+
+    def plainly() -> None:
+        plan = plain(obs, warm[0], generator)
+        warm[0] = torch.cat([plan[1:], plan[-1:]])
+
+    works: dict[str, Callable[[], object]] = {"written plainly, float32": plainly}
+    for way, compile_ in ways().items():
+        works[f"ours, {way}"] = decider(make_agent(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS, compile_=compile_), obs)
+    times = turn_by_turn(works, max(20, arguments.repeats // 4), warmup=5)
+    result: dict[str, Any] = {name: percentiles(values) for name, values in times.items()}
+    reference = plain(obs, torch.zeros_like(warm[0]), torch.Generator().manual_seed(7))
+    for name, dtype, compile_ in (("float32", "float32", "never"), ("bfloat16, compiled", "bfloat16", "auto")):
+        agent = make_agent(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS, dtype, compile_, seed=7)
+        plan = agent.act(obs, agent.init(1), None)[2]
+        assert plan is not None
+        result[f"largest difference of the plan, {name}"] = float((plan.actions[0] - reference).abs().max())
+    slow = result["written plainly, float32"]["p50_ms"]
+    result["ratios"] = {way: round(slow / result[f"ours, {way}"]["p50_ms"], 2) for way in ways()}
+    return result
+
+
+def best_rate() -> dict[str, Any]:
+    """The highest rate of any square matrix product here, in GFLOP/s, over types, sizes and numbers of threads."""
+    best: dict[str, Any] = {"gflops": 0.0}
+    before = torch.get_num_threads()
+    for threads, dtype, size in itertools.product((1, before), (torch.float32, torch.bfloat16), (512, 1024, 2048)):
+        torch.set_num_threads(threads)
+        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+        times = turn_by_turn({"product": partial(torch.matmul, a, b)}, 7, warmup=2)["product"]
+        rate = 2 * size**3 / np.median(times) / 1e6
+        if rate > best["gflops"]:
+            best = {"gflops": round(float(rate), 1), "dtype": str(dtype)[6:], "size": size, "threads": threads}
+    torch.set_num_threads(before)
+    return best
+
+
+def roofline(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Operations per second of whole decisions, and of their matrix products alone, against the best product."""
+    spec, peak = spec_of(ENV), best_rate()
+    config: Config = load(Config, [f"env={ENV}", "objective=reward", "preset=nano"])
+    sizes: dict[str, tuple[WorldModelOptions, Any, int]] = {
+        "nano": (config.world_model, config.planner, config.objective.policy_trajectories),
+        "512 samples": (TDMPC2_1M, TDMPC2_BUDGET, TDMPC2_PROPOSALS),
+    }
+    result: dict[str, Any] = {"best product": peak}
+    for name, (options, planner, proposals) in sizes.items():
+        model, obs = opinionated(WorldModel(spec, options, purpose="reward")), some_obs(spec)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the counter sees its own thread only
+        with FlopCounterMode(display=False) as counter:
+            decider(make_agent(model, planner, proposals, compile_="never"), obs)()
+        torch.set_num_threads(threads)
+        flops = counter.get_total_flops()
+        decide = decider(make_agent(model, planner, proposals), obs)
+        decision = float(np.median(turn_by_turn({"decision": decide}, max(20, arguments.repeats // 2))["decision"]))
+        result[name] = {
+            "mflop": round(flops / 1e6, 1),
+            "decision_ms": round(decision, 3),
+            "gflops": round(flops / decision / 1e6, 1),
+            "share": round(flops / decision / 1e6 / peak["gflops"], 3),
+        }
+    return result
+
+
+def collection(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Steps per second into the memory, beside stepping alone; random actions, whole episodes."""
+    result: dict[str, Any] = {}
+    for env_id in ("HalfCheetah-v5", ENV):
+        options = EnvOptions(max_episode_steps=250)
+        speeds: dict[str, list[float]] = {"stepping": [], "collection": []}
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            closing(make_vector(env_id, 8, options)) as environments,
+            EpisodeStore.open(Path(folder) / "memory", "a", environments.env_spec) as store,
+        ):
+            spec = environments.env_spec
+            actions = np.random.default_rng(0).uniform(spec.action_low, spec.action_high, (250, 8, spec.action_dim))
+            for first in range(0, 8 * 7, 8):
+                seeds = list(range(first, first + 8))
+                environments.reset(seeds)
+                start = time.perf_counter()
+                for action in actions.astype(np.float32):
+                    environments.step(action)
+                speeds["stepping"].append(8 * 250 / (time.perf_counter() - start))
+                start = time.perf_counter()
+                store.append_many(run_episodes(environments, RandomPolicy(spec, 4), seeds))
+                speeds["collection"].append(8 * 250 / (time.perf_counter() - start))
+        medians = {k: float(np.median(v[1:])) for k, v in speeds.items()}
+        share = round(medians["collection"] / medians["stepping"], 3)
+        result[env_id] = {f"{k}_steps_per_s": round(v) for k, v in medians.items()} | {"share": share}
+    return result
+
+
+def scaling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times over a grid of budgets, and peak memory with and without chunks."""
+    spec = spec_of(ENV)
+    model = opinionated(WorldModel(spec, TDMPC2_1M, purpose="reward"))
+    obs, points = some_obs(spec), []
+    for samples, iterations, horizon in itertools.product((256, 512, 1024, 2048), (2, 6), (3, 6)):
+        options = MPPIOptions(horizon=horizon, num_samples=samples, iterations=iterations)
+        decide = decider(make_agent(model, options, 8, compile_="never"), obs)
+        times = turn_by_turn({"decision": decide}, 7, warmup=2)["decision"]
+        points.append({"samples": samples, "iterations": iterations, "horizon": horizon, **percentiles(times)})
+    context = multiprocessing.get_context("spawn")
+    memory = []
+    for samples, limit in itertools.product((4096, 16384), (None, 1024)):
+        with context.Pool(1) as pool:
+            memory.append({"samples": samples, "limit": limit, "mib": pool.apply(_peak, (samples, limit))})
+    return {"points": points, "memory": memory}
+
+
+def _peak(samples: int, limit: int | None) -> int:
+    """MiB by which one plan raises the peak memory of a process of its own."""
+    spec = spec_of(ENV)
+    model = opinionated(WorldModel(spec, TDMPC2_1M, purpose="reward"))
+    obs = some_obs(spec)
+    decider(make_agent(model, MPPIOptions(horizon=3, num_samples=64), 8, compile_="never"), obs)()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    options = MPPIOptions(horizon=3, num_samples=samples, max_candidates_per_call=limit)
+    decider(make_agent(model, options, 8, compile_="never"), obs)()
+    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def precision(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Mean returns of trained runs over the same held-out episodes, planned in either precision."""
+    result: dict[str, Any] = {}
+    for run in arguments.runs:
+        config = read_card(run, "last")["config"]
+        row: dict[str, Any] = {"env": config["env"]}
+        for dtype in ("float32", "bfloat16"):
+            options = AgentOptions(**{**config["agent"], "plan_dtype": dtype, "compile": "never"})
+            agent = load_agent(run, "last", options=options)
+            seeds = episode_seeds("test", 1, 0, arguments.episodes)
+            env_options = EnvOptions(**config["env_options"])
+            with closing(make_vector(config["env"], 10, env_options)) as environments:
+                episodes = run_arm(environments, AgentPolicy(agent), seeds, stop_on_success=False)
+            scores = score(episodes, has_goals=False)
+            row[dtype] = {k: scores[k] for k in ("return_mean", "return_ci", "episodes")}
+        result[run.name] = row
+        print(run.name, row)
+    return result
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "nano": nano,
+    "budget": budget,
+    "roofline": roofline,
+    "collection": collection,
+    "scaling": scaling,
+    "precision": precision,
+}
+
+
+def main() -> None:
+    """Measure, print, and write a file for each part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[p for p in PARTS if p != "precision"])
+    parser.add_argument("--repeats", type=int, default=200, help="timed calls of each way")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", nargs="*", type=Path, default=[], help="run folders, for precision")
+    parser.add_argument("--episodes", type=int, default=50, help="of each run and precision")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    for part in arguments.parts:
+        measured = PARTS[part](arguments)
+        for name, value in measured.items():
+            print(f"{part}: {name}: {value}", flush=True)
+        record = {
+            "command": f"python benchmarks/{command()}", "commit": commit(), "seed": 0, "threads": arguments.threads,
+            "load": round(os.getloadavg()[0], 2), "results": measured, "versions": versions(), "machine": machine(),
+        }  # fmt: skip
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_json(arguments.out / f"{part}.json", record)
+
+
+if __name__ == "__main__":
+    main()
