@@ -4,9 +4,13 @@ Fills a store with episodes of a made-up arm (observations of 25 and 3 numbers, 
 batches from it, with all arrays cached in memory and with none.
 
     python benchmarks/memory_sampling.py --transitions 10000 100000 1000000
+
+With torchrl (`pip install -e '.[bench]'`) its SliceSampler draws windows of the same data from a memory map, turn by
+turn with ours.
 """
 
 import argparse
+import importlib.util
 import statistics
 import tempfile
 import time
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from forethought.agent.files import write_json
 from forethought.agent.memory.sampler import SequenceSampler
@@ -56,6 +61,55 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
+def torchrl_buffer(folder: Path, store: EpisodeStore, arguments: argparse.Namespace, *, cache: bool) -> Any:
+    """torchrl's replay buffer over a memory map that holds the episodes of the store, in torchrl's own layout.
+
+    Args:
+        folder: of the memory map.
+        store: what to copy.
+        arguments: size of the windows.
+        cache: keep where the episodes are, which torchrl means for data that do not grow.
+    """
+    from tensordict import TensorDict
+    from torchrl.data import LazyMemmapStorage, ReplayBuffer, SliceSampler
+
+    buffer = ReplayBuffer(
+        storage=LazyMemmapStorage(store.num_transitions, scratch_dir=folder),
+        sampler=SliceSampler(slice_len=arguments.length, traj_key="episode", cache_values=cache),
+        batch_size=arguments.batch_size * arguments.length,
+    )
+    with store.reading() as reader:
+        for i in store.ids():
+            obs = {k: torch.from_numpy(reader.array(i, f"obs/{k}").copy()) for k in SPEC.obs}
+            steps = len(obs["observation"]) - 1
+            done = torch.zeros(steps, 1, dtype=torch.bool)
+            done[-1] = True
+            after: dict[str, Any] = {k: v[1:] for k, v in obs.items()}
+            after |= {"reward": torch.from_numpy(reader.array(i, "rewards").copy())[:, None], "done": done}
+            before: dict[str, Any] = {k: v[:-1] for k, v in obs.items()}
+            before |= {"action": torch.from_numpy(reader.array(i, "actions").copy()), "next": after}
+            buffer.extend(TensorDict({**before, "episode": torch.full((steps,), int(i))}, [steps]))
+    return buffer
+
+
+def beside_torchrl(store: EpisodeStore, folder: Path, arguments: argparse.Namespace) -> dict[str, float] | None:
+    """Milliseconds of a batch of windows, ours and torchrl's turn by turn; None without torchrl."""
+    if importlib.util.find_spec("torchrl") is None:
+        return None
+    rng = np.random.default_rng(arguments.seed)
+    sampler = SequenceSampler(store, SPEC, arguments.length, 0, cache_bytes=1 << 34)
+    works: dict[str, Callable[[], object]] = {"ours": partial(sampler.sample, arguments.batch_size, rng)}
+    for name, cache in (("torchrl", False), ("torchrl_cached", True)):
+        works[name] = torchrl_buffer(folder / name, store, arguments, cache=cache).sample
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(arguments.repeats):
+        for name, work in works.items():
+            times[name].append(seconds(work, 1))
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    ratios = {f"{name}_ratio": round(medians[name] / medians["ours"], 1) for name in works if name != "ours"}
+    return {f"{name}_ms": round(1e3 * value, 3) for name, value in medians.items()} | ratios
+
+
 def measure(folder: Path, transitions: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """All numbers for a store of that many transitions."""
     rng = np.random.default_rng(arguments.seed)
@@ -86,6 +140,7 @@ def measure(folder: Path, transitions: int, arguments: argparse.Namespace) -> di
             result[f"sample_{name}_ms"] = round(each * 1e3, 3)
             result[f"sample_{name}_windows_per_s"] = round(arguments.batch_size / each)
             result[f"make_{name}_sampler_s"] = round(fill, 3)
+        result["beside_torchrl"] = beside_torchrl(store, folder.with_name("torchrl"), arguments)
     return result
 
 

@@ -101,7 +101,7 @@ def make_agent(
     objective = load(Config, [f"env={ENV}", "objective=reward", "preset=nano"]).objective
     objective.policy_trajectories = proposals
     generator = torch.Generator().manual_seed(seed)
-    agent_options = AgentOptions(plan_dtype=dtype, compile=compile_)
+    agent_options = AgentOptions(plan_dtype=dtype, compile=compile_ if cpp_compiler() else "never")
     return Agent(model, MPPI(low, high, options), RewardObjective(objective), agent_options, generator)
 
 
@@ -186,7 +186,7 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
     times = turn_by_turn(works, max(20, arguments.repeats // 4), warmup=5)
     result: dict[str, Any] = {name: percentiles(values) for name, values in times.items()}
     reference = plain(obs, torch.zeros_like(warm[0]), torch.Generator().manual_seed(7))
-    for name, dtype, compile_ in (("float32", "float32", "never"), ("bfloat16, compiled", "bfloat16", "auto")):
+    for name, dtype, compile_ in (("float32", "float32", "never"), ("bfloat16", "bfloat16", "auto")):
         agent = make_agent(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS, dtype, compile_, seed=7)
         plan = agent.act(obs, agent.init(1), None)[2]
         assert plan is not None
@@ -231,7 +231,7 @@ def roofline(arguments: argparse.Namespace) -> dict[str, Any]:
         decide = decider(make_agent(model, planner, proposals), obs)
         decision = float(np.median(turn_by_turn({"decision": decide}, max(20, arguments.repeats // 2))["decision"]))
         result[name] = {
-            "mflop": round(flops / 1e6, 1),
+            "mflop": round(flops / 1e6, 3),
             "decision_ms": round(decision, 3),
             "gflops": round(flops / decision / 1e6, 1),
             "share": round(flops / decision / 1e6 / peak["gflops"], 3),

@@ -1,0 +1,93 @@
+"""The speed benchmarks measure what they say; their numbers are not judged here."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from forethought.agent.files import read_json
+from forethought.configs.register import load, with_preset
+from forethought.configs.schema import Config
+from forethought.planners.mppi import MPPIOptions
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("speed")
+    monkeypatch.setattr(module, "cpp_compiler", lambda: None)  # plain code only: compilation has its own tests
+    return module
+
+
+@pytest.fixture
+def small(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    sizes = {"latent_dim": 8, "hidden_dim": 16, "ensemble_size": 1, "bins": 16, "probe": False}
+    monkeypatch.setattr(speed, "TDMPC2_1M", type(speed.TDMPC2_1M)(**sizes))
+    options = MPPIOptions(
+        horizon=3, num_samples=32, iterations=3, num_elites=8, init_std=1.0, return_mean=True, score_mean=False
+    )
+    monkeypatch.setattr(speed, "TDMPC2_BUDGET", options)
+    return speed
+
+
+def test_the_plain_planner_finds_our_plan(small: ModuleType) -> None:
+    arguments = argparse.Namespace(repeats=4)
+    result = small.budget(arguments)
+    assert result["largest difference of the plan, float32"] < 1e-3
+    assert set(result["ratios"]) == {"plain"}
+    assert result["ratios"]["plain"] > 0
+
+
+def test_ways_take_turns(speed: ModuleType) -> None:
+    calls: list[str] = []
+    works = {name: (lambda name=name: calls.append(name)) for name in "ab"}  # type: ignore[misc]
+    times = speed.turn_by_turn(works, repeats=3, warmup=2)
+    assert calls == list("ab") * 5
+    assert [len(values) for values in times.values()] == [3, 3]
+
+
+def test_the_roofline_counts_every_product(small: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "best_rate", lambda: {"gflops": 100.0})
+    before = torch.get_num_threads()
+    result = small.roofline(argparse.Namespace(repeats=2))
+    assert torch.get_num_threads() == before
+    # by hand: encoder, proposals (of which the last needs no step), and three iterations on 32 candidates
+    z, a, h, bins, state = 8 + 5, 1, 16, 16, 5
+    encoder = state * h + h * h + h * 8
+    policy, step = z * h + h * h + h * 2 * a, (z + a) * h + h * h + h * z
+    head = (z + a) * h + h * h + h * bins
+    proposals = 24 * (3 * policy + 2 * step)
+    iteration = 32 * (3 * step + 3 * head + policy + 2 * head)
+    expected = 2 * (encoder + proposals + 3 * iteration) / 1e6
+    assert result["512 samples"]["mflop"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_parts_are_written_with_their_origin(
+    small: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(small.PARTS, "nano", lambda arguments: {"repeats": arguments.repeats})
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--parts", "nano", "--repeats", "3", "--out", str(tmp_path)])
+    before = torch.get_num_threads()
+    try:
+        small.main()
+    finally:
+        torch.set_num_threads(before)
+    record = read_json(tmp_path / "nano.json")
+    assert record["results"] == {"repeats": 3}
+    assert {"command", "commit", "versions", "machine", "threads", "load"} <= record.keys()
+
+
+def test_gymnasium_tasks_have_presets_of_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("gymnasium_control")
+    for name, env in script.TASKS.items():
+        config = load(Config, [f"preset={name}"])
+        assert (config.env, config.objective.name) == (env, "reward")
+        assert config.steps * config.env_options.action_repeat == script.STEPS
+        assert with_preset([f"env={env}"])[1] == name
