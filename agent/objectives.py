@@ -17,12 +17,9 @@ from ..planners.base import StepT
 from ..planners.risk import RiskOptions, aggregate
 from .compilation import compiled
 from .imagination import Trajectory, imagine
-from .threads import in_parallel, threads_for
+from .threads import in_parallel, shares_of, threads_for
 from .world_model.control import ControlHeads
 from .world_model.model import WorldModel
-
-MIN_ROWS = 512
-"""Candidates that are worth a thread; with fewer, threads only wait for each other at Python's lock."""
 
 
 class ObjectiveError(ForethoughtError):
@@ -275,8 +272,8 @@ class ImaginedCost:
         return cast(StepT, fused)
 
     def _shares(self, samples: int) -> int:
-        rows = self.members * len(self.z) * samples
-        return min(torch.get_num_threads(), rows // MIN_ROWS, samples) if self.z.device.type == "cpu" else 1
+        size = self.model.product_size(self.members * len(self.z) * samples)
+        return min(samples, shares_of(size)) if self.z.device.type == "cpu" else 1
 
 
 def propose(model: WorldModel, objective: Objective, z: Tensor, noise: Tensor, *, compile: bool = False) -> Tensor:

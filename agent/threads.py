@@ -37,6 +37,11 @@ def threads_for(multiply_adds: float) -> Iterator[None]:
         torch.set_num_threads(allowed)
 
 
+def shares_of(multiply_adds: float) -> int:
+    """Into how many parts, at least one, `in_parallel` should get work whose largest product has that size."""
+    return max(1, min(torch.get_num_threads(), int(multiply_adds // WORTH_SHARING)))
+
+
 def in_parallel(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
     """`function` of every part, each on a thread of its own; without gradients.
 

@@ -13,6 +13,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -26,7 +27,7 @@ from forethought.agent.report.references import METHODS
 from forethought.agent.training.evaluate import success_interval
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "benchmarks/README.md", "docs/adr/0006-vectorised-stepping.md")
+PAGES = ("README.md", "benchmarks/README.md", "docs/performance.md", "docs/adr/0006-vectorised-stepping.md")
 _BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 Result = dict[str, Any]
@@ -194,6 +195,109 @@ def memory_sampling(results: Path) -> str:
     return f"{markdown(header, rows)}\n{batch} {_origin(record)}"
 
 
+def _speed_part(render: Callable[[Result], str], part: str, results: Path) -> str:
+    """What `render` makes of a part of `speed.py`, and where it comes from."""
+    path = results / "speed" / f"{part}.json"
+    if not path.exists():
+        return f"No results yet: `python benchmarks/speed.py --parts {part}` makes them.\n"
+    record = read_json(path)
+    return f"{render(record['results'])}\n{_origin(record)}"
+
+
+def _nano(results: Result) -> str:
+    header = ["`nano`", "median", "99th percentile", "99th percentile / median"]
+    rows = [
+        [name, f"{row['p50_ms']:.2f} ms", f"{row['p99_ms']:.2f} ms", f"{row['p99_ms'] / row['p50_ms']:.2f}"]
+        for name, row in results.items()
+    ]
+    return markdown(header, rows)
+
+
+def _budget(results: Result) -> str:
+    ratios = {f"ours, {way}": ratio for way, ratio in results["ratios"].items()}
+    header = ["decision", "median", "99th percentile", "times as fast"]
+    timed = {name: row for name, row in results.items() if isinstance(row, dict) and "p50_ms" in row}
+    rows = [
+        [name, f"{row['p50_ms']:.1f} ms", f"{row['p99_ms']:.1f} ms", f"{ratios.get(name, 1.0):.2f}"]
+        for name, row in timed.items()
+    ]
+    name = "largest difference of the plan"
+    differences = f"{results[f'{name}, float32']:.1e} in float32 and {results[f'{name}, bfloat16']:.3f} in bfloat16"
+    return f"{markdown(header, rows)}\nLargest difference of the plans, on a scale from -1 to 1: {differences}.\n"
+
+
+def _precision(results: Result) -> str:
+    header = ["run", "float32 (95 % CI)", "bfloat16 (95 % CI)", "episodes each"]
+    rows = [
+        [
+            name,
+            *("{:.1f} ({:.1f} to {:.1f})".format(row[d]["return_mean"], *row[d]["return_ci"]) for d in _DTYPES),
+            str(row["float32"]["episodes"]),
+        ]
+        for name, row in results.items()
+    ]
+    return markdown(header, rows)
+
+
+_DTYPES = ("float32", "bfloat16")
+
+
+def _roofline(results: Result) -> str:
+    best = results["best product"]
+    header = ["decision", "MFLOP", "time", "GFLOP/s", "share of the best", "of its own products"]
+    rows = [
+        [
+            name,
+            f"{row['mflop']:,.0f}",
+            f"{row['decision_ms']:.2f} ms",
+            f"{row['gflops']:.0f}",
+            f"{100 * row['share']:.0f} %",
+            f"{100 * row['products_ms'] / row['decision_ms']:.0f} %",
+        ]
+        for name, row in results.items()
+        if name != "best product"
+    ]
+    size = best["size"]
+    text = f"The best product: {size} x {size} by {size} in {best['dtype']} on {best['threads']} threads"
+    return f"{markdown(header, rows)}\n{text}, {best['gflops']:.0f} GFLOP/s.\n"
+
+
+def _memory(results: Result) -> str:
+    header = ["candidates", "candidates per call", "peak memory of a plan"]
+    rows = [
+        [f"{row['samples']:,}", "all" if row["limit"] is None else f"{row['limit']:,}", f"{row['mib']:,} MiB"]
+        for row in results["memory"]
+    ]
+    return markdown(header, rows)
+
+
+def _collection(results: Result) -> str:
+    header = ["steps/s, 8 at once", "stepping alone", "into the memory", "share"]
+    rows = [
+        [name, f"{row['stepping_steps_per_s']:,}", f"{row['collection_steps_per_s']:,}", f"{100 * row['share']:.0f} %"]
+        for name, row in results.items()
+    ]
+    return markdown(header, rows)
+
+
+def speed_sampling(results: Path) -> str:
+    """Our sampler beside torchrl's, one row per size of the store."""
+    record = read_json(results / "memory_sampling.json")
+    rows = []
+    for row in record["results"]:
+        beside = row.get("beside_torchrl")
+        if beside is not None:
+            rows.append([
+                f"{row['transitions']:,}",
+                f"{beside['ours_ms']:.2f} ms",
+                f"{beside['torchrl_ms']:.2f} ms ({beside['torchrl_ratio']:.1f} x)",
+                f"{beside['torchrl_cached_ms']:.2f} ms ({beside['torchrl_cached_ratio']:.1f} x)",
+            ])  # fmt: skip
+    if not rows:
+        return "No results yet: `python benchmarks/memory_sampling.py` makes them where torchrl is installed.\n"
+    return f"{markdown(['transitions', 'ours', 'torchrl', 'torchrl, cached'], rows)}\n{_origin(record)}"
+
+
 def _origin(record: Result) -> str:
     machine = record["machine"]
     return f"`{record['command']}` on {machine['cores']} cores of {machine['cpu']}.\n"
@@ -206,6 +310,13 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "reward_control": reward_control,
     "vector_stepping": vector_stepping,
     "memory_sampling": memory_sampling,
+    "speed_sampling": speed_sampling,
+    "speed_nano": partial(_speed_part, _nano, "nano"),
+    "speed_budget": partial(_speed_part, _budget, "budget"),
+    "speed_precision": partial(_speed_part, _precision, "precision"),
+    "speed_roofline": partial(_speed_part, _roofline, "roofline"),
+    "speed_memory": partial(_speed_part, _memory, "scaling"),
+    "speed_collection": partial(_speed_part, _collection, "collection"),
 }
 
 

@@ -28,7 +28,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from plain import PlainPlanner
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import override
 
 from forethought.agent.agent import Agent, AgentOptions
 from forethought.agent.build import load_agent, read_card
@@ -38,6 +40,7 @@ from forethought.agent.memory.sampler import SequenceBatch
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.objectives import RewardObjective
 from forethought.agent.provenance import command, commit, machine, versions
+from forethought.agent.threads import shares_of
 from forethought.agent.training.evaluate import episode_seeds, run_arm, score
 from forethought.agent.training.learner import Learner
 from forethought.agent.training.rollout import AgentPolicy, RandomPolicy, run_episodes
@@ -211,6 +214,30 @@ def best_rate() -> dict[str, Any]:
     return best
 
 
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every matrix product that is computed under it, to compute them `again` and nothing else, on one thread."""
+
+    NAMES = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[partial[torch.Tensor]] = []
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in self.NAMES:
+            self.calls.append(partial(func, *(a.clone() for a in args), **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+    def again(self) -> None:
+        """All products in their order."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        for call in self.calls:
+            call()
+        torch.set_num_threads(threads)
+
+
 def roofline(arguments: argparse.Namespace) -> dict[str, Any]:
     """Operations per second of whole decisions, and of their matrix products alone, against the best product."""
     spec, peak = spec_of(ENV), best_rate()
@@ -224,16 +251,21 @@ def roofline(arguments: argparse.Namespace) -> dict[str, Any]:
         model, obs = opinionated(WorldModel(spec, options, purpose="reward")), some_obs(spec)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the counter sees its own thread only
+        once = decider(make_agent(model, planner, proposals, compile_="never"), obs)
         with FlopCounterMode(display=False) as counter:
-            decider(make_agent(model, planner, proposals, compile_="never"), obs)()
+            once()
+        with Products() as products:
+            once()
         torch.set_num_threads(threads)
         flops = counter.get_total_flops()
         decide = decider(make_agent(model, planner, proposals), obs)
         decision = float(np.median(turn_by_turn({"decision": decide}, max(20, arguments.repeats // 2))["decision"]))
+        alone = float(np.median(turn_by_turn({"products": products.again}, 20)["products"]))
         result[name] = {
             "mflop": round(flops / 1e6, 3),
             "decision_ms": round(decision, 3),
             "gflops": round(flops / decision / 1e6, 1),
+            "products_ms": round(alone / shares_of(model.product_size(planner.num_samples)), 3),
             "share": round(flops / decision / 1e6 / peak["gflops"], 3),
         }
     return result

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from forethought.agent import objectives, threads
 from forethought.agent.imagination import imagine
 from forethought.agent.objectives import (
-    MIN_ROWS,
     GoalObjective,
     GoalOptions,
     ImaginedCost,
@@ -124,9 +124,13 @@ def test_options_of_the_proposals(model: WorldModel, scene: tuple[Tensor, Tensor
 
 
 def test_halves_on_two_threads_cost_the_same(
-    model: WorldModel, toy_actions: Maker, scene: tuple[Tensor, Tensor]
+    model: WorldModel, toy_actions: Maker, scene: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    actions, before = toy_actions(model.spec, (B, MIN_ROWS + 1, H)), torch.get_num_threads()
+    monkeypatch.setattr("forethought.agent.threads.WORTH_SHARING", model.product_size(B * 20))
+    parts: list[int] = []
+    in_parallel = threads.in_parallel
+    monkeypatch.setattr(objectives, "in_parallel", lambda f, p: parts.append(len(p)) or in_parallel(f, p))
+    actions, before = toy_actions(model.spec, (B, 41, H)), torch.get_num_threads()
     cost_fn = ImaginedCost(model, RewardObjective(RewardOptions()), scene[0], None)
     try:
         with torch.no_grad():
@@ -137,6 +141,7 @@ def test_halves_on_two_threads_cost_the_same(
     finally:
         torch.set_num_threads(before)
     assert torch.allclose(alone, shared, rtol=1e-4, atol=1e-4)
+    assert parts == [2]
 
 
 def test_an_objective_needs_its_heads(model: WorldModel, toy_model: Maker, scene: tuple[Tensor, Tensor]) -> None:

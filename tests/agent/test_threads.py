@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from forethought.agent.threads import WORTH_SHARING, in_parallel, threads_for
+from forethought.agent.threads import WORTH_SHARING, in_parallel, shares_of, threads_for
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +26,11 @@ def test_never_more_threads_than_allowed() -> None:
     torch.set_num_threads(1)
     with threads_for(float("inf")):
         assert torch.get_num_threads() == 1
+
+
+def test_every_share_is_worth_a_thread() -> None:
+    sizes = (1, 2 * WORTH_SHARING - 1, 2 * WORTH_SHARING, 9 * WORTH_SHARING)
+    assert [shares_of(size) for size in sizes] == [1, 1, 2, 2]
 
 
 def test_an_error_restores_the_threads() -> None:
