@@ -16,6 +16,7 @@ from ..envs.spec import EnvOptions
 from ..envs.vector import make_vector
 from . import provenance
 from .agent import bfloat16_in_hardware
+from .compilation import cpp_compiler
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ _EXTRAS = {
 def examine(env_id: str | None = None) -> list[Finding]:
     """Look at versions, processor, rendering, extras and disk, and at one environment if it is named."""
     versions = ", ".join(f"{k} {v}" for k, v in provenance.versions().items())
-    findings = [Finding(True, "versions", versions), _processor(), _accelerator(), _rendering()]
+    findings = [Finding(True, "versions", versions), _processor(), _compiler(), _accelerator(), _rendering()]
     for module, (name, extra) in _EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
         hint = "installed" if found else f"not installed: pip install 'forethought[{extra}]'"
@@ -55,6 +56,15 @@ def _processor() -> Finding:
     if half:
         return Finding(True, "processor", f"{text}; bfloat16 in hardware, used for planning")
     return Finding(True, "processor", f"{text}; no bfloat16 in hardware, planning stays in float32")
+
+
+def _compiler() -> Finding:
+    path = cpp_compiler()
+    if path is not None:
+        return Finding(True, "compiler", f"{path}, for agent.compile and learner.compile")
+    return Finding(
+        None, "compiler", "none: planning for reward runs uncompiled and takes longer; install g++ or clang++"
+    )
 
 
 def _accelerator() -> Finding:

@@ -15,7 +15,7 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 
 def test_every_check_says_something() -> None:
     findings = examine()
-    assert {"versions", "processor", "accelerator", "rendering", "disk"} <= by_name(findings).keys()
+    assert {"versions", "processor", "compiler", "accelerator", "rendering", "disk"} <= by_name(findings).keys()
     assert all(finding.text for finding in findings)
     assert "torch" in by_name(findings)["versions"].text
     assert "cores" in by_name(findings)["processor"].text
@@ -26,6 +26,16 @@ def test_without_opengl_it_is_a_note_that_says_what_to_install(monkeypatch: pyte
     finding = by_name(examine())["rendering"]
     assert finding.ok is None
     assert "libosmesa6" in finding.text
+
+
+@pytest.mark.parametrize(("path", "ok", "text"), [("/usr/bin/g++", True, "/usr/bin/g++"), (None, None, "install g++")])
+def test_a_compiler_helps_and_is_not_needed(
+    monkeypatch: pytest.MonkeyPatch, path: str | None, ok: bool | None, text: str
+) -> None:
+    monkeypatch.setattr(doctor, "cpp_compiler", lambda: path)
+    finding = by_name(examine())["compiler"]
+    assert finding.ok is ok
+    assert text in finding.text
 
 
 def test_a_folder_that_cannot_be_written_is_a_fault() -> None:
