@@ -63,7 +63,7 @@ def _compiler() -> Finding:
     if path is not None:
         return Finding(True, "compiler", f"{path}, for agent.compile and learner.compile")
     return Finding(
-        None, "compiler", "none: planning for reward runs uncompiled and takes longer; install g++ or clang++"
+        None, "compiler", "none: planning for reward takes longer without; install g++ or clang++"
     )
 
 
