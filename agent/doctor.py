@@ -62,9 +62,7 @@ def _compiler() -> Finding:
     path = cpp_compiler()
     if path is not None:
         return Finding(True, "compiler", f"{path}, for agent.compile and learner.compile")
-    return Finding(
-        None, "compiler", "none: planning for reward takes longer without; install g++ or clang++"
-    )
+    return Finding(None, "compiler", "none: planning for reward takes longer without; install g++ or clang++")
 
 
 def _accelerator() -> Finding:

@@ -50,7 +50,8 @@ def sac(env_id: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
     model.learn(STEPS)
     seconds = time.perf_counter() - began
     frames = np.cumsum(env.get_episode_lengths())
-    curve = zip(frames.tolist(), env.get_episode_times(), env.get_episode_rewards(), strict=True)
+    episodes = zip(frames.tolist(), env.get_episode_times(), env.get_episode_rewards(), strict=True)
+    curve = [[int(f), round(s, 1), round(r, 1)] for f, s, r in episodes]
     returns, milliseconds = [], []
     for episode in episode_seeds("test", seed, 0, arguments.episodes):
         obs, total, over = env.reset(seed=episode)[0], 0.0, False
@@ -71,7 +72,7 @@ def sac(env_id: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
         "episodes": len(returns),
         "decision_ms": {p: float(np.percentile(milliseconds, q)) for p, q in (("p50", 50), ("p99", 99))},
         "train_seconds": round(seconds, 1),
-        "curve": [[int(f), round(s, 1), round(r, 1)] for f, s, r in curve],
+        "curve": curve,
         "command": f"python benchmarks/{command()}",
         "commit": commit(),
         "versions": {**versions(), "stable-baselines3": version("stable-baselines3")},

@@ -19,6 +19,7 @@ from statistics import fmean, median
 from typing import Any
 
 from goal_reaching import ARMS, TASKS, Task
+from gymnasium_control import TASKS as GYMNASIUM_TASKS
 from reward_control import FRAMES
 from reward_control import TASKS as REWARD_TASKS
 
@@ -155,6 +156,46 @@ def reward_control(results: Path) -> str:
         "decision p50 / p99", "training",
     ]  # fmt: skip
     return markdown(header, rows)
+
+
+def gymnasium_control(results: Path) -> str:
+    """One row per task that has results, in the order of `gymnasium_control.TASKS`."""
+    found = [read_json(path) for path in sorted((results / "gymnasium_control").glob("*.json"))]
+    rows = []
+    for name, env_id in GYMNASIUM_TASKS.items():
+        arms = {arm: [r for r in found if (r["task"], r["arm"]) == (name, arm)] for arm in ("ours", "sac")}
+        if any(arms.values()):
+            rows.append([env_id, *(cell for arm in arms.values() for cell in _gymnasium_cells(arm))])
+    if not rows:
+        return "No results yet: `python benchmarks/gymnasium_control.py` makes them.\n"
+    columns = [f"{arm}{what}" for arm in ("ours", "SAC") for what in (" (95 % CI)", ", training", ", decision")]
+    return markdown(["task", *columns], rows)
+
+
+def _gymnasium_cells(trainings: Sequence[Result]) -> list[str]:
+    if not trainings:
+        return [NONE] * 3
+    return [
+        ", ".join("{:,.0f} ({:,.0f} to {:,.0f})".format(r["return_mean"], *r["return_ci"]) for r in trainings),
+        _duration(max(r["train_seconds"] for r in trainings)),
+        f"{median(r['decision_ms']['p50'] for r in trainings):.1f} ms",
+    ]
+
+
+def time_to_800(results: Path) -> str:
+    """When cartpole-swingup, while exploring, first had a mean return of 800 over five episodes in a row."""
+    found = [read_json(path) for path in sorted((results / "reward_control").glob("cartpole_swingup-*.json"))]
+    times = []
+    for result in found:
+        window = 5
+        curve = result["curve"]
+        means = [fmean(r for _, _, r in curve[i - window : i]) for i in range(window, len(curve) + 1)]
+        first = next((curve[i + window - 1] for i, mean in enumerate(means) if mean >= 800), None)
+        times.append("never" if first is None else f"{_duration(first[1])} and {first[0]:,} frames")
+    if not times:
+        return "No results yet: `python benchmarks/reward_control.py --tasks cartpole_swingup` makes them.\n"
+    text = "cartpole-swingup: five episodes in a row, exploring, return 800 or more on average after"
+    return f"{text} {', '.join(times)}.\n"
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------
@@ -308,6 +349,8 @@ def _origin(record: Result) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     "goal_reaching": goal_reaching,
     "reward_control": reward_control,
+    "gymnasium_control": gymnasium_control,
+    "time_to_800": time_to_800,
     "vector_stepping": vector_stepping,
     "memory_sampling": memory_sampling,
     "speed_sampling": speed_sampling,

@@ -91,3 +91,22 @@ def test_gymnasium_tasks_have_presets_of_as_many_steps(monkeypatch: pytest.Monke
         assert (config.env, config.objective.name) == (env, "reward")
         assert config.steps * config.env_options.action_repeat == script.STEPS
         assert with_preset([f"env={env}"])[1] == name
+
+
+def test_sac_is_trained_and_evaluated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("gymnasium_control")
+    monkeypatch.setattr(script, "STEPS", 150)
+    monkeypatch.setattr(sys, "argv", ["gymnasium_control.py", "--tasks", "double_pendulum", "--arms", "sac",
+                                      "--out", str(tmp_path), "--runs", str(tmp_path / "runs")])  # fmt: skip
+    script.main()
+    result = read_json(tmp_path / "double_pendulum-sac-0.json")
+    assert (result["arm"], result["frames"], len(result["returns"])) == ("sac", 150, 10)
+    assert result["curve"][-1][0] <= 150
+    tables = importlib.import_module("render_tables")
+    (tmp_path / "gymnasium_control").mkdir()
+    (tmp_path / "double_pendulum-sac-0.json").rename(tmp_path / "gymnasium_control" / "double_pendulum-sac-0.json")
+    row = [c.strip() for c in tables.gymnasium_control(tmp_path).splitlines()[2].strip("|").split("|")]
+    assert row[:4] == ["InvertedDoublePendulum-v5", tables.NONE, tables.NONE, tables.NONE]
+    assert row[4].startswith(f"{result['return_mean']:,.0f} (")
