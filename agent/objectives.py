@@ -247,13 +247,13 @@ class ImaginedCost:
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Costs `[B, N]`; large sets of candidates are shared by the threads."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if torch.compiler.is_compiling():
             return _score(self.objective, self.model, self.z, self.goal, self.members, actions)
-        samples = actions.shape[1]
+        samples, gradients = actions.shape[1], torch.is_grad_enabled()
         # One candidate is left to plain code: it is not worth a compilation of its own.
-        function = compiled(_score) if self.compile and samples > 1 else _score
+        function = compiled(_score) if self.compile and samples > 1 and not gradients else _score
         score = partial(function, self.objective, self.model, self.z, self.goal, self.members)
-        shares = self._shares(samples)
+        shares = 1 if gradients else self._shares(samples)
         if shares > 1:
             return torch.cat(in_parallel(score, actions.chunk(shares, dim=1)), dim=1)
         with threads_for(self.model.product_size(self.members * len(self.z) * samples)):
