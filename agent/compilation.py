@@ -1,13 +1,14 @@
 """Compilation by `torch.compile`, which fuses chains of small operations: a help that nothing depends on."""
 
-import importlib.util
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 CHOICES = ("never", "auto")
 
@@ -18,10 +19,31 @@ def cpp_compiler() -> str | None:
 
 
 def worth_compiling(choice: str, device: torch.device) -> bool:
-    """What `never` or `auto` comes to on a device: `auto` compiles wherever this machine can."""
-    if choice == "never":
+    """What `never` or `auto` comes to on a device: `auto` compiles wherever this machine can.
+
+    Warns if a compiler is there and cannot be used.
+    """
+    if choice == "never" or (device.type == "cpu" and cpp_compiler() is None):
         return False
-    return cpp_compiler() is not None if device.type == "cpu" else importlib.util.find_spec("triton") is not None
+    fault = fault_of_compiler(device)
+    if fault is not None:
+        warnings.warn(f"goes on without compiled code: {fault}", stacklevel=2)
+    return fault is None
+
+
+@cache
+def fault_of_compiler(device: torch.device) -> str | None:
+    """What goes wrong when a small function is compiled for a device (headers missing, no space...), or None."""
+    try:
+        torch.compile(_probe, dynamic=False)(torch.ones(8, device=device))
+    except Exception as error:  # whatever it is, plain code will do
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"{type(error).__name__}: {next((x for x in lines if 'error' in x.lower()), lines[0] if lines else '')}"
+    return None
+
+
+def _probe(x: Tensor) -> Tensor:
+    return x.sin() + 1
 
 
 @cache

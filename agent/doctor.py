@@ -16,7 +16,7 @@ from ..envs.spec import EnvOptions
 from ..envs.vector import make_vector
 from . import provenance
 from .agent import bfloat16_in_hardware
-from .compilation import cpp_compiler
+from .compilation import cpp_compiler, fault_of_compiler
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ def _processor() -> Finding:
 def _compiler() -> Finding:
     path = cpp_compiler()
     if path is not None:
+        fault = fault_of_compiler(torch.device("cpu"))
+        if fault is not None:
+            return Finding(None, "compiler", f"{path} cannot be used, planning for reward takes longer: {fault}")
         return Finding(True, "compiler", f"{path}, for agent.compile and learner.compile")
     return Finding(None, "compiler", "none: planning for reward takes longer without; install g++ or clang++")
 

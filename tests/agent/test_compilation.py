@@ -36,10 +36,23 @@ def test_never_is_never() -> None:
 
 
 def test_auto_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "fault_of_compiler", lambda device: None)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert worth_compiling("auto", CPU)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not worth_compiling("auto", CPU)
+
+
+def test_a_compiler_that_does_not_work_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function: Any, **options: Any) -> Any:
+        raise RuntimeError("\n  compiling:\n  fatal error: Python.h: No such file or directory\n")
+
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(torch, "compile", broken)
+    compilation.fault_of_compiler.cache_clear()
+    with pytest.warns(UserWarning, match=r"without compiled code: RuntimeError: fatal error: Python\.h"):
+        assert not worth_compiling("auto", CPU)
+    compilation.fault_of_compiler.cache_clear()
 
 
 def test_the_compiler_is_that_of_cxx(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +84,11 @@ def agent_of(model: WorldModel, **options: Any) -> Agent:
     options = {"plan_dtype": "float32", **options}
     generator = torch.Generator().manual_seed(0)
     return Agent(model, planner, RewardObjective(RewardOptions()), AgentOptions(**options), generator)
+
+
+@needs_compiler
+def test_a_compiler_that_works_has_no_fault() -> None:
+    assert compilation.fault_of_compiler(CPU) is None
 
 
 @needs_compiler
