@@ -29,6 +29,7 @@ from ..planners import ICEMOptions, Planner, make_planner
 from ..planners.risk import RiskOptions
 from . import provenance
 from .agent import Agent, AgentOptions
+from .compilation import worth_compiling
 from .files import read_json, write_bytes, write_json
 from .memory.store import EpisodeStore
 from .objectives import (
@@ -221,6 +222,9 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
                 logger.truncate(0)
                 trainer.adopt()
                 trainer.save("last")  # from now on the options of the run are settled
+            wanted = (config.agent.compile, config.learner.compile)
+            if any(worth_compiling(choice, torch.device(config.device)) for choice in wanted):
+                progress.message("compiling: the first update and the first plan wait up to a minute for it")
             with _interruptible(trainer, progress):
                 finished = trainer.run()
     if not finished:
