@@ -32,9 +32,10 @@ class AgentOptions:
     bfloat16 on a CPU that computes in it, where that is faster."""
     compile: str = "never"
     """`auto` plans for one episode at a time with compiled code, where this machine has what that needs (a C++
-    compiler); the first decisions then wait some seconds for it. `never` does without."""
+    compiler); the first decision then waits up to a minute for it, see `Agent.warm_up`. `never` does without."""
     deadline_s: float | None = None
-    """Seconds a plan may take; the best plan found by then is used. None plans to the end."""
+    """Seconds a plan may take; the best plan found by then is used. None plans to the end. An agent that is loaded with
+    a deadline has compiled already."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
@@ -152,6 +153,18 @@ class Agent:
             )
         return self.model.embed_goal(self.tensors(goal_obs))
 
+    def warm_up(self) -> None:
+        """Plan once for one episode and forget it, so that no later decision waits for a compiler."""
+        state = self.generator.get_state()
+        nothing = {k: torch.zeros(1, *a.shape, dtype=getattr(torch, a.dtype)) for k, a in self.model.spec.obs.items()}
+        options, self.options = self.options, dataclasses.replace(self.options, deadline_s=None)
+        try:
+            goal = torch.zeros(1, self.model.goal_dim, device=self.device) if self.model.purpose == "goal" else None
+            self.act(nothing, self.init(1), goal)
+        finally:
+            self.options = options
+            self.generator.set_state(state)
+
     def act(self, obs: Mapping[str, Any], carry: Carry, goal: Tensor | None) -> tuple[Tensor, Carry, Plan | None]:
         """Decide.
 
@@ -178,6 +191,7 @@ class Agent:
         if self.objective.num_seeds:
             shape = (len(latent), self.objective.num_seeds, self.planner.horizon, self.model.spec.action_dim)
             noise = torch.randn(shape, generator=self.generator, device=self.device)
+            # Proposals are too few for half precision, which costs more to begin than it saves.
             seeds = propose(self.model, self.objective, latent, noise, compile=self._compile)
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
         action = plan.actions[:, 0]

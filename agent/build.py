@@ -134,7 +134,10 @@ def load_agent(
     else:
         planner_ = build_planner(planner, spec, device)
     generator = torch.Generator(device).manual_seed(seed)
-    return Agent(model, planner_, build_objective(objective), options, generator)
+    agent = Agent(model, planner_, build_objective(objective), options, generator)
+    if options.deadline_s is not None:
+        agent.warm_up()
+    return agent
 
 
 def _open_checkpoint(run_dir: Path, name: str, device: str = "cpu") -> tuple[Path, Checkpoint]:
@@ -224,7 +227,7 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
                 trainer.save("last")  # from now on the options of the run are settled
             wanted = (config.agent.compile, config.learner.compile)
             if any(worth_compiling(choice, torch.device(config.device)) for choice in wanted):
-                progress.message("compiling: the first update and the first plan wait up to a minute for it")
+                progress.message("compiling what is used first, which takes up to a minute")
             with _interruptible(trainer, progress):
                 finished = trainer.run()
     if not finished:

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
 from typing import Any
 
@@ -14,8 +16,8 @@ CHOICES = ("never", "auto")
 
 
 def cpp_compiler() -> str | None:
-    """The C++ compiler that PyTorch would use on a CPU; None if there is none."""
-    return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+    """The C++ compiler that PyTorch uses on a CPU; None if it is not installed."""
+    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
 
 
 def worth_compiling(choice: str, device: torch.device) -> bool:
@@ -37,8 +39,7 @@ def fault_of_compiler(device: torch.device) -> str | None:
     try:
         torch.compile(_probe, dynamic=False)(torch.ones(8, device=device))
     except Exception as error:  # whatever it is, plain code will do
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return f"{type(error).__name__}: {next((x for x in lines if 'error' in x.lower()), lines[0] if lines else '')}"
+        return _summary(error)
     return None
 
 
@@ -46,11 +47,46 @@ def _probe(x: Tensor) -> Tensor:
     return x.sin() + 1
 
 
-@cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled for every shape that it is called with; one compilation serves the whole process.
+def _summary(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {next((x for x in lines if 'error' in x.lower()), lines[0] if lines else '')}"
+
+
+class Compiled:
+    """A function compiled as one graph for every shape that it is called with; plain, with a warning, if that fails.
 
     Shapes are not made dynamic: which kernel computes something, and so how it rounds, must follow from what is
     computed and not from what was before, or else a resumed run would not be the same.
     """
-    return torch.compile(function, dynamic=False)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._fast: Callable[..., Any] | None = torch.compile(function, dynamic=False, fullgraph=True)
+        self._lock, self._warm = threading.Lock(), set[Hashable]()
+
+    def __call__(self, *args: Any) -> Any:
+        """What the function returns."""
+        if self._fast is None:
+            return self.function(*args)
+        key = tuple(a.shape if isinstance(a, Tensor) else type(a) for a in args)
+        if key in self._warm:
+            return self._run(args)
+        with self._lock:  # threads that begin together would each compile the same
+            result = self._run(args)
+            self._warm.add(key)
+        return result
+
+    def _run(self, args: tuple[Any, ...]) -> Any:
+        try:
+            return self.function(*args) if self._fast is None else self._fast(*args)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self._fast = None
+            name = self.function.__qualname__.lstrip("_")
+            warnings.warn(f"{name} goes on without compiled code: {_summary(error)}", stacklevel=3)
+            return self.function(*args)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Compiled:
+    """The compiled form of a function; one serves the whole process."""
+    return Compiled(function)

@@ -53,7 +53,7 @@ class Objective(Protocol):
         """Action sequences `[B, S, H, A]` in real units that a search should try; none by default.
 
         Args:
-            model: the world model that imagines.
+            model: a world model, not necessarily the copy that imagines.
             z: present latents `[B, Z]`.
             noise: standard normal `[B, S, H, A]`.
         """
@@ -250,14 +250,14 @@ class ImaginedCost:
         if torch.compiler.is_compiling():
             return _score(self.objective, self.model, self.z, self.goal, self.members, actions)
         samples, gradients = actions.shape[1], torch.is_grad_enabled()
-        # One candidate is left to plain code: it is not worth a compilation of its own.
-        function = compiled(_score) if self.compile and samples > 1 and not gradients else _score
-        score = partial(function, self.objective, self.model, self.z, self.goal, self.members)
         shares = 1 if gradients else self._shares(samples)
+        # Small sets that come here are parts, or ever fewer candidates: too many shapes to be worth compiling.
+        function = compiled(_score) if self.compile and shares > 1 else _score
+        score = partial(function, self.objective, self.model, self.z, self.goal, self.members)
         if shares > 1:
-            return torch.cat(in_parallel(score, actions.chunk(shares, dim=1)), dim=1)
+            return torch.cat(in_parallel(score, [part.contiguous() for part in actions.chunk(shares, dim=1)]), dim=1)
         with threads_for(self.model.product_size(self.members * len(self.z) * samples)):
-            return cast(Tensor, score(actions))
+            return score(actions)
 
     def fuse(self, step: StepT, samples: int) -> StepT | None:
         """See `FusingCostFn`: pays where calls, not products, take the time."""

@@ -23,6 +23,7 @@ from trainings import parse, wanted
 from forethought.agent.files import write_json
 from forethought.agent.provenance import command, commit, machine, versions
 from forethought.agent.training.evaluate import episode_seeds, mean_interval
+from forethought.configs.schema import Config
 
 RESULTS = Path(__file__).parent / "results" / "gymnasium_control"
 STEPS = 100_000
@@ -43,10 +44,9 @@ def sac(env_id: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
     from stable_baselines3 import SAC
     from stable_baselines3.common.monitor import Monitor
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads or Config().threads)
     env = Monitor(gymnasium.make(env_id))
-    model, began = SAC("MlpPolicy", env, seed=seed), time.perf_counter()
+    model, began = SAC("MlpPolicy", env, seed=seed, device="cpu"), time.perf_counter()
     model.learn(STEPS)
     seconds = time.perf_counter() - began
     frames = np.cumsum(env.get_episode_lengths())

@@ -89,7 +89,8 @@ class PlainPlanner(nn.Module):
         for t in range(options.horizon):
             action = self.act(state, noise[:, t])
             proposals.append(action)
-            state = state + self.dynamics(torch.cat([state, action], dim=-1))
+            if t < options.horizon - 1:
+                state = state + self.dynamics(torch.cat([state, action], dim=-1))
         mean, std = warm, torch.full_like(warm, options.init_std)
         for iteration in range(options.iterations):
             shape = (options.num_samples, options.horizon, self.action_dim)

@@ -255,7 +255,7 @@ def _nano(results: Result) -> str:
 
 
 def _budget(results: Result) -> str:
-    ratios = {f"ours, {way}": ratio for way, ratio in results["ratios"].items()}
+    ratios = results["ratios"]
     header = ["decision", "median", "99th percentile", "times as fast"]
     timed = {name: row for name, row in results.items() if isinstance(row, dict) and "p50_ms" in row}
     rows = [

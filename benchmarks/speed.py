@@ -137,16 +137,22 @@ def nano(arguments: argparse.Namespace) -> dict[str, Any]:
     config: Config = load(Config, [f"env={ENV}", "objective=reward", "preset=nano"])
     options = EnvOptions(action_repeat=2)
     spec, result = spec_of(ENV, options), dict[str, Any]()
+    policies, planner = dict[str, AgentPolicy](), cast(MPPIOptions, config.planner)
     for way, compile_ in ways().items():
         model = opinionated(WorldModel(spec, config.world_model, purpose="reward"))
-        planner: Any = config.planner
-        policy = AgentPolicy(make_agent(model, planner, config.objective.policy_trajectories, compile_=compile_))
-        with closing(make_vector(ENV, 1, options)) as environments:
-            for episode in range(2):  # the first one warms up
-                policy.statistics.milliseconds.clear()
-                run_episodes(environments, policy, [episode])
+        agent = make_agent(model, planner, config.objective.policy_trajectories, compile_=compile_)
+        agent.warm_up()
+        policies[way] = AgentPolicy(agent)
+    with closing(make_vector(ENV, 1, options)) as environments:
+        for episode, policy in itertools.product(range(3), policies.values()):
+            if episode == 1:
+                policy.statistics.milliseconds.clear()  # the first one warmed up
+            run_episodes(environments, policy, [episode])
+    for way, policy in policies.items():
+        halves = np.reshape(policy.statistics.milliseconds, (2, -1))
         result[f"decision, {way}"] = percentiles(policy.statistics.milliseconds)
-        result[f"decision, {way}"]["decisions"] = len(policy.statistics.milliseconds)
+        result[f"decision, {way}"]["p99_of_episodes_ms"] = [round(float(np.percentile(h, 99)), 3) for h in halves]
+        result[f"decision, {way}"]["decisions_per_episode"] = halves.shape[1]
     updates: dict[str, Callable[[], object]] = {}
     batch = some_batch(spec, config.learner.batch_size, config.learner.window)
     for way, compile_ in ways().items():
@@ -184,8 +190,9 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
         warm[0] = torch.cat([plan[1:], plan[-1:]])
 
     works: dict[str, Callable[[], object]] = {"written plainly, float32": plainly}
-    for way, compile_ in ways().items():
-        works[f"ours, {way}"] = decider(make_agent(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS, compile_=compile_), obs)
+    agents = {f"ours, {w}": make_agent(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS, compile_=c) for w, c in ways().items()}
+    agents["ours, plain, float32"] = make_agent(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS, "float32", "never")
+    works |= {name: decider(agent, obs) for name, agent in agents.items()}
     times = turn_by_turn(works, max(20, arguments.repeats // 4), warmup=5)
     result: dict[str, Any] = {name: percentiles(values) for name, values in times.items()}
     reference = plain(obs, torch.zeros_like(warm[0]), torch.Generator().manual_seed(7))
@@ -195,7 +202,7 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
         assert plan is not None
         result[f"largest difference of the plan, {name}"] = float((plan.actions[0] - reference).abs().max())
     slow = result["written plainly, float32"]["p50_ms"]
-    result["ratios"] = {way: round(slow / result[f"ours, {way}"]["p50_ms"], 2) for way in ways()}
+    result["ratios"] = {name: round(slow / result[name]["p50_ms"], 2) for name in agents}
     return result
 
 
@@ -370,6 +377,8 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=50, help="of each run and precision")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    if "precision" in arguments.parts and not arguments.runs:
+        parser.error("--parts precision needs --runs")
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
     for part in arguments.parts:
@@ -377,9 +386,16 @@ def main() -> None:
         for name, value in measured.items():
             print(f"{part}: {name}: {value}", flush=True)
         record = {
-            "command": f"python benchmarks/{command()}", "commit": commit(), "seed": 0, "threads": arguments.threads,
-            "load": round(os.getloadavg()[0], 2), "results": measured, "versions": versions(), "machine": machine(),
-        }  # fmt: skip
+            "command": f"python benchmarks/{command()}",
+            "commit": commit(),
+            "seed": 0,
+            "threads": arguments.threads,
+            "load": round(os.getloadavg()[0], 2),
+            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+            "results": measured,
+            "versions": versions(),
+            "machine": machine(),
+        }
         arguments.out.mkdir(parents=True, exist_ok=True)
         write_json(arguments.out / f"{part}.json", record)
 

@@ -51,7 +51,8 @@ class Plan:
 
     Args:
         actions: `[B, H, A]`, in real units and inside the bounds.
-        cost: `[B]`, the cost of exactly these actions; inf where no candidate had a finite cost.
+        cost: `[B]`, the cost of exactly these actions, or the best candidate's where a planner returns a mean that it
+            does not score; inf where no candidate had a finite cost.
         best_costs: `[B, I]`, the lowest cost up to each iteration; iterations not run repeat the last value.
         num_invalid: `[B]`, how many candidates had a cost (or were seeds) that is not finite.
         std: `[B]`, mean standard deviation of the final search distribution, in half-ranges of the actions.

@@ -25,7 +25,8 @@ class GaussianOptions(PlannerOptions):
     return_mean: bool = False
     """Return the mean of the final distribution, which is smoother than the best candidate."""
     score_mean: bool = True
-    """Score the mean before it is returned; without, an evaluation is saved and `Plan.cost` is the best candidate's."""
+    """Score the mean before it is returned, and refuse it where its cost is not finite. Without, an evaluation is saved
+    and `Plan.cost` is the best candidate's."""
     early_stop_std: float | None = None
     """Stop once the standard deviation, averaged over the plan, is at most this for every problem; None never."""
 

@@ -178,7 +178,9 @@ class SamplingPlanner(ABC):
         with torch.no_grad():
             state = self.begin(state)
             first, num_invalid = self._first_candidates(state, seeds)
-            best = _Best(first[:, 0], torch.full_like(first[:, 0, 0, 0], torch.inf))
+            # Strides must be those of later iterations, or else fused code would be compiled twice.
+            warm_start = first[:, 0].clone(memory_format=torch.contiguous_format)
+            best = _Best(warm_start, first.new_full(first.shape[:1], torch.inf))
             fused = None
             if isinstance(cost_fn, FusingCostFn) and self.options.max_candidates_per_call is None:
                 fused = cost_fn.fuse(_iterate, self.options.num_samples)
@@ -191,7 +193,8 @@ class SamplingPlanner(ABC):
                 candidates = self.ask(state, iteration, generator)
                 if iteration == 0:
                     candidates[:, : first.shape[1]] = first
-                if fused is not None and not self.uses_gradients(iteration):
+                as_many = candidates.shape[1] == self.options.num_samples
+                if fused is not None and as_many and not self.uses_gradients(iteration):
                     state, best, invalid = fused(self, cost_fn, state, best, candidates)
                 else:
                     actions = self.parametrisation.decode(candidates)
@@ -243,8 +246,7 @@ class SamplingPlanner(ABC):
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Costs `[B, N]`, gradients by knots `[B, N, K, A]`, and how many costs `[B]` are not finite.
 
-        Candidates that time does not suffice for are inf, too, without
-        being counted.
+        Candidates that time does not suffice for are inf, too, without being counted.
         """
         limit = self.options.max_candidates_per_call
         size = actions.shape[1] if limit is None else max(1, limit // actions.shape[0])

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,11 +19,14 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def speed(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module("speed")
     monkeypatch.setattr(module, "cpp_compiler", lambda: None)  # plain code only: compilation has its own tests
-    return module
+    threads = torch.get_num_threads()
+    yield module
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
@@ -40,8 +44,8 @@ def test_the_plain_planner_finds_our_plan(small: ModuleType) -> None:
     arguments = argparse.Namespace(repeats=4)
     result = small.budget(arguments)
     assert result["largest difference of the plan, float32"] < 1e-3
-    assert set(result["ratios"]) == {"plain"}
-    assert result["ratios"]["plain"] > 0
+    assert set(result["ratios"]) == {"ours, plain", "ours, plain, float32"}
+    assert min(result["ratios"].values()) > 0
 
 
 def test_ways_take_turns(speed: ModuleType) -> None:
@@ -73,14 +77,20 @@ def test_parts_are_written_with_their_origin(
 ) -> None:
     monkeypatch.setitem(small.PARTS, "nano", lambda arguments: {"repeats": arguments.repeats})
     monkeypatch.setattr(sys, "argv", ["speed.py", "--parts", "nano", "--repeats", "3", "--out", str(tmp_path)])
-    before = torch.get_num_threads()
-    try:
-        small.main()
-    finally:
-        torch.set_num_threads(before)
+    small.main()
     record = read_json(tmp_path / "nano.json")
     assert record["results"] == {"repeats": 3}
     assert {"command", "commit", "versions", "machine", "threads", "load"} <= record.keys()
+
+
+def test_precision_needs_runs(
+    speed: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--parts", "precision", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        speed.main()
+    assert "needs --runs" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_gymnasium_tasks_have_presets_of_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import base64
 import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -311,11 +312,11 @@ def _add_training(page: Page, path: Path, env_id: str) -> None:
         measured = [record["update"] for record in metrics if "latent/std" in record]
         if measured and measured[-1] > final["update"]:
             page.warning += f" The last measurement, at update {measured[-1]:,}, was healthy again."
-    if any("episode/return" in record or "validation/return" in record for record in metrics):
-        caption = "Return of episodes with exploration noise (a running mean) and of validations, without it."
-        others = reported_returns(env_id)
-        if others:
-            caption += f" Dashed: what {', '.join(others)} are reported to reach, means over their seeds."
+    others = reported_returns(env_id)
+    caption = "Return of episodes with exploration noise (a running mean) and of validations, without it."
+    if others:
+        caption += f" Dashed: what {', '.join(others)} are reported to reach, means over their seeds."
+    with suppress(plots.PlotError):  # a run for goals may know of no return
         _draw(page, "learning", caption, plots.return_curves, metrics, others, wide=True)
     curves = "Median of logged values, band from 10 to 90 %; losses on a logarithmic axis."
     health = "Latents that collapse lose their standard deviation, or use few of their dimensions."

@@ -88,7 +88,7 @@ class LearnerOptions:
     """Decay of the moving average of the value functions that targets are taken from."""
     compile: str = "never"
     """`auto` computes losses and gradients with compiled code, where this machine has what that needs (a C++
-    compiler); the first update then waits half a minute for it. `never` does without."""
+    compiler); the first update then waits up to a minute for it. Not with `sigreg`. `never` does without."""
     ema_target: float = 0.0
     """Decay of an exponential moving average encoder for the targets; 0 takes the encoder itself."""
 
@@ -157,7 +157,8 @@ class Learner:
         self.model, self.options, self.generator = model, options, generator
         self.total_updates = max(total_updates, 1)
         self.updates = 0
-        self._compile = worth_compiling(options.compile, self.device)
+        # The projections of SIGReg come from an explicit generator, which cannot be traced.
+        self._compile = not options.sigreg and worth_compiling(options.compile, self.device)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )

@@ -121,6 +121,8 @@ FREE = (
     "config.memory.",
     "config.learner.cache_bytes ",
     "config.training.checkpoint_every ",
+    "config.agent.compile ",
+    "config.learner.compile ",
     "config.env_options.step_timeout_s ",
 )
 """What may differ when a run is resumed."""

@@ -89,6 +89,30 @@ def test_the_mean_can_be_returned_unscored() -> None:
     assert other.cost == plan.best_costs[:, -1]
 
 
+def test_an_unscored_mean_is_returned_whatever_it_costs() -> None:
+    """Where two ways lead round an obstacle, their mean is inside it; only scoring it would tell."""
+
+    def cost_fn(actions: torch.Tensor) -> torch.Tensor:
+        middle = actions.mean(dim=(2, 3))
+        return torch.where(middle.abs() < 0.15, torch.nan, (middle.abs() - 0.5).square())
+
+    options = CEMOptions(horizon=3, iterations=1, num_samples=256, num_elites=128, return_mean=True, score_mean=False)
+    planner = CEM(torch.tensor([-1.0]), torch.tensor([1.0]), options)
+    plan, state = planner.plan(cost_fn, planner.init(1), torch.Generator().manual_seed(0))
+    assert torch.equal(plan.actions, planner.parametrisation.decode(state.mean))
+    assert cost_fn(plan.actions[:, None]).isnan()
+    assert plan.cost == plan.best_costs[:, -1]
+
+
+def test_without_a_valid_candidate_an_unscored_mean_is_the_warm_start() -> None:
+    planner = CEM(LOW, HIGH, CEMOptions(horizon=3, return_mean=True, score_mean=False))
+    plan, _ = planner.plan(
+        lambda actions: torch.full(actions.shape[:2], torch.nan), planner.init(1), torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(plan.actions, planner.parametrisation.decode(planner.init(1).mean))
+    assert plan.cost.isposinf()
+
+
 def test_without_time_to_score_the_mean_the_best_is_returned() -> None:
     planner = CEM(LOW, HIGH, CEMOptions(horizon=3, return_mean=True))
     calls = []
