@@ -59,6 +59,8 @@ class TrainingOptions:
     """Gaussian noise on planned actions while collecting, in units of the half-range of the actions."""
     plan_noise: float = 0.0
     """Further noise, in units of the spread that the search ended with: wide where it found no preference."""
+    noise_beta: float = 0.0
+    """Colour of either noise over an episode (power 1/f^beta): 0 white, 1 pink (Eberhard et al. 2023), 2 red."""
     switch_every: int = 15
     """Decisions after which an exploring episode turns to another goal; 0 keeps one goal per episode."""
     max_hold: int = 8
@@ -80,7 +82,7 @@ class TrainingOptions:
         for name in ("updates", "max_hold", "num_envs", "checkpoint_every", "log_every", "validate_every"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("rounds", "validation_episodes", "noise", "plan_noise", "switch_every"):
+        for name in ("rounds", "validation_episodes", "noise", "plan_noise", "noise_beta", "switch_every"):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 < self.initial_fraction <= 1:
@@ -272,7 +274,7 @@ class Trainer:
             return RandomPolicy(self.environments.env_spec, self.options.max_hold)
         generator = torch.Generator(self.learner.device).manual_seed(_mix(self.seed, phase, first))
         agent, options = self.agents(kind, generator), self.options
-        return AgentPolicy(agent, options.noise, options.switch_every, options.plan_noise)
+        return AgentPolicy(agent, options.noise, options.switch_every, options.plan_noise, options.noise_beta)
 
     # -- learning -----------------------------------------------------------------------------------------------------
 

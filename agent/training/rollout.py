@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ...envs.spec import EnvSpec
 from ...planners.base import Plan, Planner
+from ...planners.noise import colour_matrix, sample_noise
 from ..agent import Agent, Carry, select
 from ..memory.store import Episode, EpisodeStore
 from ..objectives import control_heads
@@ -161,12 +162,25 @@ class AgentPolicy(Policy):
         agent: decides.
         noise: Gaussian exploration, in units of the half-range of the actions.
         plan_noise: more of it, in units of the spread that the search ended with: wide where it found no preference.
+        noise_beta: colour of the noise over an episode, 0 white and 1 pink, see `planners.noise`.
         switch_every: decisions after which each episode takes over the goal of the next one, so that exploration keeps
             travelling; an agent that hovers at its goal teaches the time-to-goal head that near takes long. 0 never.
     """
 
-    def __init__(self, agent: Agent, noise: float = 0.0, switch_every: int = 0, plan_noise: float = 0.0) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        noise: float = 0.0,
+        switch_every: int = 0,
+        plan_noise: float = 0.0,
+        noise_beta: float = 0.0,
+    ) -> None:
         self.agent, self.noise, self.plan_noise, self.switch_every = agent, noise, plan_noise, switch_every
+        self.steps = agent.model.spec.max_episode_steps
+        self.colour: Tensor | None = None
+        if noise_beta:
+            self.colour = colour_matrix(self.steps, noise_beta, dtype=torch.float32, device=agent.device)
+        self.draws = torch.zeros(0)
         self.time = 0
         self.statistics = PlanStatistics()
         low, high = (
@@ -182,6 +196,10 @@ class AgentPolicy(Policy):
         self.carry = self.agent.init(len(seeds))
         self.goal = None if goal is None else self.agent.embed_goal(goal)
         self.rows, self.time = np.arange(len(seeds)), 0
+        if self.noise or self.plan_noise:
+            shape = (1, len(seeds), self.steps, self.agent.model.spec.action_dim)
+            like = torch.zeros((), device=self.agent.device)
+            self.draws = sample_noise(shape, self.colour, self.agent.generator, like)[0]
 
     @override
     def act(self, obs: Obs, rows: Array) -> Array:
@@ -198,7 +216,7 @@ class AgentPolicy(Policy):
         if plan is not None:
             self.statistics.add(plan, 1e3 * (perf_counter() - start))
         if self.noise or self.plan_noise:
-            noise = torch.randn(action.shape, generator=self.agent.generator, device=action.device)
+            noise = self.draws[torch.as_tensor(rows, device=action.device), (self.time - 1) % self.steps]
             spread = plan.std.unsqueeze(1) if plan is not None else torch.zeros_like(action[:, :1])
             size = (self.noise**2 + (self.plan_noise * spread) ** 2).sqrt()
             action = action + size * noise * (self.high - self.low) / 2

@@ -277,13 +277,13 @@ def test_waves_of_a_phase_are_scored_together(tmp_path: Path, small: list[str]) 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, cli: Any
 ) -> None:
-    losses = Learner.losses
+    losses = Learner._losses
 
-    def broken(self: Learner, batch: Any) -> Any:
-        terms, z = losses(self, batch)
+    def broken(self: Learner, *args: Any) -> Any:
+        terms, z = losses(self, *args)
         return {**terms, "prediction": terms["prediction"] * float("nan")}, z
 
-    monkeypatch.setattr(Learner, "losses", broken)
+    monkeypatch.setattr(Learner, "_losses", broken)
     done = cli("train", *small, f"out={tmp_path / 'run'}")
     assert done.code == 2
     assert "update 0" in done.err

@@ -193,6 +193,20 @@ def spy_policy(environments: Any, **options: Any) -> tuple[Spy, AgentPolicy]:
     return spy, AgentPolicy(cast(Agent, spy), **options)
 
 
+@pytest.mark.parametrize(("beta", "persists"), [(0.0, False), (1.0, True), (2.0, True)])
+def test_coloured_exploration_persists(fake_environments: Maker, beta: float, persists: bool) -> None:
+    environments = fake_environments(32)
+    _, policy = spy_policy(environments, noise=0.05, noise_beta=beta)
+    spec = environments.env_spec
+    spread = 0.05 * (spec.action_high[1] - spec.action_low[1]) / 2
+    episodes = run_episodes(environments, policy, range(32))
+    longest = max(len(e.actions) for e in episodes)
+    noise = np.stack([e.actions[:, 1] for e in episodes if len(e.actions) == longest]) - 0.25
+    assert noise.std() == pytest.approx(spread, rel=0.3)
+    likeness = (noise[:, 1:] * noise[:, :-1]).mean() / noise.var()
+    assert (likeness > 0.08) == persists
+
+
 def test_carry_and_goals_follow_the_episodes_that_still_run(fake_environments: Maker) -> None:
     environments = fake_environments(4)
     spy, policy = spy_policy(environments)
