@@ -59,6 +59,10 @@ class SequenceBatch:
 class SequenceSampler:
     """Draws windows of `length` transitions, uniformly over all that lie inside one episode.
 
+    A share of them can be drawn from the windows of above-average reward alone, after Jaderberg et al. 2016
+    ("Reinforcement learning with unsupervised auxiliary tasks", skewed sampling): where rewards are rare, a model that
+    sees few of them does not learn what leads to them.
+
     Goals are relabelled in hindsight (Andrychowicz et al. 2017, "Hindsight Experience Replay"; the `future` strategy,
     as in Eysenbach et al. 2022): from a state `i` of the window with R transitions left in its episode, the goal is
     the observation `floor(u**goal_power * (R + 1))` transitions later, u uniform in [0, 1).
@@ -75,6 +79,7 @@ class SequenceSampler:
         keys: observations to read; None for all of `env_spec`.
         episode_ids: episodes to draw from; None for all of `env_spec`, those appended later included.
         cache_bytes: memory for the cache.
+        reward_share: of the windows that are drawn from those whose rewards sum to more than the mean over all.
 
     Attributes:
         num_windows: windows that can be drawn.
@@ -96,7 +101,10 @@ class SequenceSampler:
         episode_ids: Iterable[int] | None = None,
         *,
         cache_bytes: int = 1 << 30,
+        reward_share: float = 0.0,
     ) -> None:
+        if not 0 <= reward_share <= 1:
+            raise SamplerError(f"reward_share must be between 0 and 1, got {reward_share}")
         for name, value, least in (("length", length, 1), ("num_goals", num_goals, 0), ("cache_bytes", cache_bytes, 0)):
             if value < least:
                 raise SamplerError(f"{name} must be at least {least}, got {value}")
@@ -108,6 +116,9 @@ class SequenceSampler:
         self.store, self.env_spec, self.length = store, env_spec, length
         self.num_goals, self.goal_power = num_goals, goal_power
         self.keys = sorted(env_spec.obs) if keys is None else list(keys)
+        self.reward_share = reward_share
+        self._sums: dict[int, Array] = {}
+        self._rewarded = np.zeros(0, np.int64)
         self._follow_store = episode_ids is None
         self._rows = _Rows(store, env_spec, self.keys, cache_bytes)
         self.refresh(episode_ids)
@@ -132,6 +143,18 @@ class SequenceSampler:
         self._ends = np.cumsum(self._lengths - self.length + 1)  # windows of the episodes up to each
         self.num_windows = int(self._ends[-1]) if len(self._ends) else 0
         self._rows.update(self._ids, self._lengths)
+        if self.reward_share:
+            self._rewarded = self._above_average()
+
+    def _above_average(self) -> _Ints:
+        """The windows of above-average reward."""
+        with self.store.reading() as reader:
+            for i in self._ids.tolist():
+                if i not in self._sums:
+                    total = np.concatenate([[0.0], np.cumsum(reader.array(i, "rewards"), dtype=np.float64)])
+                    self._sums[i] = total[self.length :] - total[: -self.length]
+        sums = np.concatenate([self._sums[i] for i in self._ids.tolist()]) if len(self._ids) else np.zeros(0)
+        return np.flatnonzero(sums > sums.mean()) if len(sums) else np.zeros(0, np.int64)
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> SequenceBatch:
         """Draw `batch_size` windows, independently and with replacement.
@@ -147,6 +170,9 @@ class SequenceSampler:
                 f"{self.num_too_short} are shorter, the store {self.store.path} has {len(self.store)} in all"
             )
         window = rng.integers(self.num_windows, size=batch_size)
+        if len(self._rewarded):
+            chosen = np.flatnonzero(rng.random(batch_size) < self.reward_share)
+            window[chosen] = self._rewarded[rng.integers(len(self._rewarded), size=len(chosen))]
         episode = np.searchsorted(self._ends, window, side="right")
         length = self._lengths[episode]
         start = window - self._ends[episode] + length - self.length + 1

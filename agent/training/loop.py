@@ -183,6 +183,7 @@ class Trainer:
             store, spec, learner.options.window,
             num_goals=learner.options.goals_per_window if self.model.purpose == "goal" else 0,
             goal_power=learner.options.goal_power, episode_ids=[], cache_bytes=learner.options.cache_bytes,
+            reward_share=learner.options.reward_share,
         )  # fmt: skip
 
     # -- the run ------------------------------------------------------------------------------------------------------

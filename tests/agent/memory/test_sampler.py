@@ -292,3 +292,40 @@ def test_nothing_to_draw_from(store: EpisodeStore) -> None:
         empty.refresh()
     with pytest.raises(SamplerError, match="batch_size must be at least 1, got 0"):
         empty.sample(0, np.random.default_rng(0))
+
+
+# -- rare rewards ------------------------------------------------------------------------------------------------------
+
+
+def paid(length: int, *times: int) -> Episode:
+    rewards = np.zeros(length, np.float32)
+    rewards[list(times)] = 1.0
+    return replace(traced(0, length), rewards=rewards)
+
+
+def test_a_share_of_the_windows_holds_rare_rewards(store: EpisodeStore) -> None:
+    rng = np.random.default_rng(0)
+    store.append_many([paid(500), paid(500, 250), paid(500)])
+    plain, skewed, all_ = (SequenceSampler(store, SPEC, 4, reward_share=share) for share in (0.0, 0.5, 1.0))
+    rates = [float((s.sample(4000, rng).rewards.sum(1) > 0).float().mean()) for s in (plain, skewed, all_)]
+    assert rates[0] < 0.02
+    assert rates[1] == pytest.approx(0.5, abs=0.05)
+    assert rates[2] == 1.0
+    starts = all_.sample(4000, rng).obs["state"][:, 0, 1].unique(return_counts=True)
+    assert starts[0].tolist() == [247, 248, 249, 250]  # every window that the reward is in, alike
+    assert min(starts[1]) > 800
+
+
+def test_rewards_of_new_episodes_count(store: EpisodeStore) -> None:
+    rng = np.random.default_rng(0)
+    store.append(paid(50))
+    sampler = SequenceSampler(store, SPEC, 4, reward_share=1.0)
+    assert float(sampler.sample(8, rng).rewards.sum()) == 0.0  # none is above the average: all alike
+    store.append(paid(50, 10))
+    sampler.refresh()
+    assert bool((sampler.sample(64, rng).rewards.sum(1) == 1).all())
+
+
+def test_a_share_is_a_share(store: EpisodeStore) -> None:
+    with pytest.raises(SamplerError, match=r"reward_share must be between 0 and 1, got 1\.5"):
+        SequenceSampler(store, SPEC, 4, reward_share=1.5)
