@@ -3,10 +3,10 @@
 import os
 import shutil
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -62,31 +62,33 @@ class Compiled:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self._fast: Callable[..., Any] | None = torch.compile(function, dynamic=False, fullgraph=True)
-        self._lock, self._warm = threading.Lock(), set[Hashable]()
 
     def __call__(self, *args: Any) -> Any:
         """What the function returns."""
         if self._fast is None:
             return self.function(*args)
-        key = tuple(a.shape if isinstance(a, Tensor) else type(a) for a in args)
-        if key in self._warm:
-            return self._run(args)
-        with self._lock:  # threads that begin together would each compile the same
-            result = self._run(args)
-            self._warm.add(key)
-        return result
-
-    def _run(self, args: tuple[Any, ...]) -> Any:
         try:
-            return self.function(*args) if self._fast is None else self._fast(*args)
-        except torch._dynamo.exc.TorchDynamoException as error:
+            return self._fast(*args)
+        except _FAULTS as error:
             self._fast = None
             name = self.function.__qualname__.lstrip("_")
-            warnings.warn(f"{name} goes on without compiled code: {_summary(error)}", stacklevel=3)
+            warnings.warn(f"{name} goes on without compiled code: {_summary(error)}", stacklevel=2)
             return self.function(*args)
 
 
+_FAULTS = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
+
+
 @cache
-def compiled(function: Callable[..., Any]) -> Compiled:
-    """The compiled form of a function; one serves the whole process."""
+def compiled(function: Callable[..., Any], thread: int = 0) -> Compiled:
+    """The compiled form of a function; one serves the whole process.
+
+    Args:
+        function: what to compile.
+        thread: which of the threads that run it at once, each of which has a compiled form of its own: the checks
+            whether one fits the arguments are not safe where threads share them.
+    """
+    if thread and isinstance(function, FunctionType):
+        code = function.__code__.replace(co_name=f"{function.__name__}_{thread}")
+        function = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
     return Compiled(function)

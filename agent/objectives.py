@@ -251,13 +251,15 @@ class ImaginedCost:
             return _score(self.objective, self.model, self.z, self.goal, self.members, actions)
         samples, gradients = actions.shape[1], torch.is_grad_enabled()
         shares = 1 if gradients else self._shares(samples)
-        # Small sets that come here are parts, or ever fewer candidates: too many shapes to be worth compiling.
-        function = compiled(_score) if self.compile and shares > 1 else _score
-        score = partial(function, self.objective, self.model, self.z, self.goal, self.members)
+        fixed = (self.objective, self.model, self.z, self.goal, self.members)
         if shares > 1:
-            return torch.cat(in_parallel(score, [part.contiguous() for part in actions.chunk(shares, dim=1)]), dim=1)
+            parts = [part.contiguous() for part in actions.chunk(shares, dim=1)]
+            functions = [compiled(_score, thread) if self.compile else _score for thread in range(shares)]
+            calls = [partial(f, *fixed, part) for f, part in zip(functions, parts, strict=False)]
+            return torch.cat(in_parallel(calls), dim=1)
+        # Plainly: small sets that come here are parts, or ever fewer candidates, too many shapes to be worth compiling.
         with threads_for(self.model.product_size(self.members * len(self.z) * samples)):
-            return score(actions)
+            return _score(*fixed, actions)
 
     def fuse(self, step: StepT, samples: int) -> StepT | None:
         """See `FusingCostFn`: pays where calls, not products, take the time."""

@@ -42,8 +42,8 @@ def shares_of(multiply_adds: float) -> int:
     return max(1, min(torch.get_num_threads(), int(multiply_adds // WORTH_SHARING)))
 
 
-def in_parallel(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
-    """`function` of every part, each on a thread of its own; without gradients.
+def in_parallel(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+    """What the calls return, each made on a thread of its own; without gradients.
 
     Threads that share whole chains of small operations wait for each other once, not at every operation as those of
     OpenMP do: for the networks of a planner that is the difference between slower than one thread and nearly twice as
@@ -51,12 +51,12 @@ def in_parallel(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -
     """
 
     @torch.no_grad()
-    def compute(part: Tensor) -> Tensor:
-        return function(part)
+    def compute(call: Callable[[], Tensor]) -> Tensor:
+        return call()
 
     with threads_for(0):
-        pending = [_pool(len(parts) - 1).submit(compute, part) for part in parts[1:]]
-        first = compute(parts[0])
+        pending = [_pool(len(calls) - 1).submit(compute, call) for call in calls[1:]]
+        first = compute(calls[0])
         return [first, *(future.result() for future in pending)]
 
 

@@ -38,7 +38,7 @@ from forethought.agent.compilation import cpp_compiler
 from forethought.agent.files import write_json
 from forethought.agent.memory.sampler import SequenceBatch
 from forethought.agent.memory.store import EpisodeStore
-from forethought.agent.objectives import RewardObjective
+from forethought.agent.objectives import RewardObjective, RewardOptions
 from forethought.agent.provenance import command, commit, machine, versions
 from forethought.agent.threads import shares_of
 from forethought.agent.training.evaluate import episode_seeds, run_arm, score
@@ -59,7 +59,7 @@ TDMPC2_1M = WorldModelOptions(latent_dim=128, hidden_dim=384, ensemble_size=1, b
 TDMPC2_BUDGET = MPPIOptions(
     horizon=3, num_samples=512, iterations=6, num_elites=64, init_std=1.0, return_mean=True, score_mean=False
 )
-TDMPC2_PROPOSALS = 24
+TDMPC2_OBJECTIVE = RewardOptions(policy_trajectories=24)
 Times = Mapping[str, list[float]]
 
 
@@ -97,12 +97,15 @@ def opinionated(model: WorldModel) -> WorldModel:
 
 
 def make_agent(
-    model: WorldModel, options: MPPIOptions, proposals: int, dtype: str = "auto", compile_: str = "auto", seed: int = 0
+    model: WorldModel,
+    options: MPPIOptions,
+    objective: RewardOptions,
+    dtype: str = "auto",
+    compile_: str = "auto",
+    seed: int = 0,
 ) -> Agent:
     """An agent that plans with MPPI for reward."""
     low, high = torch.tensor(model.spec.action_low), torch.tensor(model.spec.action_high)
-    objective = load(Config, [f"env={ENV}", "objective=reward", "preset=nano"]).objective
-    objective.policy_trajectories = proposals
     generator = torch.Generator().manual_seed(seed)
     agent_options = AgentOptions(plan_dtype=dtype, compile=compile_ if cpp_compiler() else "never")
     return Agent(model, MPPI(low, high, options), RewardObjective(objective), agent_options, generator)
@@ -140,7 +143,7 @@ def nano(arguments: argparse.Namespace) -> dict[str, Any]:
     policies, planner = dict[str, AgentPolicy](), cast(MPPIOptions, config.planner)
     for way, compile_ in ways().items():
         model = opinionated(WorldModel(spec, config.world_model, purpose="reward"))
-        agent = make_agent(model, planner, config.objective.policy_trajectories, compile_=compile_)
+        agent = make_agent(model, planner, config.objective, compile_=compile_)
         agent.warm_up()
         policies[way] = AgentPolicy(agent)
     with closing(make_vector(ENV, 1, options)) as environments:
@@ -181,7 +184,7 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
     """Our decision and a plainly written one, at TD-MPC2's sizes and budget."""
     spec = spec_of(ENV)
     model = opinionated(WorldModel(spec, TDMPC2_1M, purpose="reward"))
-    obs, plain = some_obs(spec), PlainPlanner(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS)
+    obs, plain = some_obs(spec), PlainPlanner(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE.policy_trajectories)
     warm = [torch.zeros(TDMPC2_BUDGET.horizon, spec.action_dim)]
     generator = torch.Generator().manual_seed(0)
 
@@ -190,14 +193,14 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
         warm[0] = torch.cat([plan[1:], plan[-1:]])
 
     works: dict[str, Callable[[], object]] = {"written plainly, float32": plainly}
-    agents = {f"ours, {w}": make_agent(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS, compile_=c) for w, c in ways().items()}
-    agents["ours, plain, float32"] = make_agent(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS, "float32", "never")
+    agents = {f"ours, {w}": make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, compile_=c) for w, c in ways().items()}
+    agents["ours, plain, float32"] = make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, "float32", "never")
     works |= {name: decider(agent, obs) for name, agent in agents.items()}
     times = turn_by_turn(works, max(20, arguments.repeats // 4), warmup=5)
     result: dict[str, Any] = {name: percentiles(values) for name, values in times.items()}
     reference = plain(obs, torch.zeros_like(warm[0]), torch.Generator().manual_seed(7))
     for name, dtype, compile_ in (("float32", "float32", "never"), ("bfloat16", "bfloat16", "auto")):
-        agent = make_agent(model, TDMPC2_BUDGET, TDMPC2_PROPOSALS, dtype, compile_, seed=7)
+        agent = make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, dtype, compile_, seed=7)
         plan = agent.act(obs, agent.init(1), None)[2]
         assert plan is not None
         result[f"largest difference of the plan, {name}"] = float((plan.actions[0] - reference).abs().max())
@@ -249,23 +252,23 @@ def roofline(arguments: argparse.Namespace) -> dict[str, Any]:
     """Operations per second of whole decisions, and of their matrix products alone, against the best product."""
     spec, peak = spec_of(ENV), best_rate()
     config: Config = load(Config, [f"env={ENV}", "objective=reward", "preset=nano"])
-    sizes: dict[str, tuple[WorldModelOptions, Any, int]] = {
-        "nano": (config.world_model, config.planner, config.objective.policy_trajectories),
-        "512 samples": (TDMPC2_1M, TDMPC2_BUDGET, TDMPC2_PROPOSALS),
+    sizes: dict[str, tuple[WorldModelOptions, Any, RewardOptions]] = {
+        "nano": (config.world_model, config.planner, config.objective),
+        "512 samples": (TDMPC2_1M, TDMPC2_BUDGET, TDMPC2_OBJECTIVE),
     }
     result: dict[str, Any] = {"best product": peak}
-    for name, (options, planner, proposals) in sizes.items():
+    for name, (options, planner, objective) in sizes.items():
         model, obs = opinionated(WorldModel(spec, options, purpose="reward")), some_obs(spec)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the counter sees its own thread only
-        once = decider(make_agent(model, planner, proposals, compile_="never"), obs)
+        once = decider(make_agent(model, planner, objective, compile_="never"), obs)
         with FlopCounterMode(display=False) as counter:
             once()
         with Products() as products:
             once()
         torch.set_num_threads(threads)
         flops = counter.get_total_flops()
-        decide = decider(make_agent(model, planner, proposals), obs)
+        decide = decider(make_agent(model, planner, objective), obs)
         decision = float(np.median(turn_by_turn({"decision": decide}, max(20, arguments.repeats // 2))["decision"]))
         alone = float(np.median(turn_by_turn({"products": products.again}, 20)["products"]))
         result[name] = {
@@ -314,7 +317,7 @@ def scaling(arguments: argparse.Namespace) -> dict[str, Any]:
     obs, points = some_obs(spec), []
     for samples, iterations, horizon in itertools.product((256, 512, 1024, 2048), (2, 6), (3, 6)):
         options = MPPIOptions(horizon=horizon, num_samples=samples, iterations=iterations)
-        decide = decider(make_agent(model, options, 8, compile_="never"), obs)
+        decide = decider(make_agent(model, options, RewardOptions(), compile_="never"), obs)
         times = turn_by_turn({"decision": decide}, 7, warmup=2)["decision"]
         points.append({"samples": samples, "iterations": iterations, "horizon": horizon, **percentiles(times)})
     context = multiprocessing.get_context("spawn")
@@ -330,10 +333,10 @@ def _peak(samples: int, limit: int | None) -> int:
     spec = spec_of(ENV)
     model = opinionated(WorldModel(spec, TDMPC2_1M, purpose="reward"))
     obs = some_obs(spec)
-    decider(make_agent(model, MPPIOptions(horizon=3, num_samples=64), 8, compile_="never"), obs)()
+    decider(make_agent(model, MPPIOptions(horizon=3, num_samples=64), RewardOptions(), compile_="never"), obs)()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     options = MPPIOptions(horizon=3, num_samples=samples, max_candidates_per_call=limit)
-    decider(make_agent(model, options, 8, compile_="never"), obs)()
+    decider(make_agent(model, options, RewardOptions(), compile_="never"), obs)()
     return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 

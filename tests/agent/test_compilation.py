@@ -166,6 +166,31 @@ def test_one_compilation_serves_every_decision_and_new_weights(model: WorldModel
 
 @needs_compiler
 @pytest.mark.slow
+def test_threads_that_share_a_search_use_compiled_code(
+    model: WorldModel, toy_obs: Maker, toy_actions: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forethought.agent.threads.WORTH_SHARING", model.product_size(16))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            z, actions = model.encode(toy_obs(model.spec, (1,))), toy_actions(model.spec, (1, 64, 3))
+            auto, never = (
+                ImaginedCost(model.frozen(torch.float32), RewardObjective(RewardOptions()), z, None, compile=compile)
+                for compile in (True, False)
+            )
+            assert auto.fuse(print, 64) is None
+            first = auto(actions)
+            with torch.compiler.set_stance("fail_on_recompile"):
+                for _ in range(50):  # the checks of compiled code fail now and then where threads share them
+                    assert torch.equal(auto(actions), first)
+            torch.testing.assert_close(first, never(actions), rtol=1e-3, atol=1e-3)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.slow
 def test_compiled_updates_are_the_same_up_to_rounding(toy_spec: Maker, toy_batch: Maker) -> None:
     spec = toy_spec(goal=None)
     batch, states, losses = toy_batch(spec), [], []

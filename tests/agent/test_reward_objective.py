@@ -129,7 +129,7 @@ def test_halves_on_two_threads_cost_the_same(
     monkeypatch.setattr("forethought.agent.threads.WORTH_SHARING", model.product_size(B * 20))
     parts: list[int] = []
     in_parallel = threads.in_parallel
-    monkeypatch.setattr(objectives, "in_parallel", lambda f, p: parts.append(len(p)) or in_parallel(f, p))
+    monkeypatch.setattr(objectives, "in_parallel", lambda calls: parts.append(len(calls)) or in_parallel(calls))
     actions, before = toy_actions(model.spec, (B, 41, H)), torch.get_num_threads()
     cost_fn = ImaginedCost(model, RewardObjective(RewardOptions()), scene[0], None)
     try:

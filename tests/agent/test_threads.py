@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_parts_are_computed_in_order_each_on_a_thread_of_its_own_and_on_one_core
 
     parts = [torch.tensor(float(i)) for i in range(3)]
     barrier = threading.Barrier(3)
-    assert [float(x) for x in in_parallel(double, parts)] == [0.0, 2.0, 4.0]
+    assert [float(x) for x in in_parallel([partial(double, part) for part in parts])] == [0.0, 2.0, 4.0]
     assert len({thread for thread, _, _ in seen.values()}) == 3
     assert all(cores == 1 and not gradients for _, cores, gradients in seen.values())
     assert torch.get_num_threads() == 2
@@ -62,5 +63,5 @@ def test_an_error_in_another_thread_is_raised_here() -> None:
         return part
 
     with pytest.raises(ZeroDivisionError):
-        in_parallel(fail, [torch.tensor(0.0), torch.tensor(1.0)])
+        in_parallel([partial(fail, torch.tensor(i)) for i in (0.0, 1.0)])
     assert torch.get_num_threads() == 2
