@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from forethought.agent.files import read_json
 
@@ -34,6 +35,7 @@ def main() -> None:
     left.plot(work[order], fit[order], color="gray", lw=1, label=f"linear fit, R² = {explained:.3f}")
     left.set_xlabel("candidates x iterations x horizon")
     left.set_ylabel("decision, ms")
+    left.xaxis.set_major_formatter(EngFormatter(sep=""))
     left.legend(fontsize=8, frameon=False)
     ways = ["at once" if r["limit"] is None else f"{r['limit']:,} per call" for r in results["memory"]]
     labels = [f"{r['samples']:,}\n{way}" for r, way in zip(results["memory"], ways, strict=True)]

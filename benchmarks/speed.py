@@ -322,7 +322,7 @@ def scaling(arguments: argparse.Namespace) -> dict[str, Any]:
         points.append({"samples": samples, "iterations": iterations, "horizon": horizon, **percentiles(times)})
     context = multiprocessing.get_context("spawn")
     memory = []
-    for samples, limit in itertools.product((4096, 16384), (None, 1024)):
+    for samples, limit in itertools.product((16384, 65536), (None, 4096)):
         with context.Pool(1) as pool:
             memory.append({"samples": samples, "limit": limit, "mib": pool.apply(_peak, (samples, limit))})
     return {"points": points, "memory": memory}
