@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from speed import turn_by_turn
 
 from forethought.agent.files import write_json
 from forethought.agent.memory.sampler import SequenceSampler
@@ -101,13 +102,10 @@ def beside_torchrl(store: EpisodeStore, folder: Path, arguments: argparse.Namesp
     works: dict[str, Callable[[], object]] = {"ours": partial(sampler.sample, arguments.batch_size, rng)}
     for name, cache in (("torchrl", False), ("torchrl_cached", True)):
         works[name] = torchrl_buffer(folder / name, store, arguments, cache=cache).sample
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(arguments.repeats):
-        for name, work in works.items():
-            times[name].append(seconds(work, 1))
-    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    times = turn_by_turn(works, arguments.repeats, warmup=1)
+    medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = {f"{name}_ratio": round(medians[name] / medians["ours"], 1) for name in works if name != "ours"}
-    return {f"{name}_ms": round(1e3 * value, 3) for name, value in medians.items()} | ratios
+    return {f"{name}_ms": round(value, 3) for name, value in medians.items()} | ratios
 
 
 def measure(folder: Path, transitions: int, arguments: argparse.Namespace) -> dict[str, Any]:

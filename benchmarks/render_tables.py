@@ -19,6 +19,7 @@ from statistics import fmean, median
 from typing import Any
 
 from goal_reaching import ARMS, TASKS, Task
+from gymnasium_control import ARMS as GYMNASIUM_ARMS
 from gymnasium_control import TASKS as GYMNASIUM_TASKS
 from reward_control import FRAMES
 from reward_control import TASKS as REWARD_TASKS
@@ -138,7 +139,7 @@ def reward_control(results: Path) -> str:
         rows.append([
             task.env,
             f"**{mean:.0f}**",
-            ", ".join("{:.0f} ({:.0f} to {:.0f})".format(r["return_mean"], *r["return_ci"]) for r in trainings),
+            ", ".join(_return(r) for r in trainings),
             f"{fmean(r['arms']['policy prior']['return_mean'] for r in trainings):.0f}",
             f"{fmean(r['random']['return_mean'] for r in trainings):.0f}",
             *(f"{value:.0f}" for value in reported),
@@ -158,12 +159,18 @@ def reward_control(results: Path) -> str:
     return markdown(header, rows)
 
 
+def _return(row: Result, form: str = ".0f") -> str:
+    """A mean return with its interval."""
+    low, high = row["return_ci"]
+    return f"{row['return_mean']:{form}} ({low:{form}} to {high:{form}})"
+
+
 def gymnasium_control(results: Path) -> str:
     """One row per task that has results, in the order of `gymnasium_control.TASKS`."""
     found = [read_json(path) for path in sorted((results / "gymnasium_control").glob("*.json"))]
     rows = []
     for name, env_id in GYMNASIUM_TASKS.items():
-        arms = {arm: [r for r in found if (r["task"], r["arm"]) == (name, arm)] for arm in ("ours", "sac")}
+        arms = {arm: [r for r in found if (r["task"], r["arm"]) == (name, arm)] for arm in GYMNASIUM_ARMS}
         if any(arms.values()):
             rows.append([env_id, *(cell for arm in arms.values() for cell in _gymnasium_cells(arm))])
     if not rows:
@@ -176,7 +183,7 @@ def _gymnasium_cells(trainings: Sequence[Result]) -> list[str]:
     if not trainings:
         return [NONE] * 3
     return [
-        ", ".join("{:,.0f} ({:,.0f} to {:,.0f})".format(r["return_mean"], *r["return_ci"]) for r in trainings),
+        ", ".join(_return(r, ",.0f") for r in trainings),
         _duration(max(r["train_seconds"] for r in trainings)),
         f"{median(r['decision_ms']['p50'] for r in trainings):.1f} ms",
     ]
@@ -185,9 +192,8 @@ def _gymnasium_cells(trainings: Sequence[Result]) -> list[str]:
 def time_to_800(results: Path) -> str:
     """When cartpole-swingup, while exploring, first had a mean return of 800 over five episodes in a row."""
     found = [read_json(path) for path in sorted((results / "reward_control").glob("cartpole_swingup-*.json"))]
-    times = []
+    times, window = [], 5
     for result in found:
-        window = 5
         curve = result["curve"]
         means = [fmean(r for _, _, r in curve[i - window : i]) for i in range(window, len(curve) + 1)]
         first = next((curve[i + window - 1] for i, mean in enumerate(means) if mean >= 800), None)
@@ -272,15 +278,12 @@ def _precision(results: Result) -> str:
     rows = [
         [
             name,
-            *("{:.1f} ({:.1f} to {:.1f})".format(row[d]["return_mean"], *row[d]["return_ci"]) for d in _DTYPES),
+            *(_return(row[dtype], ".1f") for dtype in ("float32", "bfloat16")),
             str(row["float32"]["episodes"]),
         ]
         for name, row in results.items()
     ]
     return markdown(header, rows)
-
-
-_DTYPES = ("float32", "bfloat16")
 
 
 def _roofline(results: Result) -> str:
