@@ -181,6 +181,25 @@ def _threads(count: int) -> Iterator[None]:
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
+def _check_goals(config: Config, objective: GoalOptions, spec: EnvSpec) -> None:
+    """Refuse a run for goals whose options do not fit each other."""
+    if spec.goal is None:
+        raise RunError(
+            f"objective=goal needs an environment with goals, but {config.env} has none; objective=reward does not"
+        )
+    quasimetric = config.world_model.distance == "quasimetric"
+    if objective.near and not quasimetric:
+        raise RunError(f"objective.near needs world_model.distance=quasimetric, got {config.world_model.distance}")
+    judges = objective.members * (
+        config.world_model.distance_members if quasimetric and objective.cost == "time_to_goal" else 1
+    )
+    if judges < 2 and objective.risk.kind != "mean":
+        raise RunError(
+            f"objective.risk.kind={objective.risk.kind} needs more than one opinion: objective.members or, with "
+            f"world_model.distance=quasimetric, world_model.distance_members must be at least 2, got {judges}"
+        )
+
+
 def train(config: Config, progress: Progress | None = None, command: str | None = None) -> Path:
     """Train a run, or continue the one in `config.out`; returns the run folder.
 
@@ -201,10 +220,8 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
                 f"objective.members must be at most world_model.ensemble_size={config.world_model.ensemble_size}, "
                 f"got {members}"
             )
-        if config.objective.name == "goal" and validation.env_spec.goal is None:
-            raise RunError(
-                f"objective=goal needs an environment with goals, but {config.env} has none; objective=reward does not"
-            )
+        if isinstance(config.objective, GoalOptions):
+            _check_goals(config, config.objective, validation.env_spec)
         if not last.exists():
             _start_folder(run_dir, config, command)
         card = {

@@ -66,6 +66,9 @@ class GoalOptions:
 
     cost: str = "time_to_goal"
     """`time_to_goal` (learned steps to the goal) or `latent_l2` (squared distance in goal space)."""
+    near: float = 0.0
+    """Steps from the goal within which plain latent distance takes over, which is exact where steps are few; with
+    world_model.distance=quasimetric. 0 for never."""
     summed: bool = True
     """Sum the cost over the horizon; otherwise only the last latent counts."""
     effort: float = 0.0
@@ -80,10 +83,9 @@ class GoalOptions:
             raise ObjectiveError(f"cost must be one of time_to_goal, latent_l2, got {self.cost!r}")
         if self.members < 1:
             raise ObjectiveError(f"members must be at least 1, got {self.members}")
-        if self.members == 1 and self.risk.kind != "mean":
-            raise ObjectiveError(f"members must be at least 2 with risk.kind={self.risk.kind}, got 1")
-        if not self.effort >= 0:
-            raise ObjectiveError(f"effort must be at least 0, got {self.effort}")
+        for name in ("effort", "near"):
+            if not getattr(self, name) >= 0:
+                raise ObjectiveError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
 class GoalObjective(Objective):
@@ -106,10 +108,11 @@ class GoalObjective(Objective):
         latents = trajectory.latents if self.options.summed else trajectory.latents[..., -1:, :]
         target = goal[:, None, None]
         if self.options.cost == "time_to_goal":
-            costs = model.steps_to_goal(latents, target)
+            costs = model.steps_to_goal(latents, target, near=self.options.near)
         else:
-            costs = model.goal_distance(latents, target)
-        total = aggregate(costs.float().sum(dim=-1), self.options.risk)
+            costs = model.goal_distance(latents, target).unsqueeze(0)
+        # One for each member of the distance and each that imagines, [M, E, B, N, H].
+        total = aggregate(costs.float().sum(dim=-1).flatten(0, 1), self.options.risk)
         if self.options.effort:
             effort = model.normalize_action(trajectory.actions).square().sum(dim=(-2, -1))
             total = total + self.options.effort * effort

@@ -249,7 +249,7 @@ def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[
         z = model.encode(agent.tensors({k: v[start] for k, v in episode.obs.items()}))
         goal_obs = {k: v[start + gap] for k, v in episode.obs.items()}
         goal = agent.embed_goal(goal_obs if goal_key is None else {"desired_goal": goal_obs[goal_key]})
-        predicted += model.steps_to_goal(z, goal).tolist()
+        predicted += model.steps_to_goal(z, goal).mean(dim=0).tolist()
         true += gap.tolist()
     return {"predicted": predicted, "true": true}
 

@@ -15,6 +15,7 @@ from ..memory.sampler import SequenceBatch
 from ..threads import threads_for
 from ..world_model import losses
 from ..world_model.control import ControlHeads
+from ..world_model.distance import PairwiseDistance, Quasimetric
 from ..world_model.model import WorldModel
 
 
@@ -37,7 +38,7 @@ class LearnerOptions:
     reward_share: float = 0.0
     """Share of the windows that are drawn from those of above-average reward alone, for rewards that are rare."""
     goals_per_window: int = 4
-    """Hindsight pairs per window for the time-to-goal head."""
+    """Hindsight pairs per window for the pairwise distance."""
     goal_power: float = 2.0
     """Gaps of pairs are drawn as u^goal_power times the remaining steps; 1 is uniform, larger prefers near goals."""
     learning_rate: float = 1e-3
@@ -65,13 +66,15 @@ class LearnerOptions:
     straightening: float = 0.0
     """Weight of temporal straightening."""
     time_to_goal: float = 1.0
-    """Weight of the pairwise time-to-goal regression."""
+    """Weight of the steps to a goal, be they learned from pairs or as a quasimetric."""
     goal_gradient: float = 0.0
     """Part of the time-to-goal gradient that reaches the encoder; 0 stops it at the latents."""
     log_time: bool = False
-    """Regress log(1 + steps) instead of steps: sharper next to the goal, blunter far from it."""
+    """Regress log(1 + steps) of pairs instead of steps: sharper next to the goal, blunter far from it."""
     expectile: float = 0.5
-    """Expectile of the time to goal; below 0.5 leans toward the shortest ways that were seen."""
+    """Expectile of the steps of pairs; below 0.5 leans toward the shortest ways that were seen."""
+    far: float | None = None
+    """Steps beyond which a quasimetric hardly tells distances apart; None takes the length of an episode."""
     achieved: float = 1.0
     """Weight of the achieved-goal regression, for environments that only state a desired goal."""
     reward: float = 0.1
@@ -116,8 +119,8 @@ class LearnerOptions:
             raise LearnerError(f"expectile must be in (0, 1), got {self.expectile}")
         if not 0 < self.rho <= 1:
             raise LearnerError(f"rho must be in (0, 1], got {self.rho}")
-        for name in ("learning_rate", "grad_clip", "goal_power"):
-            if not getattr(self, name) > 0:
+        for name in ("learning_rate", "grad_clip", "goal_power", "far"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise LearnerError(f"{name} must be positive, got {getattr(self, name)}")
         for name in _WEIGHTS:
             if not getattr(self, name) >= 0:
@@ -166,9 +169,11 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
-        apart = [] if model.control is None else list(model.control.policy.parameters())
-        rest = [p for p in model.parameters() if p.requires_grad and all(p is not q for q in apart)]
-        self._clipped = [group for group in (rest, apart) if group]
+        heads: list[nn.Module] = [model.time_to_goal] if isinstance(model.time_to_goal, Quasimetric) else []
+        heads += [] if model.control is None else [model.control.policy]
+        apart = [list(head.parameters()) for head in heads]
+        known = {id(p) for group in apart for p in group}
+        self._clipped = [[p for p in model.parameters() if p.requires_grad and id(p) not in known], *apart]
         self.target: AveragedModel | None = None
         if options.ema_target > 0:
             average = get_ema_multi_avg_fn(options.ema_target)  # type: ignore[no-untyped-call]
@@ -219,11 +224,20 @@ class Learner:
         metrics["optim/grad_norm"] = norm.detach()
         if spread is not None:
             metrics["latent/batch_std"] = spread
+        if isinstance(self.model.time_to_goal, Quasimetric):
+            metrics["distance/price"] = self.model.time_to_goal.get_buffer("price").clone()
         return metrics
 
     def _circumstances(self, batch: SequenceBatch) -> tuple[Tensor | None, bool]:
-        """What the losses depend on beside batch and weights: noise `[2, E, B, L, A]` and whether episodes end."""
+        """What the losses depend on beside batch and weights: random draws, and whether episodes end.
+
+        Drawn are noise `[2, E, B, L, A]` for control by reward, for a quasimetric which other window `[B]` each window
+        is put beside, and nothing for a pairwise distance.
+        """
         heads = self.model.control
+        if isinstance(self.model.time_to_goal, Quasimetric):
+            order = torch.randperm(len(batch.actions), generator=self.generator, device=self.generator.device)
+            return order.to(self.device), False
         if heads is None:
             return None, False
         steps = batch.actions.shape[1] - self.options.burn_in
@@ -232,10 +246,10 @@ class Learner:
         return noise.to(self.device), heads.terminates
 
     def _total(
-        self, batch: SequenceBatch, noise: Tensor | None, terminates: bool
+        self, batch: SequenceBatch, drawn: Tensor | None, terminates: bool
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The loss, its unweighted terms, and the spread of learned latents: the piece to be compiled."""
-        terms, z = self._losses(batch, noise, terminates)
+        terms, z = self._losses(batch, drawn, terminates)
         total = sum((getattr(self.options, name, 1.0) * value for name, value in terms.items()), torch.zeros(()))
         learned = z.detach()[..., self.model.measured_dim :].flatten(0, 1)
         return total, terms, learned.std(dim=0).mean() if learned.shape[-1] else None
@@ -244,7 +258,7 @@ class Learner:
         """Every loss term that has a weight, unweighted, and the latents `[B, L+1, Z]` of the windows."""
         return self._losses(batch, *self._circumstances(batch))
 
-    def _losses(self, batch: SequenceBatch, noise: Tensor | None, terminates: bool) -> tuple[dict[str, Tensor], Tensor]:
+    def _losses(self, batch: SequenceBatch, drawn: Tensor | None, terminates: bool) -> tuple[dict[str, Tensor], Tensor]:
         options, model = self.options, self.model
         z = model.encode_sequence(batch.obs, batch.actions)
         start = options.burn_in
@@ -271,18 +285,21 @@ class Learner:
             assert model.spec.goal is not None
             reached = model.normalize_achieved(batch.obs[model.spec.goal.achieved_key or ""][:, start:])
             terms["achieved"] = F.mse_loss(model.goal_point(z), reached)
-        if predicted is not None and model.control is not None and noise is not None:
+        if predicted is not None and model.control is not None and drawn is not None:
             rewards, terminated = batch.rewards[:, start:], batch.terminated[:, start:]
-            terms |= self._control(model.control, z, predicted, actions, rewards, terminated, noise, terminates)
-        if options.time_to_goal and model.time_to_goal is not None:
-            terms["time_to_goal"] = self._time_to_goal(batch, z, start)
+            terms |= self._control(model.control, z, predicted, actions, rewards, terminated, drawn, terminates)
+        if options.time_to_goal and isinstance(model.time_to_goal, Quasimetric):
+            assert drawn is not None
+            terms["time_to_goal"] = self._quasimetric(model.time_to_goal, batch, z, predicted, drawn)
+        elif options.time_to_goal and isinstance(model.time_to_goal, PairwiseDistance):
+            terms["time_to_goal"] = self._pairwise(model.time_to_goal, batch, z, start)
         if model.probe is not None:
             target = model.probe_target(batch.obs)[:, start:]
             terms["probe"] = F.mse_loss(model.probe(z), target)
         return terms, z
 
     def _clip(self) -> Tensor:
-        """Limit the gradient; that of the policy on its own, since it has another scale. Returns the whole norm."""
+        """Limit the gradient; heads of another scale on their own. Returns the whole norm."""
         norms = [nn.utils.clip_grad_norm_(group, self.options.grad_clip) for group in self._clipped]
         return torch.stack(norms).square().sum().sqrt()
 
@@ -364,7 +381,38 @@ class Learner:
             target = cast(WorldModel, self.target.module).encode_sequence(batch.obs, batch.actions)
         return target[:, self.options.burn_in + 1 :]
 
-    def _time_to_goal(self, batch: SequenceBatch, z: Tensor, start: int) -> Tensor:
+    def _quasimetric(
+        self, head: Quasimetric, batch: SequenceBatch, z: Tensor, predicted: Tensor | None, order: Tensor
+    ) -> Tensor:
+        """Loss of a quasimetric on encoded latents `z [B, L+1, Z]` and on imagined ones `[E, B, L, Z]`, as plans have.
+
+        An imagined state is as far from the next encoded one as its encoded twin. Window `order[i]` has the goals for
+        window `i`.
+        """
+        model, steps, z = self.model, z.shape[1] - 1, self._throttled(z)
+        imagined = z[:, :0] if predicted is None else predicted[0, :, :-1].detach()
+        features = head.embed(torch.cat([z, imagined], dim=1))
+        encoded, dreamed = features[:, :, : steps + 1], features[:, :, steps + 1 :]
+        goals, same, point = encoded, None, model.goal_point(z).detach()
+        if head.goal is not None:
+            assert model.spec.goal is not None
+            reached = batch.obs[model.spec.goal.achieved_key or ""][:, self.options.burn_in :]
+            point = model.normalize_achieved(reached)
+            goals = head.embed_goal(point)
+            same = torch.stack([encoded, goals])
+        with torch.no_grad():
+            head.get_buffer("stride").lerp_(point.diff(dim=1).square().mean(), 0.01)
+        far, last = self.options.far or float(model.spec.max_episode_steps), steps + 1 - dreamed.shape[2]
+        return head.loss(
+            states=torch.cat([encoded[:, :, :-1], dreamed], dim=2),
+            ahead=torch.cat([encoded[:, :, 1:], encoded[:, :, last:]], dim=2),
+            same=same,
+            goals=torch.cat([goals[:, order, :-1], goals[:, order, last:]], dim=2),
+            far=far,
+        )
+
+    def _pairwise(self, head: PairwiseDistance, batch: SequenceBatch, z: Tensor, start: int) -> Tensor:
+        """Regression of the steps between the pairs of a batch, on latents `z [B, L+1, Z]`."""
         options = self.options
         index = (batch.goal_index - start).clamp(min=0)
         z = self._throttled(z)
@@ -379,12 +427,11 @@ class Learner:
                 goal = model.normalize_achieved(batch.goal_obs[model.spec.goal.achieved_key or ""])
         # States before the end of the burn-in have no warm belief: their pairs do not count.
         weight = (batch.goal_index >= start).to(z.dtype)
-        assert model.time_to_goal is not None
-        predicted = model.time_to_goal(states, point, goal)
+        predicted = head(states, point, goal)
         if options.log_time:
             guess, truth = predicted.log1p(), batch.goal_steps.log1p()
         else:
-            guess, truth = predicted / model.time_to_goal.SCALE, batch.goal_steps / model.time_to_goal.SCALE
+            guess, truth = predicted / head.SCALE, batch.goal_steps / head.SCALE
         error = F.smooth_l1_loss(guess, truth, reduction="none")
         too_long = (predicted > batch.goal_steps).to(z.dtype)
         weight = weight * 2 * (too_long * (1 - options.expectile) + (1 - too_long) * options.expectile)

@@ -22,6 +22,7 @@ from ... import ForethoughtError
 from ..agent import Agent
 from ..memory.sampler import SequenceSampler
 from ..memory.store import EpisodeStore
+from ..world_model.distance import PairwiseDistance
 from .checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -181,7 +182,7 @@ class Trainer:
         spec = environments.env_spec
         self.sampler = SequenceSampler(
             store, spec, learner.options.window,
-            num_goals=learner.options.goals_per_window if self.model.purpose == "goal" else 0,
+            num_goals=learner.options.goals_per_window if isinstance(self.model.time_to_goal, PairwiseDistance) else 0,
             goal_power=learner.options.goal_power, episode_ids=[], cache_bytes=learner.options.cache_bytes,
             reward_share=learner.options.reward_share,
         )  # fmt: skip

@@ -16,9 +16,10 @@ from ...envs.spec import EnvSpec
 from ..memory.normalizer import Normalizer
 from ..memory.store import EpisodeStore
 from .control import ControlHeads, episode_discount
+from .distance import PairwiseDistance, Quasimetric
 from .dynamics import EnsembleDynamics
 from .encoders import AugmentedEncoder, IdentityEncoder, ObsEncoder, PixelEncoder, SimNorm, flat_vectors, mlp
-from .heads import InverseDynamicsHead, Probe, TimeToGoalHead
+from .heads import InverseDynamicsHead, Probe
 from .stacked import StackedMLP
 
 SIMNORM_GROUP = 8
@@ -51,6 +52,10 @@ class WorldModelOptions:
     """Predictors that are trained side by side; their disagreement drives exploration and risk."""
     recurrence: str = "none"
     """`none`, or `gru` for a belief over partially observed states."""
+    distance: str = "pairwise"
+    """Steps to a goal: `pairwise` (a regression on pairs of one episode) or `quasimetric` (joins episodes together)."""
+    distance_members: int = 2
+    """Quasimetrics trained side by side; their disagreement says where a distance is not to be trusted."""
     probe: bool = True
     """Train a read-out of the measured state, which teaches the model nothing and makes imagination readable."""
     value_members: int = 2
@@ -64,7 +69,7 @@ class WorldModelOptions:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise WorldModelError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("latent_dim", "hidden_dim", "encoder_layers", "dynamics_layers", "ensemble_size", "value_members"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise WorldModelError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 2 <= self.bins <= 256:
@@ -90,10 +95,21 @@ class WorldModelOptions:
 
 _CALIBRATION_EPISODES, _CALIBRATION_STRIDE = 200, 5
 
+_COUNTS = (
+    "latent_dim",
+    "hidden_dim",
+    "encoder_layers",
+    "dynamics_layers",
+    "ensemble_size",
+    "value_members",
+    "distance_members",
+)
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "encoder": ("augmented", "learned", "identity"),
     "latent_norm": ("none", "layernorm", "simnorm"),
     "recurrence": ("none", "gru"),
+    "distance": ("pairwise", "quasimetric"),
 }
 
 
@@ -191,10 +207,14 @@ class WorldModel(nn.Module):
         achieved = spec.goal is not None and spec.goal.kind == "achieved"
         self.goal_dim = spec.obs[spec.goal.achieved_key or ""].size if spec.goal and achieved else self.latent_dim
         self.achieved: nn.Module | None = mlp([self.latent_dim, hidden, self.goal_dim]) if achieved else None
-        self.time_to_goal: TimeToGoalHead | None = None
+        self.time_to_goal: PairwiseDistance | Quasimetric | None = None
         self.control: ControlHeads | None = None
         if self.purpose == "goal":
-            self.time_to_goal = TimeToGoalHead(self.latent_dim, self.goal_dim, hidden)
+            if options.distance == "quasimetric":
+                apart = self.goal_dim if achieved else None
+                self.time_to_goal = Quasimetric(self.latent_dim, apart, hidden, options.distance_members)
+            else:
+                self.time_to_goal = PairwiseDistance(self.latent_dim, self.goal_dim, hidden)
         else:
             discount = episode_discount(spec.max_episode_steps) if options.discount is None else options.discount
             self.control = ControlHeads(self.latent_dim, actions, hidden, options.bins, options.value_members, discount)
@@ -204,7 +224,10 @@ class WorldModel(nn.Module):
 
     def frozen(self, dtype: torch.dtype) -> Self:
         """A copy for planning, in another precision, whose weights never change again and take no gradients."""
-        copied = copy.deepcopy(self).to(dtype).requires_grad_(requires_grad=False)
+        copied = copy.deepcopy(self).to(dtype)
+        if isinstance(self.time_to_goal, Quasimetric):  # hundreds of steps that differ by less than one
+            copied.time_to_goal = copy.deepcopy(self.time_to_goal)
+        copied.requires_grad_(requires_grad=False)
         for module in copied.modules():
             if isinstance(module, (StackedMLP, ControlHeads)):
                 module.freeze()
@@ -334,11 +357,30 @@ class WorldModel(nn.Module):
         key = self.spec.goal.achieved_key
         return self.normalizer.normalize({key: achieved})[key]
 
-    def steps_to_goal(self, z: Tensor, goal: Tensor) -> Tensor:
-        """Predicted steps from latents `[..., Z]` to goal embeddings broadcastable to `[..., G]`."""
+    def steps_to_goal(self, z: Tensor, goal: Tensor, near: float = 0.0) -> Tensor:
+        """Predicted steps `[M, ...]` from latents `[..., Z]` to goal embeddings broadcastable to `[..., G]`.
+
+        Args:
+            z: latents.
+            goal: goal embeddings.
+            near: steps within which latent distance takes over, in units of what a step covers; for a quasimetric.
+
+        Returns:
+            what each of `M` heads says; one, unless `distance=quasimetric`.
+
+        Raises:
+            WorldModelError: the model was made for rewards.
+        """
         if self.time_to_goal is None:
             raise WorldModelError(f"purpose must be goal to know the steps to a goal, got {self.purpose}")
-        steps: Tensor = self.time_to_goal(z, self.goal_point(z), goal)
+        if not isinstance(self.time_to_goal, Quasimetric):
+            steps: Tensor = self.time_to_goal(z, self.goal_point(z), goal)
+            return steps.unsqueeze(0)
+        steps = self.time_to_goal(z, goal).to(z.dtype)
+        if near:
+            covered = self.time_to_goal.get_buffer("stride").to(z.dtype).clamp(min=1e-12) * near**2
+            native = near * (self.goal_distance(z, goal) / covered).clamp(max=1.0)
+            steps = torch.where(steps > near, steps, native)
         return steps
 
     def goal_distance(self, z: Tensor, goal: Tensor) -> Tensor:

@@ -30,6 +30,13 @@ def model(toy_model: Maker) -> WorldModel:
 
 
 @pytest.fixture(scope="module")
+def quasimetric(toy_model: Maker) -> WorldModel:
+    found: WorldModel = toy_model(distance="quasimetric", distance_members=3)
+    found.time_to_goal.get_buffer("stride").fill_(0.1)
+    return found
+
+
+@pytest.fixture(scope="module")
 def scene(toy_spec: Maker, model: WorldModel, toy_obs: Maker, toy_actions: Maker) -> tuple[Tensor, Tensor, Tensor]:
     """Latents now `[B, Z]`, goals `[B, G]` and actions `[B, N, H, A]`."""
     with torch.no_grad():
@@ -69,8 +76,30 @@ def test_time_to_goal_is_the_head_summed_over_the_horizon(
 ) -> None:
     z, goal, actions = scene
     latents = imagine(model, z, actions, 1).latents[0]
-    expected = torch.stack([model.steps_to_goal(latents[b], goal[b]).sum(-1) for b in range(B)])
+    expected = torch.stack([model.steps_to_goal(latents[b], goal[b])[0].sum(-1) for b in range(B)])
     assert torch.allclose(goal_costs(model, scene), expected, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_risk_counts_members_of_the_distance_too(quasimetric: WorldModel, scene: tuple[Tensor, Tensor, Tensor]) -> None:
+    z, goal, actions = scene
+    latents = imagine(quasimetric, z, actions, 1).latents[0]
+    each = quasimetric.steps_to_goal(latents, goal[:, None, None]).sum(-1)
+    assert each.shape == (3, B, N)
+    assert torch.allclose(goal_costs(quasimetric, scene, risk=RiskOptions("worst")), each.amax(0), rtol=1e-4)
+
+
+@torch.no_grad()
+def test_near_the_goal_latent_distance_takes_over(
+    quasimetric: WorldModel, scene: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    z, goal, _ = scene
+    steps, near = quasimetric.steps_to_goal(z, goal), 1e3
+    native = quasimetric.goal_distance(z, goal) / (0.1 * near**2) * near
+    assert torch.allclose(quasimetric.steps_to_goal(z, goal, near=near), native.expand(3, B), rtol=1e-4)
+    assert torch.equal(quasimetric.steps_to_goal(z, goal, near=float(steps.min()) / 2), steps)
+    # A distance that the quasimetric says is near is never more than near.
+    assert (quasimetric.steps_to_goal(z, 100 * goal, near=1e5) <= 1e5).all()
 
 
 @torch.no_grad()
@@ -158,15 +187,19 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "cost": ("latent_l2", {}),
     "summed": (False, {}),
     "effort": (0.1, {}),
+    "near": (1e6, {}),
     "members": (3, {}),
     "risk": (RiskOptions("worst"), {"members": 3}),
 }
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(GoalOptions)])
-def test_every_option_changes_the_result(field: str, model: WorldModel, scene: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_every_option_changes_the_result(
+    field: str, model: WorldModel, quasimetric: WorldModel, scene: tuple[Tensor, Tensor, Tensor]
+) -> None:
     assert field in CHANGES, f"add {field} to CHANGES, with a value that changes the result"
     value, context = CHANGES[field]
+    model = quasimetric if field == "near" else model
     base = goal_costs(model, scene, **context)
     assert torch.equal(base, goal_costs(model, scene, **context)), "the comparison must be deterministic"
     assert not torch.allclose(base, goal_costs(model, scene, **{**context, field: value}), rtol=1e-5)
@@ -179,7 +212,7 @@ def test_every_option_changes_the_result(field: str, model: WorldModel, scene: t
         ({"members": 0}, "members must be at least 1, got 0"),
         ({"effort": -0.1}, "effort must be at least 0, got -0.1"),
         ({"effort": float("nan")}, "effort must be at least 0, got nan"),
-        ({"risk": RiskOptions("worst")}, "members must be at least 2 with risk.kind=worst, got 1"),
+        ({"near": -1.0}, "near must be at least 0, got -1.0"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

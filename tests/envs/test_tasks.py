@@ -15,6 +15,7 @@ from forethought.envs.spec import EnvError
 from forethought.envs.tasks import TASK_IDS
 from forethought.envs.tasks.base import MujocoGoalTask
 from forethought.envs.tasks.cartpole import Cartpole
+from forethought.envs.tasks.maze import Rooms, shortest_ways
 from forethought.envs.tasks.pointmass import PointMass
 from forethought.envs.tasks.push import Push
 from forethought.envs.tasks.reacher import Reacher
@@ -25,6 +26,7 @@ TASKS: dict[str, type[MujocoGoalTask]] = {
     "forethought/PointMass-v0": PointMass,
     "forethought/Cartpole-v0": Cartpole,
     "forethought/Push-v0": Push,
+    "forethought/Rooms-v0": Rooms,
 }
 CACHE: dict[str, MujocoGoalTask] = {}
 
@@ -68,6 +70,7 @@ def test_importing_the_package_only_registers():
         ("forethought/PointMass-v0", 0.2, 50),
         ("forethought/Cartpole-v0", 0.04, 250),
         ("forethought/Push-v0", 0.1, 100),
+        ("forethought/Rooms-v0", 0.2, 100),
     ],
 )
 def test_timing(env_id, dt, decisions):
@@ -347,3 +350,40 @@ def test_push_is_solved_by_a_scripted_policy():
         step = env.step(steer(obs, goal))
         obs, solved = step.obs, solved | step.success
     assert solved.mean() >= 0.95
+
+
+def test_ways_round_a_wall_cut_no_corner():
+    walls = np.array([[cell == "#" for cell in row] for row in ("#####", "#.#.#", "#...#", "#####")])
+    ways, steps = shortest_ways(walls)
+    left, right = 0, 1  # the two cells of the upper row, then the lower row from left to right
+    assert ways[left, right] == pytest.approx(4.0)
+    assert steps[left, right] == 2
+    assert (ways == ways.T).all()
+    assert (np.diag(ways) == 0).all()
+
+
+def test_a_maze_in_two_pieces_has_no_way_between_them():
+    ways, _ = shortest_ways(np.array([[True, True, True], [False, True, False], [True, True, True]]))
+    assert np.isinf(ways[0, 1])
+
+
+def test_rooms_are_joined_by_their_door_alone():
+    task = Rooms()
+    task.reset(seed=0)
+    put(task, np.array([-0.3, 0.1]), np.zeros(2))
+    for _ in range(30):
+        obs = task.step(np.array([1.0, 0.0], np.float32))[0]
+    assert obs["position"][0] < 0
+    put(task, np.array([-0.3, -0.4]), np.zeros(2))
+    for _ in range(30):
+        obs = task.step(np.array([1.0, 0.0], np.float32))[0]
+    assert obs["position"][0] > 0.5
+
+
+def test_rooms_lead_round_the_wall():
+    task = Rooms()
+    here, there = (task.observe(np.array([x, 0.3]), np.zeros(2)) for x in (-0.3, 0.3))
+    assert task.distance(here, there) > 1.5
+    for seed in range(50):
+        start, goal = task.sample_episode(seed)
+        assert task.ways[task.cell_of(start[0]), task.cell_of(goal[0])] >= task.least_cells

@@ -371,6 +371,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "goal_gradient": (0.5, {}),
     "log_time": (True, {}),
     "expectile": (0.2, {}),
+    "far": (5.0, {"distance": "quasimetric"}),
     "achieved": (0.5, {}),
     "ema_target": (0.9, {}),
 }
@@ -393,8 +394,9 @@ def test_every_option_changes_the_result(
 ) -> None:
     assert option in CHANGES, f"add {option} to CHANGES, with a value that changes the result"
 
-    def run(**options: Any) -> Tensor:
-        learner = make_learner(**{"batch_size": 4, "window": 4, **options}, total_updates=3)
+    def run(distance: str = "pairwise", **options: Any) -> Tensor:
+        options = {"batch_size": 4, "window": 4, **options}
+        learner = make_learner(**options, total_updates=3, model={"distance": distance})
         sampler, rng = sampler_of(store, spec, learner.options), np.random.default_rng(0)
         for _ in range(3):
             learner.update(sampler.sample(learner.options.batch_size, rng))

@@ -135,7 +135,7 @@ def test_time_to_goal_is_the_number_of_steps_between(log_time: bool) -> None:
     at = torch.arange(21.0)
     with torch.no_grad():
         z = model.encode({"place": (at / 10 - 1).unsqueeze(-1)})
-        steps = model.steps_to_goal(z[:, None].expand(-1, 21, -1), z)  # from row to column
+        steps = model.steps_to_goal(z[:, None].expand(-1, 21, -1), z)[0]  # from row to column
     ahead = (at[None] - at[:, None]).clamp(min=0)
     known = torch.triu(torch.ones(21, 21, dtype=torch.bool))[:16]  # pairs that training draws
     error = steps[:16].log1p() - ahead[:16].log1p() if log_time else steps[:16] - ahead[:16]

@@ -36,6 +36,8 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "both": ("both", "observation", {}),
     "both, gru, achieved": ("both", "achieved", {"recurrence": "gru", "ensemble_size": 3}),
     "no goal": ("state", None, {}),
+    "quasimetric": ("state", "observation", {"distance": "quasimetric"}),
+    "quasimetric, achieved": ("both", "achieved", {"distance": "quasimetric"}),
 }
 NORMS = [name for name, (_, _, options) in VARIANTS.items() if "latent_norm" in options]
 
@@ -83,7 +85,7 @@ def test_shapes(case: Case, lead: tuple[int, ...]) -> None:
     assert torch.equal(model(case.obs(lead)), z)
     goal = model.embed_goal(case.goal_obs(lead))
     assert goal.shape == model.goal_point(z).shape == (*lead, model.goal_dim)
-    assert model.steps_to_goal(z, goal).shape == model.goal_distance(z, goal).shape == lead
+    assert model.steps_to_goal(z, goal).shape[1:] == model.goal_distance(z, goal).shape == lead
     assert (model.steps_to_goal(z, goal) >= 0).all()
     assert model.inverse(z, z).shape == (*lead, case.spec.action_dim)
     vectors = sum(array.size for array in case.spec.obs.values() if not array.is_image)
@@ -99,7 +101,7 @@ def test_goals_broadcast_over_candidates(case: Case) -> None:
     goal = case.model.embed_goal(case.goal_obs((2,)))
     for read in (case.model.steps_to_goal, case.model.goal_distance):
         shared = read(z, goal[:, None, None])
-        assert shared.shape == (2, 3, 4)
+        assert shared.shape[-3:] == (2, 3, 4)
         assert torch.allclose(shared, read(z, goal[:, None, None].expand(2, 3, 4, -1)), atol=1e-5)
 
 
@@ -351,6 +353,8 @@ CHANGES: dict[str, Any] = {
     "ensemble_size": 3,
     "recurrence": "gru",
     "probe": False,
+    "distance": "quasimetric",
+    "distance_members": 3,
 }
 
 
@@ -370,9 +374,11 @@ def test_every_option_changes_the_result(
         model = toy_model(spec, **options)
         z = model.encode(toy_obs(spec, (2,)))
         readable = torch.tensor(model.probe is not None)
-        return [z, model.step(z.expand(model.members, -1, -1), toy_actions(spec, (2,))), readable]
+        steps = model.steps_to_goal(z, z.flip(0))
+        return [z, model.step(z.expand(model.members, -1, -1), toy_actions(spec, (2,))), readable, steps]
 
-    base, same, changed = run(), run(), run(**{field: CHANGES[field]})
+    context = {"distance": "quasimetric"} if field == "distance_members" else {}
+    base, same, changed = run(**context), run(**context), run(**{**context, field: CHANGES[field]})
     assert all(torch.equal(a, b) for a, b in zip(base, same, strict=True)), "the comparison must be deterministic"
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(base, changed, strict=True))
 

@@ -1,0 +1,136 @@
+"""Distance to a goal in steps: learned from pairs of one episode, or as a quasimetric that joins episodes together."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from .encoders import mlp
+from .stacked import StackedMLP
+
+
+class PairwiseDistance(nn.Module):
+    """Steps from a state to a goal, learned from pairs of one episode.
+
+    Regression on hindsight pairs, as in semi-parametric topological memory (Savinov et al. 2018) and dynamical
+    distances (Hartikainen et al. 2020). The features are `[z, |p - g|, g]` with `p` the state's point in goal space and
+    `g` the goal, whose share of the first layer is computed once per goal, whatever the number of candidates.
+
+    Args:
+        latent_dim: size of z.
+        goal_dim: size of a goal embedding.
+        hidden: width of the two hidden layers.
+    """
+
+    SCALE = 10.0
+    """Steps that correspond to an output of one."""
+
+    def __init__(self, latent_dim: int, goal_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.from_goal = nn.Linear(goal_dim, hidden)
+        self.from_state = nn.Linear(latent_dim + goal_dim, hidden, bias=False)
+        self.norm = nn.LayerNorm(hidden)
+        self.body = nn.Sequential(nn.SiLU(), *mlp([hidden, hidden, 1]))
+
+    @override
+    def forward(self, z: Tensor, point: Tensor, goal: Tensor) -> Tensor:
+        """Steps to the goal, at least 0.
+
+        Args:
+            z: latents `[..., Z]`.
+            point: the same states in goal space `[..., G]` (z itself where goals are whole observations).
+            goal: goal embeddings, broadcastable to `[..., G]`.
+        """
+        dtype = self.from_goal.weight.dtype  # differences are taken before anything is rounded to half precision
+        features = torch.cat([z, (point - goal).abs()], dim=-1).to(dtype)
+        x = self.from_state(features) + self.from_goal(goal.to(dtype))
+        steps: Tensor = F.softplus(self.body(self.norm(x)).to(z.dtype)).squeeze(-1) * self.SCALE
+        return steps
+
+
+class Quasimetric(nn.Module):
+    """Steps from a state to a goal as a quasimetric: at least 0, 0 from a state to itself, and by no detour shorter.
+
+    The triangle inequality is what joins episodes: a way seen in two halves bounds the whole. Distances are those of
+    metric residual networks (Liu, Feng, Liu and Stone 2023): over groups of features, the mean of an asymmetric part,
+    `max relu(x - y)`, and a Euclidean one. They are learned as in quasimetric reinforcement learning (Wang, Torralba,
+    Isola and Zhang 2023): as large as can be between any two states, while no step that was taken is longer than 1.
+
+    Members of an ensemble, trained side by side, disagree where there is little to learn from.
+
+    Args:
+        latent_dim: size of z.
+        goal_dim: size of a goal embedding; None where goals are latents.
+        hidden: width of the two hidden layers.
+        members: of the ensemble, `M`.
+    """
+
+    GROUPS, SIZE = 8, 8
+    """Groups of features in either part, and features in each of them."""
+
+    def __init__(self, latent_dim: int, goal_dim: int | None, hidden: int, members: int) -> None:
+        super().__init__()
+        self.members, out = members, 2 * self.GROUPS * self.SIZE
+        self.state = StackedMLP(members, [latent_dim, hidden, hidden, out], last_scale=1.0)
+        self.goal = None if goal_dim is None else StackedMLP(members, [goal_dim, hidden, hidden, out], last_scale=1.0)
+        self.register_buffer("price", torch.ones(()))
+        self.register_buffer("stride", torch.zeros(()))
+
+    @override
+    def forward(self, z: Tensor, goal: Tensor) -> Tensor:
+        """Steps `[M, ...]` from latents `[..., Z]` to goal embeddings `[..., G]`, which are broadcast."""
+        lead = (1,) * (z.ndim - goal.ndim)  # or else members would meet what is before the shape of the goals
+        return self.between(self.embed(z), self.embed_goal(goal.reshape(*lead, *goal.shape)))
+
+    def embed(self, z: Tensor) -> Tensor:
+        """Latents `[..., Z]` to features `[M, ..., 2, GROUPS, SIZE]`."""
+        return self._features(self.state, z)
+
+    def embed_goal(self, goal: Tensor) -> Tensor:
+        """Goal embeddings `[..., G]` to features, as of `embed`."""
+        return self._features(self.state if self.goal is None else self.goal, goal)
+
+    def _features(self, net: StackedMLP, x: Tensor) -> Tensor:
+        flat = x.to(net.dtype).reshape(1, -1, x.shape[-1]).expand(self.members, -1, -1)
+        out: Tensor = net(flat)
+        return out.reshape(self.members, *x.shape[:-1], 2, self.GROUPS, self.SIZE)
+
+    def between(self, x: Tensor, y: Tensor) -> Tensor:
+        """Steps `[M, ...]` between features as of `embed`, which are broadcast."""
+        difference = x - y
+        one_way = F.relu(difference[..., 0, :, :]).amax(dim=-1)
+        # The square root has no gradient at 0.
+        both_ways = (difference[..., 1, :, :].square().sum(dim=-1) + 1e-6).sqrt()
+        return (one_way + both_ways).mean(dim=-1)
+
+    def loss(self, states: Tensor, ahead: Tensor, same: Tensor | None, goals: Tensor, far: float) -> Tensor:
+        """How near unrelated states and goals are, plus the price of steps that are longer than 1.
+
+        The price, a Lagrange multiplier, rises while the mean square of what is too long is above `TOLERANCE`.
+
+        Args:
+            states: features `[M, n, ...]`, as of `embed`.
+            ahead: those of the states one step later.
+            same: pairs of features that belong to one state and its own goal, `[2, M, n, ...]`; None where goals are
+                latents.
+            goals: those of goals that have nothing to do with the states.
+            far: steps beyond which it hardly matters how much farther a goal is.
+
+        Returns:
+            the loss, in units of `far`.
+        """
+        excess = F.relu(self.between(states, ahead) - 1).square().mean()
+        if same is not None:
+            excess = excess + self.between(same[0], same[1]).square().mean()
+        near = F.softplus(far - self.between(states, goals), beta=5 / far).mean()
+        price = self.get_buffer("price")
+        loss = (near + price.clone() * excess) / far
+        with torch.no_grad():
+            pressure = (excess / self.TOLERANCE - 1).clamp(-1, 1)
+            price.mul_(torch.exp(self.RATE * pressure)).clamp_(1e-3, 1e5)
+        return loss
+
+    TOLERANCE = 0.1**2
+    """Mean squared excess of a step over 1 at which the price rests: steps come out a tenth too long."""
+    RATE = 0.01
+    """Largest relative change of the price in an update."""
