@@ -304,7 +304,7 @@ def test_calibration_pairs_states_with_what_came_later(
         episode.obs["position"][:] = np.arange(len(episode.actions) + 1)[:, None]
     agent = make_agent(spec, encoder="identity")
     monkeypatch.setattr(agent.model.normalizer, "clip", None)
-    monkeypatch.setattr(agent.model, "steps_to_goal", lambda z, goal: goal[:, -1] - z[:, -1])
+    monkeypatch.setattr(agent.model, "steps_to_goal", lambda z, goal: (goal[:, -1] - z[:, -1])[None])
     calibration = diagnose(agent, episodes)["calibration"]
     assert calibration["predicted"] == calibration["true"]
     assert len(set(calibration["true"])) > 8
