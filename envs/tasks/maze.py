@@ -42,8 +42,6 @@ class Maze(MujocoGoalTask):
         self.walls: NDArray[np.bool_] = np.array([[cell == "#" for cell in row] for row in self.layout])
         self.centres = self._centres()
         """Middle of every free cell `[C, 2]`, in metres."""
-        self.cells = np.cumsum(~self.walls).reshape(self.walls.shape) - 1
-        """Number of every free cell, by row and column; meaningless for walls."""
         self.ways, self._next = shortest_ways(self.walls)
         """Shortest ways `[C, C]` between the middles of free cells, in cells."""
         super().__init__(render_mode)
@@ -61,19 +59,23 @@ class Maze(MujocoGoalTask):
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.visual.headlight.ambient, spec.visual.headlight.diffuse = [0.4] * 3, [0.3] * 3
         spec.visual.headlight.specular = [0] * 3
-        world, plane, box, sphere = spec.worldbody, *(getattr(mujoco.mjtGeom, f"mjGEOM_{g}") for g in _SHAPES)
+        world, shape = spec.worldbody, mujoco.mjtGeom
         world.add_light(pos=[0, 0, 3], dir=[0.1, 0.1, -1], diffuse=[0.2] * 3)
         extent = half * max(height, width)
         # From straight above, and just high enough to see all of it.
         world.add_camera(name="fixed", pos=[0, 0, 2.5 * extent], fovy=2 * np.degrees(np.arctan(1.02 / 2.5)))
         untouchable = {"contype": 0, "conaffinity": 0}
         world.add_geom(
-            name="floor", type=plane, size=[half * width, half * height, 0.1], rgba=_COLOURS["floor"], **untouchable
+            name="floor",
+            type=shape.mjGEOM_PLANE,
+            size=[half * width, half * height, 0.1],
+            rgba=_COLOURS["floor"],
+            **untouchable,
         )
         for row, column, length in _runs(self.walls):
             middle = (column + (length - 1) / 2 - (width - 1) / 2, (height - 1) / 2 - row)
             world.add_geom(
-                type=box, pos=[self.CELL * middle[0], self.CELL * middle[1], half / 2],
+                type=shape.mjGEOM_BOX, pos=[self.CELL * middle[0], self.CELL * middle[1], half / 2],
                 size=[half * length, half, half / 2], rgba=_COLOURS["wall"], friction=[0, 0, 0],
             )  # fmt: skip
         ball = world.add_body(name="ball", pos=[0, 0, self.RADIUS])
@@ -85,7 +87,12 @@ class Maze(MujocoGoalTask):
             motor = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
             motor.ctrllimited, motor.ctrlrange = True, [-1, 1]
         ball.add_geom(
-            name="ball", type=sphere, size=[self.RADIUS, 0, 0], mass=0.4, rgba=_COLOURS["ball"], friction=[0, 0, 0]
+            name="ball",
+            type=shape.mjGEOM_SPHERE,
+            size=[self.RADIUS, 0, 0],
+            mass=0.4,
+            rgba=_COLOURS["ball"],
+            friction=[0, 0, 0],
         )
         return spec.compile()
 
@@ -140,9 +147,6 @@ class Rooms(Maze):
         "###########",
     )
     least_cells = 6.0
-
-
-_SHAPES = ("PLANE", "BOX", "SPHERE")
 
 
 def shortest_ways(walls: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp]]:
