@@ -238,6 +238,29 @@ def test_an_environment_without_goals_is_refused_before_anything_is_written(tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective.risk.kind=worst"], "objective.risk.kind=worst needs more than one opinion: .*, got 1"),
+        (
+            ["objective.risk.kind=worst", "world_model.distance=quasimetric", "world_model.distance_members=1"],
+            "world_model.distance_members must be at least 2, got 1",
+        ),
+        (
+            ["objective.risk.kind=worst", "world_model.distance=quasimetric", "objective.cost=latent_l2"],
+            "needs more than one opinion: .*, got 1",
+        ),
+        (["objective.near=3"], "objective.near needs world_model.distance=quasimetric, got pairwise"),
+    ],
+)
+def test_options_for_goals_must_fit_each_other(tmp_path: Path, overrides: list[str], message: str) -> None:
+    out = tmp_path / "run"
+    config = load(Config, ["env=forethought/PointMass-v0", f"out={out}", *overrides])
+    with pytest.raises(RunError, match=message):
+        build.train(config)
+    assert not out.exists()
+
+
 def test_an_environment_that_has_changed_since_the_run_is_refused(
     tmp_path: Path, faulty: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
