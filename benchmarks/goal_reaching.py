@@ -8,13 +8,15 @@ Each training and each evaluation is a `forethought` process of its own, and the
 A training that was interrupted goes on where it was; what has a result file is left alone (`--resume never` starts
 everything over). `python benchmarks/render_tables.py` then brings the numbers into the pages that show them.
 
-Arms: `default` is the agent as it comes. Where observations are vectors, `learned` plans in learned features alone and
-`identity` in the normalised state alone, which tells a fault of the representation from one of dynamics or planning.
+Arms: `default` is the agent as it comes; what else a task has is a look inside. Where observations are vectors,
+`learned` plans in learned features alone and `identity` in the normalised state alone, which tells a fault of the
+representation from one of dynamics or planning. Where ways lead round walls, `pairwise` learns distances from pairs of
+one episode.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,13 @@ from trainings import carry_out, parse, wanted
 
 from forethought.agent.files import write_json
 
-ARMS = ("default", "identity", "learned")
+ARMS = ("default", "identity", "learned", "pairwise")
 RESULTS = Path(__file__).parent / "results" / "goal_reaching"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the table."""
+    """One row of a table."""
 
     title: str
     """What the table calls it."""
@@ -36,42 +38,50 @@ class Task:
     """What `forethought train` is told, beside seed and folder; the rest comes from preset and defaults."""
     seeds: tuple[int, ...]
     """Trainings."""
-    bar: float
-    """Success rate, over all trainings, that counts as solved."""
+    bar: float | None
+    """Success rate, over all trainings, that counts as solved; None where nobody set one."""
     limit_s: float
     """Seconds that the longest training may take."""
-    learned_dim: int | None
-    """Latent numbers of the arm `learned`, about twice those of the state; None where observations are pictures, which
-    have no other arms than the default."""
-
+    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What arms beside the default override, by their names."""
     evaluation: tuple[str, ...] = ()
     """What `forethought eval` is told beside seed, episodes and switches."""
+    table: str = "goal_reaching"
+    """`goal_reaching`, or `ways` for what straight-line distance does not reach."""
+    reported: str = ""
+    """What others report, and for what."""
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
         """What each arm overrides, by its name."""
-        if self.learned_dim is None:
-            return {"default": ()}
-        learned = ("world_model.encoder=learned", f"world_model.latent_dim={self.learned_dim}")
-        return {"default": (), "identity": ("world_model.encoder=identity",), "learned": learned}
+        return {"default": (), **self.others}
 
+
+def halves(learned_dim: int) -> dict[str, tuple[str, ...]]:
+    """The two halves of the latent on their own: the state, and `learned_dim` features, about twice as many numbers."""
+    learned = ("world_model.encoder=learned", f"world_model.latent_dim={learned_dim}")
+    return {"identity": ("world_model.encoder=identity",), "learned": learned}
+
+
+PAIRWISE = {"pairwise": ("world_model.distance=pairwise",)}
 
 TASKS = {
-    "pointmass": Task("PointMass", ("env=forethought/PointMass-v0",), (0, 1, 2), 0.99, 120, learned_dim=8),
-    "reacher": Task("Reacher", ("env=forethought/Reacher-v0",), (0, 1, 2), 0.99, 120, learned_dim=8),
+    "pointmass": Task("PointMass", ("env=forethought/PointMass-v0",), (0, 1, 2), 0.99, 120, halves(8)),
+    "reacher": Task("Reacher", ("env=forethought/Reacher-v0",), (0, 1, 2), 0.99, 120, halves(8)),
     "cartpole": Task(
         "Cartpole",
         ("env=forethought/Cartpole-v0",),
         (0, 1, 2),
         0.98,
         300,
-        learned_dim=16,
+        halves(16),
         # 250 decisions of 80 physics steps each are slow to plan for: fewer candidates, a longer view.
         evaluation=("evaluation.true_horizon=30", "evaluation.true_samples=32", "evaluation.true_iterations=2"),
     ),
-    "push": Task("Push", ("env=forethought/Push-v0",), (0,), 0.9, 1200, learned_dim=16),
-    "fetch_reach": Task("FetchReach-v4", ("env=FetchReach-v4",), (0, 1, 2), 0.95, 600, learned_dim=32),
-    "reacher_pixels": Task("Reacher from 64x64 pixels", ("preset=reacher_pixels",), (0,), 0.9, 1500, learned_dim=None),
+    "push": Task("Push", ("env=forethought/Push-v0",), (0,), 0.9, 1200, halves(16)),
+    "fetch_reach": Task("FetchReach-v4", ("env=FetchReach-v4",), (0, 1, 2), 0.95, 600, halves(32)),
+    "reacher_pixels": Task("Reacher from 64x64 pixels", ("preset=reacher_pixels",), (0,), 0.9, 1500),
+    "rooms": Task("Rooms: two rooms and a door", ("preset=rooms",), (0, 1, 2), 0.95, 300, PAIRWISE, table="ways"),
 }
 
 

@@ -12,13 +12,13 @@ A page asks for a table by a pair of comments, and everything between them belon
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from goal_reaching import ARMS, TASKS, Task
+from goal_reaching import TASKS, Task
 from gymnasium_control import ARMS as GYMNASIUM_ARMS
 from gymnasium_control import TASKS as GYMNASIUM_TASKS
 from reward_control import FRAMES
@@ -46,36 +46,46 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def goal_reaching(results: Path) -> str:
-    """One row per task that has results, in the order of `goal_reaching.TASKS`."""
-    found = [read_json(path) for path in sorted((results / "goal_reaching").glob("*.json"))]
-    rows = []
-    for name, task in TASKS.items():
-        arms = {arm: _of(found, name, arm) for arm in ARMS}
-        if arms["default"]:
-            rows.append(_row(task, arms))
-    if not rows:
-        return "No results yet: `python benchmarks/goal_reaching.py` makes them.\n"
+    """One row per task of its own that has results, in the order of `goal_reaching.TASKS`."""
     header = [
         "task", "success (95 % CI)", "latent L2 cost", "learned z alone", "z = state", "random", "true dynamics",
         "steps to goal", "decision p50 / p99", "training", "bar",
     ]  # fmt: skip
-    return markdown(header, rows)
+    return _goals(results, "goal_reaching", header, ("learned", "identity"))
+
+
+def ways(results: Path) -> str:
+    """The same for tasks on which straight-line distance leads astray."""
+    header = [
+        "task", "success (95 % CI)", "latent L2 cost", "pairwise distance", "random", "true dynamics",
+        "steps to goal", "decision p50 / p99", "training", "bar", "others report",
+    ]  # fmt: skip
+    return _goals(results, "ways", header, ("pairwise",))
+
+
+def _goals(results: Path, table: str, header: Sequence[str], arms: Sequence[str]) -> str:
+    found = [read_json(path) for path in sorted((results / "goal_reaching").glob("*.json"))]
+    rows = []
+    for name, task in TASKS.items():
+        ours = _of(found, name, "default")
+        if ours and task.table == table:
+            row = _row(task, ours, [_of(found, name, arm) for arm in arms])
+            rows.append([*row, task.reported or NONE] if table == "ways" else row)
+    return markdown(header, rows) if rows else "No results yet: `python benchmarks/goal_reaching.py` makes them.\n"
 
 
 def _of(found: Sequence[Result], task: str, arm: str) -> list[Result]:
     return sorted((r for r in found if (r["task"], r["arm"]) == (task, arm)), key=lambda r: int(r["seed"]))
 
 
-def _row(task: Task, arms: Mapping[str, Sequence[Result]]) -> list[str]:
-    ours = arms["default"]
+def _row(task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]]) -> list[str]:
     steps = [r["steps_to_goal"]["median"] for r in ours if r["steps_to_goal"]["median"] is not None]
     times = [r["decision_ms"] for r in ours]
     slowest = max(r["train_seconds"] for r in ours)
     per_seed = ", ".join(_percent(r["success_rate"]) for r in ours)
     baselines = [
         [r["arms"].get("latent_l2") for r in ours],
-        arms["learned"],
-        arms["identity"],
+        *others,
         [r["random"] for r in ours],
         [r["true_dynamics"] for r in ours],
     ]
@@ -102,6 +112,8 @@ def _pooled(rows: Sequence[Result]) -> str:
 
 def _bar(task: Task, trainings: Sequence[Result], slowest: float) -> str:
     """Whether the task counts as solved: by success over all trainings, and by the longest of them."""
+    if task.bar is None:
+        return NONE
     success = fmean(r["success_rate"] for r in trainings)
     if success < task.bar or slowest > task.limit_s:
         verdict = "missed"
@@ -351,6 +363,7 @@ def _origin(record: Result) -> str:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "goal_reaching": goal_reaching,
+    "ways": ways,
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,
     "time_to_800": time_to_800,

@@ -33,7 +33,7 @@ def goals() -> ModuleType:
 def tables(goals: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The renderer, with a bar for Reacher that does not move when the benchmark's does."""
     module = importlib.import_module("render_tables")
-    reacher = goals.Task("Reacher", (), (0, 1, 2), bar=0.95, limit_s=600, learned_dim=8)
+    reacher = goals.Task("Reacher", (), (0, 1, 2), bar=0.95, limit_s=600)
     monkeypatch.setattr(module, "TASKS", {**module.TASKS, "reacher": reacher})
     return module
 
@@ -111,17 +111,28 @@ def test_commands_are_valid_configurations(goals: ModuleType) -> None:
         train = job.train_command(Path("runs/x"), ["threads=1"])
         config = load(Config, with_preset(build_parser().parse_args(train[1:]).overrides)[0])
         assert config.seed == job.seed
-        assert config.world_model.encoder == ("augmented" if job.arm == "default" else job.arm)
+        assert config.world_model.encoder == (job.arm if job.arm in ("identity", "learned") else "augmented")
+        if job.arm == "pairwise":
+            assert config.world_model.distance == "pairwise"
         assert (config.env_options.observation == "pixels") == ("pixels" in job.task)
         evaluate = build_parser().parse_args(job.eval_command(Path("runs/x"), 100, [])[1:])
         named = [o.replace("episodes=", "evaluation.episodes=") for o in evaluate.overrides if o[:5] != "seed="]
         assert load(EvalConfig, named).evaluation.latent_l2 == (job.arm == "default" and job.seed == 0)
 
 
-def test_pixels_have_no_arm_on_the_state(goals: ModuleType) -> None:
-    for name, task in goals.TASKS.items():
-        assert ("identity" in task.arms) == ("pixels" not in name)
-        assert 0.5 < task.bar <= 1
+def test_every_arm_changes_the_training_of_its_task(goals: ModuleType) -> None:
+    for name in goals.TASKS:
+        jobs = list(goals.jobs([name], [0]))
+        configurations = []
+        for job in jobs:
+            overrides = build_parser().parse_args(job.train_command(Path("runs/x"), [])[1:]).overrides
+            configurations.append(repr(load(Config, with_preset(overrides)[0])))
+        assert len(set(configurations)) == len(jobs)
+        assert {job.arm for job in jobs} <= set(goals.ARMS)
+
+
+def test_bars_are_rates(goals: ModuleType) -> None:
+    assert all(task.bar is None or 0.5 < task.bar <= 1 for task in goals.TASKS.values())
 
 
 def test_one_result_per_training(
@@ -239,11 +250,27 @@ def test_a_bar_is_missed_by_success_or_time_and_open_with_too_few_trainings(
     assert cells(tables.goal_reaching(tmp_path))[-1][-1].startswith(verdict)
 
 
-def test_tasks_stand_in_their_order(tables: ModuleType, tmp_path: Path) -> None:
+def test_tasks_stand_in_their_order_in_one_table(tables: ModuleType, tmp_path: Path) -> None:
     for task in reversed(tables.TASKS):
         write_result(tmp_path, task, "default", 0, 0.5)
-    titles = [row[0] for row in cells(tables.goal_reaching(tmp_path))[2:]]
-    assert titles == [task.title for task in tables.TASKS.values()]
+    shown = [[row[0] for row in cells(table(tmp_path))[2:]] for table in (tables.goal_reaching, tables.ways)]
+    assert shown == [[t.title for t in tables.TASKS.values() if t.table == name] for name in ("goal_reaching", "ways")]
+
+
+def test_ways_show_the_other_distance_and_what_others_report(
+    tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    maze = tables.Task("Maze", (), (0,), bar=None, limit_s=60, table="ways", reported="QRL 82 %")
+    monkeypatch.setattr(tables, "TASKS", {"maze": maze})
+    write_result(tmp_path, "maze", "default", 0, 0.9)
+    write_result(tmp_path, "maze", "pairwise", 0, 0.7)
+    header, _, row = cells(tables.ways(tmp_path))
+    told = dict(zip(header, row, strict=True))
+    assert told["success (95 % CI)"].startswith("90 %")
+    assert told["latent L2 cost"].startswith("50 %")
+    assert told["pairwise distance"].startswith("70 %")
+    assert told["random"].startswith("10 %")
+    assert (told["bar"], told["others report"]) == (tables.NONE, "QRL 82 %")
 
 
 def test_without_results_the_page_says_so(tables: ModuleType, tmp_path: Path) -> None:
