@@ -15,7 +15,7 @@ one episode.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Task:
     """Success rate, over all trainings, that counts as solved; None where nobody set one."""
     limit_s: float
     """Seconds that the longest training may take."""
-    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What arms beside the default override, by their names."""
     evaluation: tuple[str, ...] = ()
     """What `forethought eval` is told beside seed, episodes and switches."""
@@ -129,15 +129,15 @@ def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, A
     train = job.train_command(run, arguments.extra)
     evaluate = job.eval_command(run, arguments.episodes, arguments.extra)
     evaluation, made_by = carry_out(train, evaluate, run)
-    measured = _without_lists(evaluation)
+    measured = without_lists(evaluation)
     return {**measured, **asdict(job), "evaluation_seed": measured["seed"], **made_by}
 
 
-def _without_lists(measured: dict[str, Any]) -> dict[str, Any]:
+def without_lists(measured: dict[str, Any]) -> dict[str, Any]:
     """The content of an eval.json without single values, and without what the commands already say."""
     left_out = ("values", "returns", "seeds", "command", "video", "video_reason")
     return {
-        key: _without_lists(value) if isinstance(value, dict) else value
+        key: without_lists(value) if isinstance(value, dict) else value
         for key, value in measured.items()
         if key not in left_out
     }

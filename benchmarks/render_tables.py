@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from ablations import ROWS as ABLATIONS
 from goal_reaching import TASKS, Task
 from gymnasium_control import ARMS as GYMNASIUM_ARMS
 from gymnasium_control import TASKS as GYMNASIUM_TASKS
@@ -49,7 +50,7 @@ def goal_reaching(results: Path) -> str:
     """One row per task of its own that has results, in the order of `goal_reaching.TASKS`."""
     header = [
         "task", "success (95 % CI)", "latent L2 cost", "learned z alone", "z = state", "random", "true dynamics",
-        "steps to goal", "decision p50 / p99", "training", "bar",
+        "steps to goal", "rank", "decision p50 / p99", "training", "bar",
     ]  # fmt: skip
     return _goals(results, "goal_reaching", header, ("learned", "identity"))
 
@@ -58,7 +59,7 @@ def ways(results: Path) -> str:
     """The same for tasks on which straight-line distance leads astray."""
     header = [
         "task", "success (95 % CI)", "latent L2 cost", "pairwise distance", "random", "true dynamics",
-        "steps to goal", "decision p50 / p99", "training", "bar", "others report",
+        "steps to goal", "rank", "decision p50 / p99", "training", "bar", "others report",
     ]  # fmt: skip
     return _goals(results, "ways", header, ("pairwise",))
 
@@ -72,6 +73,36 @@ def _goals(results: Path, table: str, header: Sequence[str], arms: Sequence[str]
             row = _row(task, ours, [_of(found, name, arm) for arm in arms])
             rows.append([*row, task.reported or NONE] if table == "ways" else row)
     return markdown(header, rows) if rows else "No results yet: `python benchmarks/goal_reaching.py` makes them.\n"
+
+
+def ablations(results: Path) -> str:
+    """One row per ablation that has results, in the order of `ablations.ROWS`."""
+    found = [read_json(path) for path in sorted((results / "ablations").glob("*.json"))]
+    rows = []
+    for name, row in ABLATIONS.items():
+        ours = sorted((r for r in found if r["row"] == name), key=lambda r: int(r["seed"]))
+        if not ours:
+            continue
+        steps = [r["steps_to_goal"]["median"] for r in ours if r["steps_to_goal"]["median"] is not None]
+        rows.append([
+            row.title,
+            _pooled(ours),
+            ", ".join(_percent(r["success_rate"]) for r in ours),
+            f"{median(steps):.0f}" if steps else NONE,
+            _ranks(ours),
+            f"{median(r['decision_ms']['p50'] for r in ours):.0f} ms",
+            _duration(max(r["train_seconds"] for r in ours)) if row.training or name == "default" else NONE,
+        ])  # fmt: skip
+    if not rows:
+        return "No results yet: `python benchmarks/ablations.py` makes them.\n"
+    header = ["", "success (95 % CI)", "by seed", "steps to goal", "effective rank", "decision", "training"]
+    return markdown(header, rows)
+
+
+def _ranks(trainings: Sequence[Result]) -> str:
+    """Smallest effective rank of the learned features at the end of training, and how many features there are."""
+    known = [r["latents"] for r in trainings if r.get("latents")]
+    return f"{min(k['effective_rank'] for k in known):.1f} of {known[0]['width']}" if known else NONE
 
 
 def _of(found: Sequence[Result], task: str, arm: str) -> list[Result]:
@@ -94,6 +125,7 @@ def _row(task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]])
         f"{_pooled(ours)}" + (f"; seeds {per_seed}" if len(ours) > 1 else ""),
         *(_pooled([r for r in rows if r is not None]) for rows in baselines),
         f"{median(steps):.0f}" if steps else NONE,
+        _ranks(ours),
         f"{median(t['p50'] for t in times):.0f} / {max(t['p99'] for t in times):.0f} ms",
         _duration(slowest),
         _bar(task, ours, slowest),
@@ -364,6 +396,7 @@ def _origin(record: Result) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     "goal_reaching": goal_reaching,
     "ways": ways,
+    "ablations": ablations,
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,
     "time_to_800": time_to_800,

@@ -11,6 +11,7 @@ from typing import Any
 
 from forethought.agent.files import read_json
 from forethought.agent.training.checkpoint import load_checkpoint
+from forethought.agent.training.metrics import read_metrics
 
 
 def parse(
@@ -48,11 +49,15 @@ def parse(
     return arguments
 
 
-def wanted(result: Path, run: Path, arguments: argparse.Namespace) -> bool:
-    """Whether there is something to do for a result file and its run folder; says why not."""
+def wanted(result: Path, run: Path, arguments: argparse.Namespace, *, borrowed: bool = False) -> bool:
+    """Whether there is something to do for a result file and its run folder; says why not.
+
+    A run that is `borrowed` from another result is not this one's to start over.
+    """
     if arguments.resume == "never":
         result.unlink(missing_ok=True)
-        shutil.rmtree(run, ignore_errors=True)
+        if not borrowed:
+            shutil.rmtree(run, ignore_errors=True)
     if result.exists() and not arguments.only_eval:
         print(f"{result} is there already")
         return False
@@ -90,8 +95,18 @@ def carry_out(train: Sequence[str], evaluate: Sequence[str], run: Path) -> tuple
         "train_command": " ".join(train),
         "eval_command": " ".join(evaluate),
         "train_seconds": round(train_seconds(run), 1),
+        "latents": latents(run),
     }
     return read_json(run / "eval.json"), made_by
+
+
+def latents(run: Path) -> dict[str, float] | None:
+    """Effective rank of the learned features at the end of a training, and how many there are; None where none are."""
+    world_model = load_checkpoint(run / "last.safetensors").state["card"]["config"]["world_model"]
+    ranks = [m["latent/effective_rank"] for m in read_metrics(run / "metrics.jsonl") if "latent/effective_rank" in m]
+    if world_model["encoder"] == "identity" or not ranks:
+        return None
+    return {"effective_rank": round(ranks[-1], 2), "width": world_model["latent_dim"]}
 
 
 def finished(run: Path) -> bool:
