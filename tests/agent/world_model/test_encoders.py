@@ -33,7 +33,7 @@ def test_simnorm_is_a_softmax_of_each_group() -> None:
     z = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(0))
     out = SimNorm(4)(z)
     assert out.shape == z.shape
-    assert torch.allclose(out[..., 4:8], z[..., 4:8].softmax(-1))
+    assert torch.allclose(out[..., 1::3], z[..., 1::3].softmax(-1))
 
 
 @torch.no_grad()
