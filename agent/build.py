@@ -187,6 +187,11 @@ def _check_goals(config: Config, objective: GoalOptions, spec: EnvSpec) -> None:
         raise RunError(
             f"objective=goal needs an environment with goals, but {config.env} has none; objective=reward does not"
         )
+    if config.learner.focus_share and spec.goal.kind != "achieved":
+        raise RunError(
+            f"learner.focus_share must be 0 with {config.env}, whose goals are whole observations: nothing says what of "
+            f"them matters; got {config.learner.focus_share}"
+        )
     quasimetric = config.world_model.distance == "quasimetric"
     if objective.near and not quasimetric:
         raise RunError(f"objective.near needs world_model.distance=quasimetric, got {config.world_model.distance}")

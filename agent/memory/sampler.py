@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import ForethoughtError, UnknownNameError
 from ...envs.spec import EnvSpec
 from .episode import Array, stored_dtype
-from .store import EpisodeStore
+from .store import EpisodeReader, EpisodeStore
 
 _Ints = NDArray[np.int64]
 
@@ -59,9 +59,9 @@ class SequenceBatch:
 class SequenceSampler:
     """Draws windows of `length` transitions, uniformly over all that lie inside one episode.
 
-    A share of them can be drawn from the windows of above-average reward alone, after Jaderberg et al. 2016
-    ("Reinforcement learning with unsupervised auxiliary tasks", skewed sampling): where rewards are rare, a model that
-    sees few of them does not learn what leads to them.
+    A share of them can be drawn from the windows in which more happens than on average, after Jaderberg et al. 2016
+    ("Reinforcement learning with unsupervised auxiliary tasks", skewed sampling): where rewards or contacts are rare, a
+    model that sees few of them does not learn what leads to them.
 
     Goals are relabelled in hindsight (Andrychowicz et al. 2017, "Hindsight Experience Replay"; the `future` strategy,
     as in Eysenbach et al. 2022): from a state `i` of the window with R transitions left in its episode, the goal is
@@ -79,7 +79,8 @@ class SequenceSampler:
         keys: observations to read; None for all of `env_spec`.
         episode_ids: episodes to draw from; None for all of `env_spec`, those appended later included.
         cache_bytes: memory for the cache.
-        reward_share: of the windows that are drawn from those whose rewards sum to more than the mean over all.
+        focus: what happens in a window: the sum of its `rewards`, or the way that the observation of this key moves.
+        focus_share: of the windows that are drawn from those with more of it than the mean over all.
 
     Attributes:
         num_windows: windows that can be drawn.
@@ -101,24 +102,25 @@ class SequenceSampler:
         episode_ids: Iterable[int] | None = None,
         *,
         cache_bytes: int = 1 << 30,
-        reward_share: float = 0.0,
+        focus: str = "rewards",
+        focus_share: float = 0.0,
     ) -> None:
-        if not 0 <= reward_share <= 1:
-            raise SamplerError(f"reward_share must be between 0 and 1, got {reward_share}")
+        if not 0 <= focus_share <= 1:
+            raise SamplerError(f"focus_share must be between 0 and 1, got {focus_share}")
         for name, value, least in (("length", length, 1), ("num_goals", num_goals, 0), ("cache_bytes", cache_bytes, 0)):
             if value < least:
                 raise SamplerError(f"{name} must be at least {least}, got {value}")
         if not goal_power > 0:
             raise SamplerError(f"goal_power must be positive, got {goal_power}")
-        for key in keys or ():
+        for key in [*(keys or ()), *([] if focus == "rewards" else [focus])]:
             if key not in env_spec.obs:
                 raise UnknownNameError("observation key", key, env_spec.obs)
         self.store, self.env_spec, self.length = store, env_spec, length
         self.num_goals, self.goal_power = num_goals, goal_power
         self.keys = sorted(env_spec.obs) if keys is None else list(keys)
-        self.reward_share = reward_share
+        self.focus, self.focus_share = focus, focus_share
         self._sums: dict[int, Array] = {}
-        self._rewarded = np.zeros(0, np.int64)
+        self._focused = np.zeros(0, np.int64)
         self._follow_store = episode_ids is None
         self._rows = _Rows(store, env_spec, self.keys, cache_bytes)
         self.refresh(episode_ids)
@@ -143,18 +145,25 @@ class SequenceSampler:
         self._ends = np.cumsum(self._lengths - self.length + 1)  # windows of the episodes up to each
         self.num_windows = int(self._ends[-1]) if len(self._ends) else 0
         self._rows.update(self._ids, self._lengths)
-        if self.reward_share:
-            self._rewarded = self._above_average()
+        if self.focus_share:
+            self._focused = self._above_average()
 
     def _above_average(self) -> _Ints:
-        """The windows of above-average reward."""
+        """The windows in which more happens than on average."""
         with self.store.reading() as reader:
             for i in self._ids.tolist():
                 if i not in self._sums:
-                    total = np.concatenate([[0.0], np.cumsum(reader.array(i, "rewards"), dtype=np.float64)])
+                    total = np.concatenate([[0.0], np.cumsum(self._happening(reader, i), dtype=np.float64)])
                     self._sums[i] = total[self.length :] - total[: -self.length]
         sums = np.concatenate([self._sums[i] for i in self._ids.tolist()]) if len(self._ids) else np.zeros(0)
         return np.flatnonzero(sums > sums.mean()) if len(sums) else np.zeros(0, np.int64)
+
+    def _happening(self, reader: EpisodeReader, episode_id: int) -> Array:
+        """How much happens in each transition of an episode."""
+        if self.focus == "rewards":
+            return reader.array(episode_id, "rewards")
+        moved = np.diff(reader.array(episode_id, f"obs/{self.focus}").astype(np.float64), axis=0)
+        return np.asarray(np.linalg.norm(moved.reshape(len(moved), -1), axis=-1))
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> SequenceBatch:
         """Draw `batch_size` windows, independently and with replacement.
@@ -170,9 +179,9 @@ class SequenceSampler:
                 f"{self.num_too_short} are shorter, the store {self.store.path} has {len(self.store)} in all"
             )
         window = rng.integers(self.num_windows, size=batch_size)
-        if len(self._rewarded):
-            chosen = np.flatnonzero(rng.random(batch_size) < self.reward_share)
-            window[chosen] = self._rewarded[rng.integers(len(self._rewarded), size=len(chosen))]
+        if len(self._focused):
+            chosen = np.flatnonzero(rng.random(batch_size) < self.focus_share)
+            window[chosen] = self._focused[rng.integers(len(self._focused), size=len(chosen))]
         episode = np.searchsorted(self._ends, window, side="right")
         length = self._lengths[episode]
         start = window - self._ends[episode] + length - self.length + 1

@@ -35,8 +35,9 @@ class LearnerOptions:
     """Steps at the start of each window that only warm up the recurrent belief."""
     cache_bytes: int = 1 << 30
     """Observations up to this size are kept in RAM for sampling; larger ones are read from the memory map."""
-    reward_share: float = 0.0
-    """Share of the windows that are drawn from those of above-average reward alone, for rewards that are rare."""
+    focus_share: float = 0.0
+    """Share of the windows that are drawn from those in which more happens than on average, for what is rare: reward, or
+    for goals that are stated as `desired_goal` movement of what is to get there."""
     goals_per_window: int = 4
     """Hindsight pairs per window for the pairwise distance."""
     goal_power: float = 2.0
@@ -109,8 +110,8 @@ class LearnerOptions:
             )
         if self.compile not in CHOICES:
             raise LearnerError(f"compile must be one of {', '.join(CHOICES)}, got {self.compile!r}")
-        if not 0 <= self.reward_share <= 1:
-            raise LearnerError(f"reward_share must be in [0, 1], got {self.reward_share}")
+        if not 0 <= self.focus_share <= 1:
+            raise LearnerError(f"focus_share must be in [0, 1], got {self.focus_share}")
         if not 0 <= self.ema_target < 1:
             raise LearnerError(f"ema_target must be in [0, 1), got {self.ema_target}")
         if not 0 <= self.target_decay < 1:

@@ -180,11 +180,12 @@ class Trainer:
         self.run_id = str(card["run_id"])
         self.stop = False
         spec = environments.env_spec
+        achieved = spec.goal.achieved_key if spec.goal is not None and self.model.purpose == "goal" else None
         self.sampler = SequenceSampler(
             store, spec, learner.options.window,
             num_goals=learner.options.goals_per_window if isinstance(self.model.time_to_goal, PairwiseDistance) else 0,
             goal_power=learner.options.goal_power, episode_ids=[], cache_bytes=learner.options.cache_bytes,
-            reward_share=learner.options.reward_share,
+            focus=achieved or "rewards", focus_share=learner.options.focus_share,
         )  # fmt: skip
 
     # -- the run ------------------------------------------------------------------------------------------------------

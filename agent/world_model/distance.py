@@ -106,7 +106,7 @@ class Quasimetric(nn.Module):
     def loss(self, states: Tensor, ahead: Tensor, same: Tensor | None, goals: Tensor, far: float) -> Tensor:
         """How near unrelated states and goals are, plus the price of steps that are longer than 1.
 
-        The price, a Lagrange multiplier, rises while the mean square of what is too long is above `TOLERANCE`.
+        The price, a Lagrange multiplier, rises while too many steps are too long, see `SLACK`.
 
         Args:
             states: features `[M, n, ...]`, as of `embed`.
@@ -119,18 +119,18 @@ class Quasimetric(nn.Module):
         Returns:
             the loss, in units of `far`.
         """
-        excess = F.relu(self.between(states, ahead) - 1).square().mean()
+        excess = F.relu(self.between(states, ahead) - (1 - self.SLACK)).square().mean()
         if same is not None:
             excess = excess + self.between(same[0], same[1]).square().mean()
         near = F.softplus(far - self.between(states, goals), beta=5 / far).mean()
         price = self.get_buffer("price")
         loss = (near + price.clone() * excess) / far
         with torch.no_grad():
-            pressure = (excess / self.TOLERANCE - 1).clamp(-1, 1)
+            pressure = (excess / self.SLACK**2 - 1).clamp(-1, 1)
             price.mul_(torch.exp(self.RATE * pressure)).clamp_(1e-3, 1e5)
         return loss
 
-    TOLERANCE = 0.1**2
-    """Mean squared excess of a step over 1 at which the price rests: steps come out a tenth too long."""
+    SLACK = 0.2
+    """Root mean square at which the price rests of how far steps are longer than `1 - SLACK`: they come out as 1."""
     RATE = 0.01
     """Largest relative change of the price in an update."""

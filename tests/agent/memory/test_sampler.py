@@ -294,7 +294,7 @@ def test_nothing_to_draw_from(store: EpisodeStore) -> None:
         empty.sample(0, np.random.default_rng(0))
 
 
-# -- rare rewards ------------------------------------------------------------------------------------------------------
+# -- what is rare ------------------------------------------------------------------------------------------------------
 
 
 def paid(length: int, *times: int) -> Episode:
@@ -306,7 +306,7 @@ def paid(length: int, *times: int) -> Episode:
 def test_a_share_of_the_windows_holds_rare_rewards(store: EpisodeStore) -> None:
     rng = np.random.default_rng(0)
     store.append_many([paid(500), paid(500, 250), paid(500)])
-    plain, skewed, all_ = (SequenceSampler(store, SPEC, 4, reward_share=share) for share in (0.0, 0.5, 1.0))
+    plain, skewed, all_ = (SequenceSampler(store, SPEC, 4, focus_share=share) for share in (0.0, 0.5, 1.0))
     rates = [float((s.sample(4000, rng).rewards.sum(1) > 0).float().mean()) for s in (plain, skewed, all_)]
     assert rates[0] < 0.02
     assert rates[1] == pytest.approx(0.5, abs=0.05)
@@ -319,13 +319,25 @@ def test_a_share_of_the_windows_holds_rare_rewards(store: EpisodeStore) -> None:
 def test_rewards_of_new_episodes_count(store: EpisodeStore) -> None:
     rng = np.random.default_rng(0)
     store.append(paid(50))
-    sampler = SequenceSampler(store, SPEC, 4, reward_share=1.0)
+    sampler = SequenceSampler(store, SPEC, 4, focus_share=1.0)
     assert float(sampler.sample(8, rng).rewards.sum()) == 0.0  # none is above the average: all alike
     store.append(paid(50, 10))
     sampler.refresh()
     assert bool((sampler.sample(64, rng).rewards.sum(1) == 1).all())
 
 
+def test_a_share_of_the_windows_holds_rare_movement(store: EpisodeStore) -> None:
+    still = replace(traced(0, 200), obs={**traced(0, 200).obs, "state": np.zeros((201, 3), np.float32)})
+    moving = np.zeros((201, 3), np.float32)
+    moving[101:] = 3.0  # all at once, in transition 100
+    store.append_many([still, replace(still, obs={**still.obs, "state": moving})])
+    sampler = SequenceSampler(store, SPEC, 4, focus="state", focus_share=1.0)
+    batch = sampler.sample(200, np.random.default_rng(0))
+    assert bool((batch.obs["state"][:, 0, 0] < batch.obs["state"][:, -1, 0]).all())
+    with pytest.raises(UnknownNameError, match="hand"):
+        SequenceSampler(store, SPEC, 4, focus="hand", focus_share=1.0)
+
+
 def test_a_share_is_a_share(store: EpisodeStore) -> None:
-    with pytest.raises(SamplerError, match=r"reward_share must be between 0 and 1, got 1\.5"):
-        SequenceSampler(store, SPEC, 4, reward_share=1.5)
+    with pytest.raises(SamplerError, match=r"focus_share must be between 0 and 1, got 1\.5"):
+        SequenceSampler(store, SPEC, 4, focus_share=1.5)

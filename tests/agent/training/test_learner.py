@@ -378,10 +378,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 ELSEWHERE = {
-    "cache_bytes", "reward_share", "reward", "value", "termination", "entropy", "saturation", "distillation",
+    "cache_bytes", "focus_share", "reward", "value", "termination", "entropy", "saturation", "distillation",
     "target_decay",
 }  # fmt: skip
-"""Tested below, in test_learner_control.py and, reward_share, in memory/test_sampler.py."""
+"""Tested below, in test_learner_control.py and, focus_share, in memory/test_sampler.py."""
 SAME = {"compile"}
 """Computes the same faster, see test_compilation.py."""
 

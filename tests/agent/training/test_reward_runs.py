@@ -147,7 +147,7 @@ def test_noise_while_collecting_follows_the_spread_of_the_search(hopper: Path) -
 
 
 def test_windows_are_drawn_where_rewards_are(tmp_path: Path) -> None:
-    run = build.train(load(Config, [*HOPPER, "training.rounds=0", "learner.reward_share=0.9", f"out={tmp_path}/run"]))
+    run = build.train(load(Config, [*HOPPER, "training.rounds=0", "learner.focus_share=0.9", f"out={tmp_path}/run"]))
     same = build.train(load(Config, [*HOPPER, "training.rounds=0", f"out={tmp_path}/same"]))
     one, other = (load_checkpoint(path / "last.safetensors").tensors for path in (run, same))
     assert not torch.equal(one["model.dynamics.net.layers.0.weight"], other["model.dynamics.net.layers.0.weight"])
