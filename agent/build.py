@@ -189,8 +189,8 @@ def _check_goals(config: Config, objective: GoalOptions, spec: EnvSpec) -> None:
         )
     if config.learner.focus_share and spec.goal.kind != "achieved":
         raise RunError(
-            f"learner.focus_share must be 0 with {config.env}, whose goals are whole observations: nothing says what of "
-            f"them matters; got {config.learner.focus_share}"
+            f"learner.focus_share must be 0 with {config.env}, whose goals are whole observations: nothing says what "
+            f"of them matters; got {config.learner.focus_share}"
         )
     quasimetric = config.world_model.distance == "quasimetric"
     if objective.near and not quasimetric:

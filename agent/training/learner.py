@@ -36,8 +36,8 @@ class LearnerOptions:
     cache_bytes: int = 1 << 30
     """Observations up to this size are kept in RAM for sampling; larger ones are read from the memory map."""
     focus_share: float = 0.0
-    """Share of the windows that are drawn from those in which more happens than on average, for what is rare: reward, or
-    for goals that are stated as `desired_goal` movement of what is to get there."""
+    """Share of the windows that are drawn from those in which more happens than on average, for what is rare: reward,
+    or for goals that are stated as `desired_goal` movement of what is to get there."""
     goals_per_window: int = 4
     """Hindsight pairs per window for the pairwise distance."""
     goal_power: float = 2.0
