@@ -21,10 +21,6 @@ _TRUE_DYNAMICS, _RANDOM = "Planner (true dynamics)", "Random actions"
 _PERCENT = "\N{NO-BREAK SPACE}%"
 _CI = f"95{_PERCENT}\N{NO-BREAK SPACE}CI"
 _MS = "\N{NO-BREAK SPACE}ms"
-_CALIBRATIONS = (
-    ("calibration", "decisions until the goal", "Time to the goal as the model estimates it, against what it took."),
-    ("value_calibration", "discounted return", "Values of the states that the agent met, against what it then got."),
-)
 _MAX_VIDEO_BYTES = 64 * 2**20  # beyond this the page would not open well
 
 
@@ -350,14 +346,29 @@ def _add_imagination(page: Page, path: Path) -> None:
             curves = (errors.numbers(name) for name in ("horizon", "model", "persistence"))
             horizon, model, still = curves
             draw(caption, plots.imagination_error, horizon, model, still or None)
-        for name, quantity, caption in _CALIBRATIONS:
-            if calibration := diagnostics.block(name):
-                pairs = calibration.numbers("predicted"), calibration.numbers("true")
-                draw(caption, plots.calibration_plot, *pairs, quantity)
+        if steps := diagnostics.block("calibration"):
+            said, taken, spread = (steps.numbers(name) for name in ("predicted", "true", "disagreement"))
+            draw(_about_distances(steps), plots.distance_plot, said, taken, spread or None)
+        if values := diagnostics.block("value_calibration"):
+            caption = "Values of the states that the agent met, against what it then got."
+            pairs = values.numbers("predicted"), values.numbers("true")
+            draw(caption, plots.calibration_plot, *pairs, "discounted return")
     except plots.PlotError as error:
         raise FileError(f"cannot read {path}: {error}") from error
     if "imagination" not in page.figures:
         page.missing["imagination"] = "diagnostics.json has neither imagination, imagination_error nor calibration."
+
+
+def _about_distances(steps: _Block) -> str:
+    goals, text = steps.number("goals"), "Steps to a goal as the model predicts them, against those that it took"
+    if goals is not None:
+        whose = "reached its goal" if steps.data.get("reached") else "ended without reaching its goal"
+        text += f" the agent: from every state on its way to the one where it {whose}, {goals:.0f} times"
+    text += ". What it took is an upper bound of the shortest way."
+    correlation, error = steps.number("rank_correlation"), steps.number("mean_absolute_error")
+    if correlation is not None:
+        text += f" Rank correlation {_digits(correlation)}."
+    return text if error is None else f"{text} Mean absolute error {_digits(error)} steps."
 
 
 def _add_config(page: Page, run_dir: Path) -> None:

@@ -176,14 +176,16 @@ def diagnose(
     Args:
         agent: whose model is looked at.
         episodes: held out; full-length ones with varied actions say most.
-        acted: episodes of the agent itself, for the calibration of its values; `episodes` if there are none.
+        acted: episodes of the agent itself, for the calibration of its distances or values; `episodes` if there are
+            none.
         curves: episodes drawn as curves.
-        pairs: state-goal pairs for the calibration of time to goal, or states for that of the value.
+        pairs: state-goal pairs for the calibration of time to goal, or states for that of the value, at most.
 
     Returns:
         `imagination` (real and open-loop imagined curves, in normalised units), `imagination_error` by horizon beside
-        that of a model that says "nothing changes", and `calibration` of the time-to-goal head or
-        `value_calibration` of the value functions.
+        that of a model that says "nothing changes", and `calibration` of the steps to a goal (with rank correlation,
+        mean absolute error and the standard deviation between the members of a quasimetric) or `value_calibration` of
+        the value functions.
     """
     model = agent.model
     chosen = sorted(episodes, key=lambda e: -len(e.actions))[: max(curves, 10)]
@@ -211,7 +213,7 @@ def diagnose(
             "persistence": still[1:].tolist(),
         },
         **(
-            {"calibration": _calibration(agent, episodes, pairs)}
+            {"calibration": _calibration(agent, acted or episodes, pairs)}
             if model.control is None
             else {"value_calibration": _value_calibration(agent, model.control, acted or episodes, pairs)}
         ),
@@ -236,22 +238,45 @@ def _readable(
     return names, ((real - centre) @ basis).cpu().numpy(), ((dreamed - centre) @ basis).cpu().numpy()
 
 
-def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[str, list[float]]:
+def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[str, Any]:
+    """Steps as predicted from states of episodes to the goals that they reached, and as taken.
+
+    Hindsight: the goal is the state in which an episode succeeded, or where none of them did, the last of each.
+    """
     model, rng = agent.model, np.random.default_rng(0)
-    per_episode = max(1, pairs // len(episodes))
-    predicted: list[float] = []
-    true: list[float] = []
     goal_key = model.spec.goal.achieved_key if model.spec.goal and model.achieved is not None else None
+    reached = any(episode.success.any() for episode in episodes)
+    heads: list[Tensor] = []
+    taken: list[Array] = []
     for episode in episodes:
-        steps = len(episode.actions)
-        start = rng.integers(0, steps, per_episode)
-        gap = rng.integers(0, steps + 1 - start)
-        z = model.encode(agent.tensors({k: v[start] for k, v in episode.obs.items()}))
-        goal_obs = {k: v[start + gap] for k, v in episode.obs.items()}
-        goal = agent.embed_goal(goal_obs if goal_key is None else {"desired_goal": goal_obs[goal_key]})
-        predicted += model.steps_to_goal(z, goal).mean(dim=0).tolist()
-        true += gap.tolist()
-    return {"predicted": predicted, "true": true}
+        z, begin = _latents(agent, episode), 0
+        for end in np.flatnonzero(episode.success) + 1 if reached else [len(episode.actions)]:
+            goal_obs = {k: v[end : end + 1] for k, v in episode.obs.items()}
+            goal = agent.embed_goal(goal_obs if goal_key is None else {"desired_goal": goal_obs[goal_key]})
+            heads.append(model.steps_to_goal(z[begin : end + 1], goal))
+            taken.append(np.arange(end - begin, -1, -1))
+            begin = end
+    steps, true = torch.cat(heads, dim=1).cpu().double().numpy(), np.concatenate(taken)
+    if len(true) > pairs:
+        chosen = rng.choice(len(true), pairs, replace=False)
+        steps, true = steps[:, chosen], true[chosen]
+    predicted = steps.mean(axis=0)
+    constant = np.ptp(predicted) == 0 or np.ptp(true) == 0
+    return {
+        "predicted": predicted.tolist(),
+        "true": true.tolist(),
+        "disagreement": steps.std(axis=0).tolist() if len(steps) > 1 else None,
+        "rank_correlation": None if constant else float(stats.spearmanr(predicted, true).statistic),
+        "mean_absolute_error": float(np.abs(predicted - true).mean()),
+        "goals": len(taken),
+        "reached": reached,
+    }
+
+
+def _latents(agent: Agent, episode: Episode) -> Tensor:
+    """Latents `[T+1, Z]` of all states of an episode."""
+    obs = {k: v.unsqueeze(0) for k, v in agent.tensors(episode.obs).items()}
+    return agent.model.encode_sequence(obs, torch.as_tensor(episode.actions, device=agent.device).unsqueeze(0))[0]
 
 
 def _value_calibration(
@@ -268,10 +293,7 @@ def _value_calibration(
         for t in reversed(range(steps)):
             returns[t] = episode.rewards[t] + heads.discount * returns[t + 1]
         known = steps if episode.terminated else max(1, steps - tail)
-        z = model.encode_sequence(
-            {k: v.unsqueeze(0) for k, v in agent.tensors(episode.obs).items()},
-            torch.as_tensor(episode.actions, device=agent.device).unsqueeze(0),
-        )[0]
+        z = _latents(agent, episode)
         chosen = rng.choice(known, min(per_episode, known), replace=False)
         actions = model.normalize_action(torch.as_tensor(episode.actions[chosen], device=agent.device))
         predicted += heads.expected(heads.value_logits(torch.cat([z[chosen], actions], dim=-1))).mean(dim=0).tolist()

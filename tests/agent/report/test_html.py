@@ -127,6 +127,7 @@ def _quick_plots(monkeypatch: pytest.MonkeyPatch) -> None:
         "imagination_plot",
         "imagination_error",
         "calibration_plot",
+        "distance_plot",
         "steps_to_goal_hist",
         "decision_time_hist",
     ):
@@ -228,6 +229,22 @@ def test_parts_of_the_diagnostics_are_optional(run_dir: Path) -> None:
     assert parse(run_dir).pictures["imagination"] == 1
     write_json(run_dir / "diagnostics.json", {})
     assert "neither imagination" in parse(run_dir).text["imagination"]
+
+
+@pytest.mark.usefixtures("_quick_plots")
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"goals": 40, "reached": True}, "to the one where it reached its goal, 40 times"),
+        ({"goals": 40, "reached": False}, "to the one where it ended without reaching its goal, 40 times"),
+        ({"rank_correlation": 0.876, "mean_absolute_error": 1.5}, "Rank correlation 0.876. Mean absolute error 1.5 st"),
+    ],
+)
+def test_the_caption_of_distances_says_what_they_are(run_dir: Path, changes: dict[str, Any], expected: str) -> None:
+    edit(run_dir, "diagnostics.json", lambda data: data["calibration"].update(changes))
+    text = parse(run_dir).text["imagination"]
+    assert expected in text
+    assert "an upper bound of the shortest way" in text
 
 
 @pytest.mark.usefixtures("_quick_plots")

@@ -56,6 +56,12 @@ CASES: dict[str, tuple[Callable[..., bytes], tuple[Any, ...]]] = {
         plots.calibration_plot,
         (RNG.uniform(0, 30, 200), RNG.uniform(0, 30, 200), "steps"),
     ),
+    "distance": (plots.distance_plot, (RNG.uniform(0, 30, 200), RNG.integers(0, 30, 200))),
+    "distance, ensemble": (
+        plots.distance_plot,
+        (RNG.uniform(0, 30, 200), RNG.integers(0, 30, 200), RNG.uniform(0, 3, 200)),
+    ),
+    "distance, one value": (plots.distance_plot, ([3.0], [4.0], [0.5])),
     "calibration, one value": (plots.calibration_plot, ([3.0], [4.0], "steps")),
 }
 

@@ -245,9 +245,11 @@ def test_a_diagnosis_is_complete_and_finite(
     assert np.shape(imagination["real"]) == np.shape(imagination["imagined"]) == (2, 8, curves)
     assert error["horizon"] == list(range(1, 8))
     assert len(error["model"]) == len(error["persistence"]) == 7
-    assert len(calibration["predicted"]) == len(calibration["true"]) == 50
-    assert min(calibration["true"]) == 0
-    assert max(calibration["true"]) <= 11
+    assert len(calibration["predicted"]) == len(calibration["true"]) == 50  # of 8 + 9 + 10 + 11 + 12 states
+    assert min(calibration["true"]) >= 0
+    assert 8 <= max(calibration["true"]) <= 11
+    assert calibration["goals"] == 5
+    assert not calibration["reached"]
     assert all(p >= 0 for p in calibration["predicted"])
 
 
@@ -294,20 +296,57 @@ def test_a_model_that_says_nothing_changes_is_as_bad_as_persistence(
         assert value == pytest.approx(float((z[:, t] - z[:, 0]).square().mean().sqrt()), rel=1e-4)
 
 
-def test_calibration_pairs_states_with_what_came_later(
+@pytest.fixture
+def clocks(
     toy_spec: Maker, make_agent: Maker, noise_episodes: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A clock as observation, and a head that reads it: the prediction is the truth."""
+) -> tuple[Agent, list[Episode]]:
+    """Episodes that see the time alone, and an agent that reads it: three times too far, or four, or five."""
     spec = toy_spec()
     episodes = noise_episodes(spec)
     for episode in episodes:
         episode.obs["position"][:] = np.arange(len(episode.actions) + 1)[:, None]
     agent = make_agent(spec, encoder="identity")
     monkeypatch.setattr(agent.model.normalizer, "clip", None)
-    monkeypatch.setattr(agent.model, "steps_to_goal", lambda z, goal: (goal[:, -1] - z[:, -1])[None])
+    factors = torch.tensor([3.0, 4.0, 5.0])[:, None]
+    monkeypatch.setattr(agent.model, "steps_to_goal", lambda z, goal: factors * (goal[:, -1] - z[:, -1]))
+    return agent, episodes
+
+
+def test_calibration_pairs_states_with_the_goal_reached_from_them(clocks: tuple[Agent, list[Episode]]) -> None:
+    agent, episodes = clocks
+    one, two = episodes[0], episodes[1]
+    one.success[4] = two.success[1] = two.success[5] = True  # after 5, 2 and 6 decisions; the others fail
+    calibration = diagnose(agent, episodes, episodes)["calibration"]
+    true = np.asarray(calibration["true"])
+    assert true.tolist() == [5, 4, 3, 2, 1, 0, 2, 1, 0, 4, 3, 2, 1, 0]
+    np.testing.assert_allclose(calibration["predicted"], 4 * true)
+    np.testing.assert_allclose(calibration["disagreement"], true * math.sqrt(2 / 3), rtol=1e-6)
+    assert calibration["rank_correlation"] == pytest.approx(1.0)
+    assert calibration["mean_absolute_error"] == pytest.approx(3 * true.mean())
+    assert calibration["goals"] == 3
+    assert calibration["reached"]
+
+
+def test_calibration_without_success_takes_what_each_episode_came_to(clocks: tuple[Agent, list[Episode]]) -> None:
+    agent, episodes = clocks
     calibration = diagnose(agent, episodes)["calibration"]
-    assert calibration["predicted"] == calibration["true"]
-    assert len(set(calibration["true"])) > 8
+    assert calibration["true"] == [t for n in range(7, 12) for t in range(n, -1, -1)]
+    assert not calibration["reached"]
+
+
+def test_calibration_prefers_the_episodes_of_the_agent(clocks: tuple[Agent, list[Episode]]) -> None:
+    agent, episodes = clocks
+    assert max(diagnose(agent, episodes, episodes[:1])["calibration"]["true"]) == 7
+
+
+def test_calibration_of_a_constant_distance_has_no_rank_correlation(
+    clocks: tuple[Agent, list[Episode]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, episodes = clocks
+    monkeypatch.setattr(agent.model, "steps_to_goal", lambda z, goal: torch.full((1, len(z)), 2.0))
+    calibration = diagnose(agent, episodes)["calibration"]
+    assert calibration["rank_correlation"] is None
+    assert calibration["disagreement"] is None  # a single member
 
 
 def test_a_random_arm_can_be_diagnosed(toy_model: Maker, make_agent: Maker, fake_environments: Maker) -> None:
