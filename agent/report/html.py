@@ -183,7 +183,7 @@ def _add_results(page: Page, result: _Block) -> None:
     }
     for name, block in contenders.items():
         if block:
-            page.rows.append(_row(name, block))
+            page.rows.append(_row(name, block, _about_way(block)))
         elif name == _TRUE_DYNAMICS and (reason := result.data.get("reason_true_dynamics")):
             page.rows.append(Row(name, note=str(reason)))
     episodes = result.number("episodes")
@@ -202,6 +202,13 @@ def _add_results(page: Page, result: _Block) -> None:
         known = [bar for bar in bars if bar is not None]
         if known:
             draw(key, "Bars are means over the same held-out episodes; whiskers are 95 % CI.", plot, known)
+    for kind, quantity in (("steps", "predicted steps to the goal"), ("latent", "distance in goal space (RMS)")):
+        curves = {n: b.block("distance").block(kind).data for n, b in contenders.items() if b.block("distance")}
+        if curves:
+            caption = (
+                "Distance from the goal that was given, as the model sees it: medians, and 10 to 90 % of episodes."
+            )
+            draw("success", caption, plots.goal_distance_plot, curves, quantity)
     steps = result.block("steps_to_goal").numbers("values")
     if steps:
         chance = result.block("random").block("steps_to_goal").numbers("values")
@@ -217,7 +224,17 @@ def _add_results(page: Page, result: _Block) -> None:
         page.missing["success"] = "eval.json has neither success_rate nor return_mean."
 
 
-def _row(name: str, block: _Block) -> Row:
+def _about_way(block: _Block) -> str:
+    """How near a goal came that the environment does not know; empty without one."""
+    steps = block.block("distance").block("steps")
+    start, final, least = (steps.number(name) for name in ("start", "final", "least"))
+    if start is None or final is None or least is None:
+        return ""
+    way = f"{_digits(start)} at the start, {_digits(final)} at the end, {_digits(least)} at the least"
+    return f"predicted steps to the goal: {way} (medians)"
+
+
+def _row(name: str, block: _Block, note: str = "") -> Row:
     success, mean = block.number("success_rate"), block.number("return_mean")
     steps, times = block.block("steps_to_goal"), block.block("decision_ms")
     return Row(
@@ -230,12 +247,18 @@ def _row(name: str, block: _Block) -> Row:
         steps_p90=_optional(steps.number("p90")),
         decision=_optional(times.number("p50")),
         decision_p99=_optional(times.number("p99")),
+        note=note,
     )
 
 
 def _verdict(result: _Block) -> str:
     rate, episodes, mean = result.number("success_rate"), result.number("episodes"), result.number("return_mean")
     chance = result.block("random")
+    if result.data.get("goal") is not None:
+        return (
+            f"Toward the goal of {result.data['goal']}, {_about_way(result)}. "
+            "The environment does not know this goal, so there is no success rate."
+        )
     if rate is not None:
         goals = "goals" if result.data.get("objective", "goal") == "goal" else "episodes"
         count = f"{_percent(rate)} of" if episodes is None else f"{round(rate * episodes)} of {episodes:.0f}"

@@ -361,6 +361,37 @@ def distance_plot(
     return _png(figure)
 
 
+def goal_distance_plot(
+    curves: Mapping[str, Mapping[str, Sequence[float]]], quantity: str, theme: Theme = LIGHT
+) -> bytes:
+    """Distance to a goal by decision: medians over episodes, with the 10 to 90 % band.
+
+    Args:
+        curves: by name `median`, `low` and `high`, `[T]` each.
+        quantity: which distance, with its unit.
+        theme: colours.
+
+    Raises:
+        PlotError: there is nothing to draw, or lengths differ.
+    """
+    if not curves:
+        raise PlotError("curves must hold at least one, got none")
+    figure, (axes,) = _figure(theme, _HALF, 3.0)
+    for (name, curve), colour in zip(curves.items(), theme.series, strict=False):
+        middle, low, high = (_array(key, curve.get(key, ()), 1) for key in ("median", "low", "high"))
+        if not len(middle) == len(low) == len(high):
+            raise PlotError(f"median, low and high must be equally long, got {len(middle)}, {len(low)}, {len(high)}")
+        decisions = np.arange(len(middle))
+        axes.fill_between(decisions, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(decisions, middle, color=colour, linewidth=1.8, label=_plain(name))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("decisions")
+    axes.set_ylabel(quantity)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, theme)
+    return _png(figure)
+
+
 def _pairs(
     predicted: ArrayLike, true: ArrayLike, disagreement: ArrayLike | None = None
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:

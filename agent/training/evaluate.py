@@ -51,6 +51,9 @@ class EvaluationOptions:
     """Episodes run one by one to time single decisions; they make the video too."""
     video: bool = True
     """Write rollout.mp4 of the timed episodes (their first 600 steps), where OpenGL is at hand."""
+    goal: str | None = None
+    """File with one goal for all episodes: a picture where the model sees pixels, JSON where it reads vectors. The
+    environment cannot judge it: distances are measured instead of success."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "num_envs", "true_samples", "true_iterations", "true_horizon", "timed_episodes"):
@@ -121,6 +124,45 @@ def score(episodes: Sequence[Episode], has_goals: bool = True) -> dict[str, Any]
     }
 
 
+@torch.no_grad()
+def distances_to_goal(agent: Agent, episodes: Sequence[Episode], goal_obs: Mapping[str, Array]) -> dict[str, Any]:
+    """How far the states of episodes are from one goal, as the model sees it.
+
+    Args:
+        agent: whose model measures.
+        episodes: of any lengths.
+        goal_obs: the goal `{key: [...]}`.
+
+    Returns:
+        `steps` (predicted) and `latent` (root mean square in goal space), each with medians over the episodes of the
+        distance at the `start`, the `final` and the `least` one, and by decision the `median`, `low` and `high` (10 and
+        90 %) of those that still run.
+    """
+    model = agent.model
+    goal = agent.embed_goal({k: v[None] for k, v in goal_obs.items()})
+    steps, latent = [], []
+    for episode in episodes:
+        z = _latents(agent, episode)
+        steps.append(model.steps_to_goal(z, goal).mean(dim=0).cpu().numpy())
+        latent.append(model.goal_distance(z, goal).sqrt().cpu().numpy())
+    return {"steps": _over_time(steps), "latent": _over_time(latent)}
+
+
+def _over_time(rows: Sequence[Array]) -> dict[str, Any]:
+    table = np.full((len(rows), max(map(len, rows))), np.nan)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+    low, middle, high = np.nanquantile(table, [0.1, 0.5, 0.9], axis=0)
+    return {
+        "start": float(np.median([values[0] for values in rows])),
+        "final": float(np.median([values[-1] for values in rows])),
+        "least": float(np.median([values.min() for values in rows])),
+        "median": middle.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
+
+
 def decision_time(milliseconds: Sequence[float], warmup: int = 3) -> dict[str, Any]:
     """Median and 99th percentile of decision times, the first few left out."""
     values = np.asarray(milliseconds[warmup:] or milliseconds, np.float64)
@@ -154,6 +196,7 @@ def film(
     seeds: Sequence[int],
     frames: list[Array] | None,
     stop_on_success: bool = True,
+    draw_goal: bool = True,
 ) -> list[Episode]:
     """Episodes one by one, at batch size 1; `frames`, if not None, gets pictures of the first `MAX_FRAMES` steps."""
     episodes = []
@@ -161,7 +204,7 @@ def film(
 
         def on_step(rows: Array, step: Step) -> None:
             if frames is not None and len(frames) < MAX_FRAMES:
-                frames.append(environments.render(int(rows[0])))
+                frames.append(environments.render(int(rows[0]), draw_goal))
 
         episodes += run_episodes(environments, policy, [seed], stop_on_success=stop_on_success, on_step=on_step)
     return episodes

@@ -170,7 +170,7 @@ class FakeEnvironments(Environments):
     def simulator_goals(self) -> dict[str, Array]:
         return {"position": -self.state}  # the seed, negated, as of the goals that `reset` gives
 
-    def render(self, index: int) -> Array:
+    def render(self, index: int, goal: bool = True) -> Array:
         return np.full((2, 2, 3), self.state[index, 1], np.uint8)
 
 

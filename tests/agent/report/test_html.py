@@ -128,6 +128,7 @@ def _quick_plots(monkeypatch: pytest.MonkeyPatch) -> None:
         "imagination_error",
         "calibration_plot",
         "distance_plot",
+        "goal_distance_plot",
         "steps_to_goal_hist",
         "decision_time_hist",
     ):
@@ -229,6 +230,20 @@ def test_parts_of_the_diagnostics_are_optional(run_dir: Path) -> None:
     assert parse(run_dir).pictures["imagination"] == 1
     write_json(run_dir / "diagnostics.json", {})
     assert "neither imagination" in parse(run_dir).text["imagination"]
+
+
+@pytest.mark.usefixtures("_quick_plots")
+def test_a_goal_that_the_environment_does_not_know_has_distances_and_no_success(run_dir: Path) -> None:
+    way = {"start": 40.0, "final": 1.5, "least": 0.75, "median": [40.0, 1.5], "low": [39.0, 1.0], "high": [41.0, 2.0]}
+    block = {"success_rate": None, "success_ci": None, "return_mean": None, "return_ci": None, "steps_to_goal": None}
+    block["distance"] = {"steps": way, "latent": way}
+    edit(run_dir, "eval.json", lambda data: data.update({**block, "goal": "my/goal.png", "random": block, "arms": {}}))
+    page = parse(run_dir)
+    text = "predicted steps to the goal: 40 at the start, 1.5 at the end, 0.75 at the least (medians)"
+    assert f"Toward the goal of my/goal.png, {text}. The environment does not know this goal" in page.text["header"]
+    assert page.text["results"].count(text) == 2
+    assert page.pictures["success"] == 2
+    assert "success, 95" not in page.text["success"]
 
 
 @pytest.mark.usefixtures("_quick_plots")

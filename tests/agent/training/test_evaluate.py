@@ -21,6 +21,7 @@ from forethought.agent.training.evaluate import (
     EvaluationOptions,
     decision_time,
     diagnose,
+    distances_to_goal,
     episode_seeds,
     film,
     mean_interval,
@@ -347,6 +348,24 @@ def test_calibration_of_a_constant_distance_has_no_rank_correlation(
     calibration = diagnose(agent, episodes)["calibration"]
     assert calibration["rank_correlation"] is None
     assert calibration["disagreement"] is None  # a single member
+
+
+def test_distances_to_a_goal_follow_every_episode_to_its_end(clocks: tuple[Agent, list[Episode]]) -> None:
+    agent, episodes = clocks  # of 7 to 11 decisions
+    agent.model.steps_to_goal = lambda z, goal: torch.stack(2 * [(goal[:, -1] - z[:, -1]).abs()])  # type: ignore[method-assign]
+    goal = {k: v[0].copy() for k, v in episodes[0].obs.items()}
+    goal["position"][:] = 9
+    result = distances_to_goal(agent, episodes, goal)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    steps = result["steps"]
+    assert (steps["start"], steps["final"], steps["least"]) == (9, 1, 0)  # ends 2, 1, 0, 1 and 2 steps from it
+    assert steps["median"] == pytest.approx([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 1, 2])
+    assert steps["low"] == steps["high"] == steps["median"]
+    with torch.no_grad():
+        first = agent.model.encode({k: torch.as_tensor(v[:1]) for k, v in episodes[0].obs.items()})
+        aim = agent.model.encode({k: torch.as_tensor(v[None]) for k, v in goal.items()})
+    one = distances_to_goal(agent, episodes[:1], goal)["latent"]
+    assert one["start"] == pytest.approx(float((first - aim).square().mean().sqrt()))
 
 
 def test_a_random_arm_can_be_diagnosed(toy_model: Maker, make_agent: Maker, fake_environments: Maker) -> None:

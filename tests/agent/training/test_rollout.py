@@ -217,6 +217,13 @@ def test_carry_and_goals_follow_the_episodes_that_still_run(fake_environments: M
         assert [float(e.actions[0, 0]) for e in episodes] == pytest.approx([0.2, 0.0, 0.3])
 
 
+def test_a_goal_that_is_given_replaces_those_of_the_environments(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    spy, policy = spy_policy(environments, goal_obs={"position": np.array([7.0, 0.0], np.float32)})
+    run_episodes(environments, policy, [2, 0])
+    assert spy.goals == [[7, 7]] * 3 + [[7]] * 2
+
+
 def test_goals_wander_every_switch_every_decisions(fake_environments: Maker) -> None:
     environments = fake_environments(4)
     spy, policy = spy_policy(environments, switch_every=2)
