@@ -81,7 +81,7 @@ def select(carry: T, rows: Tensor) -> T:
 
 
 def merge(changed: Tensor, fresh: T, carry: T) -> T:
-    """`fresh` in the episodes where `changed [B]`, elsewhere `carry`: dataclasses of batch-first tensors, as `select`."""
+    """`fresh` in the episodes where `changed [B]`, elsewhere `carry`; any dataclass of batch-first tensors."""
     merged: Any = carry
     if isinstance(carry, Tensor) and carry.ndim:
         merged = torch.where(changed.reshape(-1, *[1] * (carry.ndim - 1)), cast(Tensor, fresh), carry)
@@ -181,8 +181,8 @@ class Agent:
     def act(self, obs: Mapping[str, Any], carry: Carry, goal: Tensor | None) -> tuple[Tensor, Carry, Plan | None]:
         """Decide.
 
-        Where a goal differs from that of the last plan, what is left of the plan is dropped and the search there starts
-        afresh; the belief goes on.
+        Where a goal differs from that of the last plan, what is left of the plan is dropped and the search starts afresh;
+        the belief goes on. The other episodes of the batch plan anew then, too, from where their search was.
 
         Args:
             obs: what is seen, `{key: [B, ...]}`.
@@ -219,4 +219,5 @@ class Agent:
             seeds = propose(self.model, self.objective, latent, noise, compile=self._compile)
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
         action = plan.actions[:, 0]
-        return action, Carry(state, latent, action, plan.actions, 1, goal), plan
+        kept = None if goal is None else goal.clone()  # or a goal changed in place would pass unnoticed
+        return action, Carry(state, latent, action, plan.actions, 1, kept), plan

@@ -408,15 +408,21 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         goal = None if options.goal is None else _read_goal(agent, options.goal)
         saved = read_card(run_dir, config.checkpoint)["config"]
         env_options = EnvOptions(**saved["env_options"])
+        if options.goals_per_episode > 1:
+            limit = options.goals_per_episode * agent.model.spec.max_episode_steps
+            env_options = dataclasses.replace(env_options, max_episode_steps=limit)
         seeds = episode_seeds("test", options.seed, 0, options.episodes)
         rows = min(options.num_envs, options.episodes)
         with contextlib.closing(make_vector(saved["env"], rows, env_options)) as environments:
             _check_same(agent.model.spec, environments.env_spec)
+            if options.goals_per_episode > 1:
+                _check_changes(agent, environments, seeds[0])
             measure = _measure if goal is None else partial(_measure_toward, goal)
             result = measure(agent, environments, env_options, options, seeds, run_dir, progress)
     result |= {
         "env": saved["env"],
         "objective": saved["objective"]["name"],
+        "goals_per_episode": options.goals_per_episode,
         "planner": dataclasses.asdict(config.planner),
         "seed": options.seed,
         "seeds": seeds,
@@ -449,6 +455,14 @@ def _check_same(trained: EnvSpec, now: EnvSpec) -> None:
         before, after = getattr(trained, name), getattr(now, name)
         if before != after:
             raise RunError(f"{name} of {now.env_id} must be that of the run, {before}, got {after}")
+
+
+def _check_changes(agent: Agent, environments: VectorEnv, seed: int) -> None:
+    """Several goals per episode need an agent for goals and an environment that can change them."""
+    if agent.model.purpose != "goal":
+        raise RunError(f"evaluation.goals_per_episode needs objective=goal, got objective={agent.model.purpose}")
+    environments.reset([seed], [0])
+    environments.change_goals([seed], [0])
 
 
 def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
@@ -484,15 +498,16 @@ def _measure(
     run_dir: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    for_goals, spec = agent.model.purpose == "goal", agent.model.spec
+    for_goals, spec = agent.model.purpose == "goal", environments.env_spec
 
     def arm(name: str, policy: Policy, stop_on_success: bool = for_goals) -> tuple[dict[str, Any], list[Any]]:
         began = perf_counter()
         episodes = run_arm(
             environments, policy, seeds, lambda done: progress.advance(f"evaluate {name}", done, len(seeds)),
-            stop_on_success,
+            stop_on_success, options.goals_per_episode,
         )  # fmt: skip
-        return score(episodes, spec.goal is not None) | {"seconds": round(perf_counter() - began, 2)}, episodes
+        scores = score(episodes, spec.goal is not None, options.goals_per_episode)
+        return scores | {"seconds": round(perf_counter() - began, 2)}, episodes
 
     policy = AgentPolicy(agent)
     result, acted = arm("planner", policy)
@@ -627,7 +642,7 @@ def _timed(
     with contextlib.closing(make_vector(agent.model.spec.env_id, 1, env_options)) as single:
         reason = _why_not_drawn(single, seeds[0]) if options.video else "evaluation.video=false"
         frames: list[Array] | None = [] if reason is None else None
-        film(single, policy, seeds[: options.timed_episodes], frames, stop, draw_goal=goal is None)
+        film(single, policy, seeds[: options.timed_episodes], frames, stop, goal is None, options.goals_per_episode)
     path, dt = run_dir / "rollout.mp4", agent.model.spec.control_dt
     if frames is not None:
         try:

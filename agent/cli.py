@@ -279,6 +279,8 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
     with ConsoleProgress(console) as progress:
         result = build.evaluate(config, progress)
     console.print(_result_table(result) if result.get("goal") is None else _distance_table(result))
+    if "per_goal" in result:
+        console.print(_goals_table(result["per_goal"]))
     times = result["decision_ms"]
     console.print(f"decision time: median {times['p50']:.1f} ms, p99 {times['p99']:.1f} ms (one episode at a time)")
     files = ["report.html", "eval.json", "diagnostics.json", "metrics.jsonl", "weights", "memory"]
@@ -291,7 +293,8 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
 
 
 def _result_table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"{escape(result['env'])}: {result['episodes']} held-out episodes")
+    several = f" of {result['goals_per_episode']} goals" if result.get("goals_per_episode", 1) > 1 else ""
+    table = Table(title=f"{escape(result['env'])}: {result['episodes']} held-out episodes{several}")
     goals = result["success_rate"] is not None
     columns = ("success", "95 % interval", "steps to goal (median)", "return") if goals else ("return", "95 % interval")
     for column in ("", *columns):
@@ -308,6 +311,16 @@ def _result_table(result: dict[str, Any]) -> Table:
         else:
             cells.append("{:.1f} to {:.1f}".format(*row["return_ci"]))
         table.add_row(name, *cells)
+    return table
+
+
+def _goals_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Success of the planner at the first, second, ... goal of its episodes."""
+    table = Table("goal", "given", "reached", "95 % interval", "steps (median)")
+    for number, row in enumerate(rows, start=1):
+        interval = "{:.1%} to {:.1%}".format(*row["success_ci"]) if row["given"] else "-"
+        steps = "-" if row["median_steps"] is None else f"{row['median_steps']:.0f}"
+        table.add_row(str(number), str(row["given"]), str(row["reached"]), interval, steps)
     return table
 
 

@@ -202,6 +202,11 @@ def _add_results(page: Page, result: _Block) -> None:
         known = [bar for bar in bars if bar is not None]
         if known:
             draw(key, "Bars are means over the same held-out episodes; whiskers are 95 % CI.", plot, known)
+    if goals := result.data.get("per_goal"):
+        blocks = [(f"goal {k}", _Block(result.path, row, f"per_goal.{k}.")) for k, row in enumerate(goals, start=1)]
+        bars = [_interval(name, block, "success_rate", "success_ci") for name, block in blocks]
+        caption = "Success at the first, second, … goal of an episode, of those that reached all before it."
+        draw("success", caption, plots.success_bars, [bar for bar in bars if bar is not None])
     for kind, quantity in (("steps", "predicted steps to the goal"), ("latent", "distance in goal space (RMS)")):
         curves = {n: b.block("distance").block(kind).data for n, b in contenders.items() if b.block("distance")}
         if curves:
@@ -260,11 +265,14 @@ def _verdict(result: _Block) -> str:
             "The environment does not know this goal, so there is no success rate."
         )
     if rate is not None:
-        goals = "goals" if result.data.get("objective", "goal") == "goal" else "episodes"
+        number, all_of_them = result.number("goals_per_episode") or 1, ""
+        goals = "goals" if result.data.get("objective", "goal") == "goal" and number == 1 else "episodes"
+        if number > 1:
+            all_of_them = f"all {number:.0f} goals in "
         count = f"{_percent(rate)} of" if episodes is None else f"{round(rate * episodes)} of {episodes:.0f}"
         interval = _range(result.numbers("success_ci", 2), _percent_digits, _PERCENT)
         baseline = chance.number("success_rate")
-        text = f"Reached {count} held-out {goals}" + (f" ({_CI} {interval})" if interval else "")
+        text = f"Reached {all_of_them}{count} held-out {goals}" + (f" ({_CI} {interval})" if interval else "")
         return text + (f"; random actions reach {_percent(baseline)}." if baseline is not None else ".")
     if mean is not None:
         interval = _range(result.numbers("return_ci", 2), _digits)

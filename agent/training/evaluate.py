@@ -51,17 +51,32 @@ class EvaluationOptions:
     """Episodes run one by one to time single decisions; they make the video too."""
     video: bool = True
     """Write rollout.mp4 of the timed episodes (their first 600 steps), where OpenGL is at hand."""
+    goals_per_episode: int = 1
+    """Goals one after the other, without a reset in between, each with the time limit of an episode; success is to reach
+    them all. For environments that can change their goal."""
     goal: str | None = None
     """File with one goal for all episodes: a picture where the model sees pixels, JSON where it reads vectors. The
     environment cannot judge it: distances are measured instead of success."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "num_envs", "true_samples", "true_iterations", "true_horizon", "timed_episodes"):
+        for name in _COUNTS:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.goal is not None and self.goals_per_episode > 1:
+            raise EvaluationError(f"goals_per_episode must be 1 with goal={self.goal}, got {self.goals_per_episode}")
         if not 0 <= self.seed <= MAX_SEED:
             raise EvaluationError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
 
+
+_COUNTS = (
+    "episodes",
+    "num_envs",
+    "true_samples",
+    "true_iterations",
+    "true_horizon",
+    "timed_episodes",
+    "goals_per_episode",
+)
 
 SEED_DOMAINS = {"train": 0, "validation": 1, "test": 2}
 _DOMAIN_SIZE = 2**29
@@ -99,13 +114,16 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> list[float]:
     return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
-def score(episodes: Sequence[Episode], has_goals: bool = True) -> dict[str, Any]:
+def score(episodes: Sequence[Episode], has_goals: bool = True, goals_per_episode: int = 1) -> dict[str, Any]:
     """Success, return and steps to the goal of finished episodes.
 
-    Success is the environment's own signal; None, as is its interval, where there are neither goals nor successes.
+    Success is the environment's own signal; None, as is its interval, where there are neither goals nor successes. With
+    several goals per episode it is to have reached them all, steps are those of each that was reached, and `per_goal`
+    says of the first, second, ... goal how often it was `given` (all before it were reached) and `reached`.
     """
-    reached = [bool(e.success.any()) for e in episodes]
-    steps = sorted(int(np.argmax(e.success)) + 1 for e, ok in zip(episodes, reached, strict=True) if ok)
+    ways = [np.diff(np.flatnonzero(e.success)[:goals_per_episode] + 1, prepend=0) for e in episodes]
+    reached = [len(way) == goals_per_episode for way in ways]
+    steps = sorted(int(length) for way in ways for length in way)
     returns = [float(e.rewards.sum()) for e in episodes]
     known = has_goals or any(reached)
     return {
@@ -121,7 +139,25 @@ def score(episodes: Sequence[Episode], has_goals: bool = True) -> dict[str, Any]
             "p90": float(np.percentile(steps, 90)) if steps else None,
             "values": steps,
         },
+        **({"per_goal": _per_goal(ways, goals_per_episode)} if goals_per_episode > 1 else {}),
     }
+
+
+def _per_goal(ways: Sequence[Array], goals: int) -> list[dict[str, Any]]:
+    rows = []
+    for number in range(goals):
+        steps = [int(way[number]) for way in ways if len(way) > number]
+        given = sum(len(way) >= number for way in ways)
+        rows.append(
+            {
+                "given": given,
+                "reached": len(steps),
+                "success_rate": len(steps) / given if given else None,
+                "success_ci": success_interval(len(steps), given) if given else None,
+                "median_steps": float(np.median(steps)) if steps else None,
+            }
+        )
+    return rows
 
 
 @torch.no_grad()
@@ -179,12 +215,15 @@ def run_arm(
     seeds: Sequence[int],
     on_wave: Callable[[int], None] | None = None,
     stop_on_success: bool = True,
+    goals_per_episode: int = 1,
 ) -> list[Episode]:
     """Episodes of one policy on the given seeds, in waves of at most `environments.num_envs`."""
     episodes: list[Episode] = []
     for first in range(0, len(seeds), environments.num_envs):
         wave = seeds[first : first + environments.num_envs]
-        episodes += run_episodes(environments, policy, wave, stop_on_success=stop_on_success)
+        episodes += run_episodes(
+            environments, policy, wave, stop_on_success=stop_on_success, goals_per_episode=goals_per_episode
+        )
         if on_wave is not None:
             on_wave(len(episodes))
     return episodes
@@ -197,6 +236,7 @@ def film(
     frames: list[Array] | None,
     stop_on_success: bool = True,
     draw_goal: bool = True,
+    goals_per_episode: int = 1,
 ) -> list[Episode]:
     """Episodes one by one, at batch size 1; `frames`, if not None, gets pictures of the first `MAX_FRAMES` steps."""
     episodes = []
@@ -206,7 +246,10 @@ def film(
             if frames is not None and len(frames) < MAX_FRAMES:
                 frames.append(environments.render(int(rows[0]), draw_goal))
 
-        episodes += run_episodes(environments, policy, [seed], stop_on_success=stop_on_success, on_step=on_step)
+        episodes += run_episodes(
+            environments, policy, [seed], stop_on_success=stop_on_success, goals_per_episode=goals_per_episode,
+            on_step=on_step,
+        )  # fmt: skip
     return episodes
 
 

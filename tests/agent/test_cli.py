@@ -337,6 +337,22 @@ def test_eval_prints_a_table_and_takes_the_options_of_its_run(
     assert planner_of(result) == ("mppi", 32, 10)
 
 
+def test_eval_counts_the_goals_of_an_episode(
+    cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    run = shutil.copytree(small_run, tmp_path / "run")
+    quick = ["threads=1", "episodes=3", "evaluation.timed_episodes=1", "evaluation.video=false"]
+    done = cli("eval", f"run={run}", *quick, "evaluation.goals_per_episode=2", "evaluation.true_samples=8")
+    assert (done.code, done.err) == (0, "")
+    assert "3 held-out episodes of 2 goals" in done.out
+    result = json.loads((run / "eval.json").read_text())
+    assert result["goals_per_episode"] == 2
+    assert result["per_goal"][0]["given"] == 3
+    assert len(result["per_goal"]) == len(result["random"]["per_goal"]) == len(result["true_dynamics"]["per_goal"]) == 2
+    assert max(result["steps_to_goal"]["values"], default=0) <= 20  # each goal has the time of an episode
+
+
 def test_a_goal_from_a_file_is_written_and_reached_for(
     cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,6 +233,17 @@ def test_parts_of_the_diagnostics_are_optional(run_dir: Path) -> None:
 
 
 @pytest.mark.usefixtures("_quick_plots")
+def test_goals_of_one_episode_are_counted_by_number(run_dir: Path) -> None:
+    rows = [{"success_rate": r, "success_ci": [r, r], "given": 100, "reached": 1} for r in (0.9, 0.5)]
+    rows.append({"success_rate": None, "success_ci": None, "given": 0, "reached": 0})
+    before = parse(run_dir).pictures["success"]
+    edit(run_dir, "eval.json", lambda data: data.update(goals_per_episode=3, per_goal=rows, success_rate=0.25))
+    page = parse(run_dir)
+    assert "Reached all 3 goals in 25 of 100 held-out episodes" in page.text["header"]
+    assert page.pictures["success"] == before + 1
+
+
+@pytest.mark.usefixtures("_quick_plots")
 def test_a_goal_that_the_environment_does_not_know_has_distances_and_no_success(run_dir: Path) -> None:
     way = {"start": 40.0, "final": 1.5, "least": 0.75, "median": [40.0, 1.5], "low": [39.0, 1.0], "high": [41.0, 2.0]}
     block = {"success_rate": None, "success_ci": None, "return_mean": None, "return_ci": None, "steps_to_goal": None}

@@ -121,6 +121,24 @@ def test_score_by_hand() -> None:
     json.dumps(result, allow_nan=False)
 
 
+def test_score_of_several_goals_by_hand() -> None:
+    def episode(*successes: int) -> Episode:
+        return episode_of([t + 1 in successes for t in range(12)])
+
+    result = score([episode(), episode(4), episode(2, 10), episode(3, 5)], goals_per_episode=2)
+    assert result["success_rate"] == 0.5
+    assert result["success_ci"] == success_interval(2, 4)
+    assert result["steps_to_goal"]["values"] == [2, 2, 3, 4, 8]
+    assert result["per_goal"] == [
+        {"given": 4, "reached": 3, "success_rate": 0.75, "success_ci": success_interval(3, 4), "median_steps": 3.0},
+        {"given": 3, "reached": 2, "success_rate": 2 / 3, "success_ci": success_interval(2, 3), "median_steps": 5.0},
+    ]
+    third = score([episode(2, 10)], goals_per_episode=4)["per_goal"][2:]
+    assert [row["given"] for row in third] == [1, 0]
+    assert third[1] == {"given": 0, "reached": 0, "success_rate": None, "success_ci": None, "median_steps": None}
+    json.dumps(third, allow_nan=False)
+
+
 def test_score_without_any_success() -> None:
     result = score([episode_of([False, False])])
     assert result["success_rate"] == 0.0
@@ -140,12 +158,28 @@ def test_decision_times_leave_out_the_warm_up() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(n, 0) for n in ("episodes", "num_envs", "true_samples", "true_iterations", "true_horizon", "timed_episodes")],
+    [
+        (name, 0)
+        for name in (
+            "episodes",
+            "num_envs",
+            "true_samples",
+            "true_iterations",
+            "true_horizon",
+            "timed_episodes",
+            "goals_per_episode",
+        )
+    ],
 )
 def test_bad_options_are_refused(name: str, value: int) -> None:
     with pytest.raises(EvaluationError) as error:
         EvaluationOptions(**{name: value})
     assert str(error.value) == f"{name} must be at least 1, got {value}"
+
+
+def test_a_goal_from_a_file_is_one_for_the_whole_episode() -> None:
+    with pytest.raises(EvaluationError, match=r"goals_per_episode must be 1 with goal=x\.png, got 2"):
+        EvaluationOptions(goal="x.png", goals_per_episode=2)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
