@@ -181,8 +181,8 @@ class Agent:
     def act(self, obs: Mapping[str, Any], carry: Carry, goal: Tensor | None) -> tuple[Tensor, Carry, Plan | None]:
         """Decide.
 
-        Where a goal differs from that of the last plan, what is left of the plan is dropped and the search starts afresh;
-        the belief goes on. The other episodes of the batch plan anew then, too, from where their search was.
+        Where a goal differs from that of the last plan, what is left of the plan is dropped and the search starts anew,
+        but the belief goes on. The other episodes of the batch plan then, too, from where their search was.
 
         Args:
             obs: what is seen, `{key: [B, ...]}`.

@@ -52,8 +52,8 @@ class EvaluationOptions:
     video: bool = True
     """Write rollout.mp4 of the timed episodes (their first 600 steps), where OpenGL is at hand."""
     goals_per_episode: int = 1
-    """Goals one after the other, without a reset in between, each with the time limit of an episode; success is to reach
-    them all. For environments that can change their goal."""
+    """Goals one after the other, without a reset in between, each with the time limit of an episode; success is to
+    reach them all. For environments that can change their goal."""
     goal: str | None = None
     """File with one goal for all episodes: a picture where the model sees pixels, JSON where it reads vectors. The
     environment cannot judge it: distances are measured instead of success."""
