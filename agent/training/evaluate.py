@@ -336,7 +336,7 @@ def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[
     taken: list[Array] = []
     for episode in episodes:
         z, begin = _latents(agent, episode), 0
-        for end in np.flatnonzero(episode.success) + 1 if reached else [len(episode.actions)]:
+        for end in (np.flatnonzero(episode.success) + 1).tolist() if reached else [len(episode.actions)]:
             goal_obs = {k: v[end : end + 1] for k, v in episode.obs.items()}
             goal = agent.embed_goal(goal_obs if goal_key is None else {"desired_goal": goal_obs[goal_key]})
             heads.append(model.steps_to_goal(z[begin : end + 1], goal))

@@ -99,6 +99,7 @@ class Policy(Protocol):
 
     def change_goals(self, goal: Obs, rows: Array) -> None:
         """Go on toward other goals `{key: [b, ...]}` in the episodes `rows [b]`; nothing where goals do not matter."""
+        return
 
 
 class RandomPolicy(Policy):
@@ -397,7 +398,7 @@ def run_episodes(
             active[:count] &= (reached < goals_per_episode) & ~late
             again = np.flatnonzero(active[:count] & step.success[:count])
             if len(again):
-                new = [_goal_seed(seeds[row], int(reached[row])) for row in again]
+                new = [_goal_seed(seeds[row], int(reached[row])) for row in again.tolist()]
                 changed = environments.change_goals(new, again.tolist())
                 policy.change_goals({k: v[again] for k, v in changed.items()}, again)
                 since[again] = lengths[again]
