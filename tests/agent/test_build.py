@@ -395,7 +395,7 @@ def test_the_process_is_left_as_it_was(small: list[str], tmp_path: Path) -> None
     assert sys.float_info.min / 2 > 0
 
 
-# -- goals of one's own, and several in one episode ---------------------------------------------------------------------
+# -- goals of one's own, and several in one episode -------------------------------------------------------------------
 
 
 def test_a_goal_from_the_environment_is_written_as_it_is(tmp_path: Path, small_run: Path) -> None:
@@ -412,7 +412,9 @@ def test_a_goal_from_the_environment_is_written_as_it_is(tmp_path: Path, small_r
 def test_episodes_toward_a_goal_of_ones_own_are_measured_and_not_judged(
     tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MujocoVector, "render", lambda self, index, goal=True: pytest.fail() if goal else FRAME)
+    monkeypatch.setattr(
+        MujocoVector, "render", lambda self, index, goal=True: pytest.fail("drew the goal") if goal else FRAME
+    )
     run = shutil.copytree(small_run, tmp_path / "run")
     path = build.save_goal(run, tmp_path / "goal.json")
     options = ["threads=1", "evaluation.episodes=2", "evaluation.timed_episodes=1", "evaluation.latent_l2=true"]
@@ -513,7 +515,7 @@ EVALUATE = [
 ]
 FIELDS = {
     "success_rate", "success_ci", "return_mean", "return_ci", "returns", "episodes", "decision_ms", "steps_to_goal",
-    "random", "true_dynamics", "reason_true_dynamics", "arms", "plan", "video", "video_reason", "seeds", "command",
+    "random", "true_dynamics", "reason_true_dynamics", "arms", "plan", "video", "video_reason", "goals_per_episode", "seeds", "command",
     "seed", "env", "objective", "planner", "checkpoint", "versions", "machine", "commit", "time", "seconds",
 }  # fmt: skip
 
@@ -595,7 +597,7 @@ def test_what_is_not_asked_for_is_not_measured(
 def test_an_environment_that_cannot_be_drawn_is_evaluated_without_a_video(
     outcome: Any, reason: str, tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def render(self: MujocoVector, index: int) -> Any:
+    def render(self: MujocoVector, index: int, goal: bool = True) -> Any:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
