@@ -516,7 +516,8 @@ EVALUATE = [
 FIELDS = {
     "success_rate", "success_ci", "return_mean", "return_ci", "returns", "episodes", "decision_ms", "steps_to_goal",
     "random", "true_dynamics", "reason_true_dynamics", "arms", "plan", "video", "video_reason", "seeds", "command",
-    "seed", "goals_per_episode", "env", "objective", "planner", "checkpoint", "versions", "machine", "commit", "time", "seconds",
+    "seed", "env", "objective", "planner", "checkpoint", "versions", "machine", "commit", "time", "seconds",
+    "goals_per_episode",
 }  # fmt: skip
 
 
