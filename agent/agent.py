@@ -58,6 +58,7 @@ class Carry:
         action: last action `[B, A]`.
         plan: last plan `[B, H, A]`.
         age: decisions since that plan was made.
+        goal: what it was made for `[B, G]`; None without a goal.
     """
 
     planner: Any
@@ -65,6 +66,7 @@ class Carry:
     action: Tensor | None = None
     plan: Tensor | None = None
     age: int = 0
+    goal: Tensor | None = None
 
 
 def select(carry: T, rows: Tensor) -> T:
@@ -76,6 +78,17 @@ def select(carry: T, rows: Tensor) -> T:
         kept = {f.name: select(getattr(carry, f.name), rows) for f in dataclasses.fields(carry)}
         chosen = dataclasses.replace(carry, **kept)
     return cast(T, chosen)
+
+
+def merge(changed: Tensor, fresh: T, carry: T) -> T:
+    """`fresh` in the episodes where `changed [B]`, elsewhere `carry`; any dataclass of batch-first tensors."""
+    merged: Any = carry
+    if isinstance(carry, Tensor) and carry.ndim:
+        merged = torch.where(changed.reshape(-1, *[1] * (carry.ndim - 1)), cast(Tensor, fresh), carry)
+    elif dataclasses.is_dataclass(carry) and not isinstance(carry, type):
+        fields = [f.name for f in dataclasses.fields(carry)]
+        merged = dataclasses.replace(carry, **{n: merge(changed, getattr(fresh, n), getattr(carry, n)) for n in fields})
+    return cast(T, merged)
 
 
 def bfloat16_in_hardware() -> bool:
@@ -168,6 +181,9 @@ class Agent:
     def act(self, obs: Mapping[str, Any], carry: Carry, goal: Tensor | None) -> tuple[Tensor, Carry, Plan | None]:
         """Decide.
 
+        Where a goal differs from that of the last plan, what is left of the plan is dropped and the search starts anew,
+        but the belief goes on. The other episodes of the batch plan then, too, from where their search was.
+
         Args:
             obs: what is seen, `{key: [B, ...]}`.
             carry: from `init` or the last call.
@@ -182,10 +198,18 @@ class Agent:
         """
         with torch.no_grad():
             latent = self.model.observe(carry.latent, carry.action, self.tensors(obs))
-        if carry.plan is not None and carry.age < min(self.options.replan_every, carry.plan.shape[1]):
+        changed = None if carry.goal is None or goal is None else (goal != carry.goal).any(dim=-1)
+        for_another = changed is not None and bool(changed.any())
+        if (
+            carry.plan is not None
+            and not for_another
+            and carry.age < min(self.options.replan_every, carry.plan.shape[1])
+        ):
             action = carry.plan[:, carry.age]
             return action, dataclasses.replace(carry, latent=latent, action=action, age=carry.age + 1), None
         state = carry.planner if carry.plan is None else self.planner.advance(carry.planner, carry.age)
+        if changed is not None and for_another:
+            state = merge(changed, self.planner.init(len(latent)), state)
         cost_fn = ImaginedCost(self.imagined, self.objective, latent, goal, compile=self._compile)
         seeds = None
         if self.objective.num_seeds:
@@ -195,4 +219,5 @@ class Agent:
             seeds = propose(self.model, self.objective, latent, noise, compile=self._compile)
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
         action = plan.actions[:, 0]
-        return action, Carry(state, latent, action, plan.actions, 1), plan
+        kept = None if goal is None else goal.clone()  # or a goal changed in place would pass unnoticed
+        return action, Carry(state, latent, action, plan.actions, 1, kept), plan

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,8 @@ import torch
 
 from .. import ForethoughtError, UnknownNameError
 from ..configs.schema import Config, EvalConfig
+from ..envs.goal_files import goal_picture, read_goal, write_goal
+from ..envs.pixels import resize
 from ..envs.simulator import make_simulator
 from ..envs.spec import EnvError, EnvOptions, EnvSpec
 from ..envs.vector import VectorEnv, make_vector
@@ -42,9 +44,18 @@ from .objectives import (
     RewardOptions,
 )
 from .report.html import write_report
-from .report.video import VideoError, write_video
+from .report.video import VideoError, side_by_side, write_video
 from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, restore_module
-from .training.evaluate import EvaluationOptions, decision_time, diagnose, episode_seeds, film, run_arm, score
+from .training.evaluate import (
+    EvaluationOptions,
+    decision_time,
+    diagnose,
+    distances_to_goal,
+    episode_seeds,
+    film,
+    run_arm,
+    score,
+)
 from .training.learner import Learner
 from .training.loop import Progress, Trainer
 from .training.metrics import MetricsLogger
@@ -399,16 +410,24 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
             run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,
             device=config.device, seed=options.seed,
         )  # fmt: skip
+        goal = None if options.goal is None else _read_goal(agent, options.goal)
         saved = read_card(run_dir, config.checkpoint)["config"]
         env_options = EnvOptions(**saved["env_options"])
+        if options.goals_per_episode > 1:
+            limit = options.goals_per_episode * agent.model.spec.max_episode_steps
+            env_options = dataclasses.replace(env_options, max_episode_steps=limit)
         seeds = episode_seeds("test", options.seed, 0, options.episodes)
         rows = min(options.num_envs, options.episodes)
         with contextlib.closing(make_vector(saved["env"], rows, env_options)) as environments:
             _check_same(agent.model.spec, environments.env_spec)
-            result = _measure(agent, environments, env_options, options, seeds, run_dir, progress)
+            if options.goals_per_episode > 1:
+                _check_changes(agent, environments, seeds[0])
+            measure = _measure if goal is None else partial(_measure_toward, goal)
+            result = measure(agent, environments, env_options, options, seeds, run_dir, progress)
     result |= {
         "env": saved["env"],
         "objective": saved["objective"]["name"],
+        "goals_per_episode": options.goals_per_episode,
         "planner": dataclasses.asdict(config.planner),
         "seed": options.seed,
         "seeds": seeds,
@@ -441,6 +460,14 @@ def _check_same(trained: EnvSpec, now: EnvSpec) -> None:
         before, after = getattr(trained, name), getattr(now, name)
         if before != after:
             raise RunError(f"{name} of {now.env_id} must be that of the run, {before}, got {after}")
+
+
+def _check_changes(agent: Agent, environments: VectorEnv, seed: int) -> None:
+    """Several goals per episode need an agent for goals and an environment that can change them."""
+    if agent.model.purpose != "goal":
+        raise RunError(f"evaluation.goals_per_episode needs objective=goal, got objective={agent.model.purpose}")
+    environments.reset([seed], [0])
+    environments.change_goals([seed], [0])
 
 
 def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
@@ -476,15 +503,16 @@ def _measure(
     run_dir: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    for_goals, spec = agent.model.purpose == "goal", agent.model.spec
+    for_goals, spec = agent.model.purpose == "goal", environments.env_spec
 
     def arm(name: str, policy: Policy, stop_on_success: bool = for_goals) -> tuple[dict[str, Any], list[Any]]:
         began = perf_counter()
         episodes = run_arm(
             environments, policy, seeds, lambda done: progress.advance(f"evaluate {name}", done, len(seeds)),
-            stop_on_success,
+            stop_on_success, options.goals_per_episode,
         )  # fmt: skip
-        return score(episodes, spec.goal is not None) | {"seconds": round(perf_counter() - began, 2)}, episodes
+        scores = score(episodes, spec.goal is not None, options.goals_per_episode)
+        return scores | {"seconds": round(perf_counter() - began, 2)}, episodes
 
     policy = AgentPolicy(agent)
     result, acted = arm("planner", policy)
@@ -497,13 +525,87 @@ def _measure(
     if options.policy and not for_goals:
         result["arms"]["policy prior"], _ = arm("policy prior", PriorPolicy(agent))
     if options.latent_l2 and for_goals:
-        objective = GoalObjective(GoalOptions(cost="latent_l2"))
-        other = Agent(agent.model, agent.planner, objective, agent.options, agent.generator)
-        result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(other))
+        result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(_with_latent_l2(agent)))
     result |= _true_dynamics(agent, environments, env_options, options, arm)
     result |= _timed(agent, environments, env_options, options, seeds, run_dir)
     write_json(run_dir / "diagnostics.json", _finite(diagnose(agent, held_out, acted)))
     return result
+
+
+def _read_goal(agent: Agent, path: str) -> dict[str, Array]:
+    if agent.model.purpose != "goal":
+        raise RunError(f"evaluation.goal needs a run with objective=goal, got objective={agent.model.purpose}")
+    return read_goal(Path(path).expanduser(), agent.model.spec)
+
+
+def _measure_toward(
+    goal: dict[str, Array],
+    agent: Agent,
+    environments: VectorEnv,
+    env_options: EnvOptions,
+    options: EvaluationOptions,
+    seeds: list[int],
+    run_dir: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """As `_measure`, toward one goal that the environment does not know: its success and reward are for another."""
+
+    def arm(name: str, policy: Policy) -> tuple[dict[str, Any], list[Any]]:
+        began = perf_counter()
+        episodes = run_arm(
+            environments, policy, seeds, lambda done: progress.advance(f"evaluate {name}", done, len(seeds)),
+            stop_on_success=False,
+        )  # fmt: skip
+        distance = distances_to_goal(agent, episodes, goal)
+        known = {"episodes": len(seeds), "success_rate": None, "return_mean": None, "distance": distance}
+        return known | {"seconds": round(perf_counter() - began, 2)}, episodes
+
+    policy = AgentPolicy(agent, goal_obs=goal)
+    result, held_out = arm("planner", policy)
+    result |= {"goal": options.goal, "plan": policy.statistics.summary(), "random": None, "arms": {}}
+    if options.random:
+        result["random"], held_out = arm("random", RandomPolicy(agent.model.spec))
+    if options.latent_l2:
+        result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(_with_latent_l2(agent), goal_obs=goal))
+    reason = "the simulator knows the goals of the environment only" if options.true_dynamics else _NOT_ASKED
+    result |= {"true_dynamics": None, "reason_true_dynamics": reason}
+    result |= _timed(agent, environments, env_options, options, seeds, run_dir, goal)
+    # Episodes that arrive and stay say little of the steps that a way takes.
+    diagnostics = {k: v for k, v in diagnose(agent, held_out).items() if k != "calibration"}
+    write_json(run_dir / "diagnostics.json", _finite(diagnostics))
+    return result
+
+
+def _with_latent_l2(agent: Agent) -> Agent:
+    objective = GoalObjective(GoalOptions(cost="latent_l2"))
+    return Agent(agent.model, agent.planner, objective, agent.options, agent.generator)
+
+
+_NOT_ASKED = "evaluation.true_dynamics=false"
+
+
+def save_goal(run: str | Path, out: str | Path, seed: int = 0, checkpoint: str = "best") -> Path:
+    """Write a goal of a run's environment into a file that `eval goal=` reads; returns the file.
+
+    Args:
+        run: run folder.
+        out: `.png` for models that see pixels, `.json` for those that read vectors.
+        seed: the goal is that of the first episode of an evaluation with this seed.
+        checkpoint: `best` or `last`.
+
+    Raises:
+        RunError: there is no such run, or another suffix is needed.
+        EnvError: the environment has no goals, or none that a file can state.
+    """
+    path, card = Path(out).expanduser(), read_card(Path(run).expanduser(), checkpoint)
+    config = card["config"]
+    with contextlib.closing(make_vector(config["env"], 1, EnvOptions(**config["env_options"]))) as environments:
+        _, goal = environments.reset(episode_seeds("test", seed, 0, 1))
+        suffix, content = write_goal({k: v[0] for k, v in (goal or {}).items()}, environments.env_spec)
+    if path.suffix != suffix:
+        raise RunError(f"out must end in {suffix} for goals of {config['env']} as this run sees them, got {path}")
+    write_bytes(path, content)
+    return path
 
 
 def _true_dynamics(
@@ -511,7 +613,7 @@ def _true_dynamics(
 ) -> dict[str, Any]:
     spec = agent.model.spec
     if not options.true_dynamics or agent.model.purpose != "goal":
-        reason = "evaluation.true_dynamics=false" if not options.true_dynamics else "only for objective=goal"
+        reason = _NOT_ASKED if not options.true_dynamics else "only for objective=goal"
         return {"true_dynamics": None, "reason_true_dynamics": reason}
     try:
         simulator = make_simulator(spec.env_id, env_options)
@@ -537,23 +639,34 @@ def _timed(
     options: EvaluationOptions,
     seeds: list[int],
     run_dir: Path,
+    goal: dict[str, Array] | None = None,
 ) -> dict[str, Any]:
-    """Decision times at batch size 1, and the video of these episodes."""
-    policy = AgentPolicy(agent)
+    """Decision times at batch size 1, and the video of these episodes, beside the picture of a goal that is given."""
+    policy = AgentPolicy(agent, goal_obs=goal)
+    stop = agent.model.purpose == "goal" and goal is None
     with contextlib.closing(make_vector(agent.model.spec.env_id, 1, env_options)) as single:
         reason = _why_not_drawn(single, seeds[0]) if options.video else "evaluation.video=false"
         frames: list[Array] | None = [] if reason is None else None
-        film(single, policy, seeds[: options.timed_episodes], frames, agent.model.purpose == "goal")
+        film(single, policy, seeds[: options.timed_episodes], frames, stop, goal is None, options.goals_per_episode)
     path, dt = run_dir / "rollout.mp4", agent.model.spec.control_dt
     if frames is not None:
         try:
-            write_video(path, frames, fps=1 / dt if math.isfinite(dt) else 30)
+            write_video(path, _beside(frames, goal), fps=1 / dt if math.isfinite(dt) else 30)
         except VideoError as error:
             reason = str(error)
     if reason is not None:
         path.unlink(missing_ok=True)  # that of an earlier evaluation
     times = decision_time(policy.statistics.milliseconds)
     return {"decision_ms": times, "video": path.name if reason is None else None, "video_reason": reason}
+
+
+def _beside(frames: list[Array], goal: dict[str, Array] | None) -> Iterable[Array]:
+    """Frames with the goal beside them, if it is a picture."""
+    pictures = [goal_picture(array) for array in (goal or {}).values() if array.ndim == 3]
+    if not pictures or not frames:
+        return frames
+    picture = resize(pictures[0], len(frames[0]))
+    return (side_by_side(frame, picture) for frame in frames)
 
 
 def _why_not_drawn(environments: VectorEnv, seed: int) -> str | None:

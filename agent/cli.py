@@ -39,7 +39,12 @@ _EXAMPLES = {
     "eval": """
   forethought eval run=runs/reacher episodes=100
   forethought eval run=runs/reacher planner=cem planner.num_samples=500 seed=1
-  forethought eval run=runs/reacher objective.cost=latent_l2 evaluation.true_dynamics=false""",
+  forethought eval run=runs/reacher objective.cost=latent_l2 evaluation.true_dynamics=false
+  forethought eval run=runs/reacher goal=goal.json               toward a goal of your own""",
+    "goal": """
+  forethought goal run=runs/reacher out=goal.json
+  forethought goal run=runs/reacher out=goal.json seed=3         that of another held-out episode
+  forethought goal run=runs/pixels out=goal.png                  a picture, where the model sees pixels""",
     "envs": """
   forethought envs                             everything that can be made here
   forethought envs reacher                     ids that contain a word
@@ -136,6 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--options", action="store_true", help="list every option with its default and meaning")
     evaluate = add("eval", "evaluate a run on held-out episodes, with report and video", "run=, episodes=, planner=, …")
     evaluate.add_argument("--options", action="store_true", help="list every option with its default and meaning")
+    add("goal", "write a goal of a run's environment into a file, for `eval goal=`", "run= out= seed= checkpoint=")
     envs = add("envs", "list the environments that can be made here")
     envs.add_argument("filter", nargs="?", default="", help="only ids that contain this")
     doctor = add("doctor", "check this installation, and an environment")
@@ -184,6 +190,7 @@ def _quiet() -> Iterator[None]:
 
 
 _QUICKSTART_KEYS = ("out", "seed", "episodes", "threads")
+_GOAL_KEYS = ("run", "out", "seed", "checkpoint")
 
 
 # -- commands; what is heavy is imported where it is needed, so that `--help` is quick ---------------------------------
@@ -236,7 +243,25 @@ def _eval(parsed: argparse.Namespace, console: Console) -> int:
     return _run_evaluation(parsed.overrides, console)
 
 
-_SHORT = {"episodes": "evaluation.episodes", "seed": "evaluation.seed"}
+def _goal(parsed: argparse.Namespace, console: Console) -> int:
+    from ..configs.register import load
+    from ..configs.schema import EvalConfig
+    from . import build
+
+    given = dict(map(_split, parsed.overrides))
+    for key in given:
+        if key not in _GOAL_KEYS:
+            raise UnknownNameError("key of goal", key, _GOAL_KEYS)
+    for key in ("run", "out"):
+        if key not in given:
+            raise UsageError(f"{key} must be given: {key}=…")
+    seed = load(EvalConfig, ["run=.", f"evaluation.seed={given.get('seed', 0)}"]).evaluation.seed
+    path = build.save_goal(given["run"], given["out"], seed, given.get("checkpoint", "best"))
+    _say(console, f"goal: {path}")
+    return 0
+
+
+_SHORT = {"episodes": "evaluation.episodes", "seed": "evaluation.seed", "goal": "evaluation.goal"}
 
 
 def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
@@ -253,7 +278,9 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
     config = load(EvalConfig, overrides)
     with ConsoleProgress(console) as progress:
         result = build.evaluate(config, progress)
-    console.print(_result_table(result))
+    console.print(_result_table(result) if result.get("goal") is None else _distance_table(result))
+    if "per_goal" in result:
+        console.print(_goals_table(result["per_goal"]))
     times = result["decision_ms"]
     console.print(f"decision time: median {times['p50']:.1f} ms, p99 {times['p99']:.1f} ms (one episode at a time)")
     files = ["report.html", "eval.json", "diagnostics.json", "metrics.jsonl", "weights", "memory"]
@@ -266,7 +293,8 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
 
 
 def _result_table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"{escape(result['env'])}: {result['episodes']} held-out episodes")
+    several = f" of {result['goals_per_episode']} goals" if result.get("goals_per_episode", 1) > 1 else ""
+    table = Table(title=f"{escape(result['env'])}: {result['episodes']} held-out episodes{several}")
     goals = result["success_rate"] is not None
     columns = ("success", "95 % interval", "steps to goal (median)", "return") if goals else ("return", "95 % interval")
     for column in ("", *columns):
@@ -283,6 +311,32 @@ def _result_table(result: dict[str, Any]) -> Table:
         else:
             cells.append("{:.1f} to {:.1f}".format(*row["return_ci"]))
         table.add_row(name, *cells)
+    return table
+
+
+def _goals_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Success of the planner at the first, second, ... goal of its episodes."""
+    table = Table("goal", "given", "reached", "95 % interval", "steps (median)")
+    for number, row in enumerate(rows, start=1):
+        interval = "{:.1%} to {:.1%}".format(*row["success_ci"]) if row["given"] else "-"
+        steps = "-" if row["median_steps"] is None else f"{row['median_steps']:.0f}"
+        table.add_row(str(number), str(row["given"]), str(row["reached"]), interval, steps)
+    return table
+
+
+def _distance_table(result: dict[str, Any]) -> Table:
+    """An evaluation toward a goal that the environment does not know."""
+    title = f"{escape(result['env'])}: {result['episodes']} held-out episodes toward {escape(result['goal'])}"
+    table = Table(title=title, caption="medians; the environment does not know this goal")
+    for column in ("", "predicted steps", "least", "latent distance", "least"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in {"planner": result, "random": result["random"], **result["arms"]}.items():
+        if row is not None:
+            cells = []
+            for kind in ("steps", "latent"):
+                distance = row["distance"][kind]
+                cells += [f"{distance['start']:.3g} to {distance['final']:.3g}", f"{distance['least']:.3g}"]
+            table.add_row(name, *cells)
     return table
 
 
@@ -393,6 +447,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "collect": _collect,
     "train": _train,
     "eval": _eval,
+    "goal": _goal,
     "envs": _envs,
     "doctor": _doctor,
     "memory": _memory,

@@ -129,6 +129,31 @@ class VectorEnv(abc.ABC):
         step.obs.update(_copy(self._obs))
         return step
 
+    def change_goals(self, seeds: Sequence[int], indices: Sequence[int]) -> Batch:
+        """Give running episodes another goal without a reset; the same seed and state give the same goal.
+
+        Args:
+            seeds: one for each environment whose goal changes.
+            indices: which environments these are.
+
+        Returns:
+            Goals `{key: [B, ...]}` of all environments.
+
+        Raises:
+            EnvError: the environment cannot change its goal, seeds and indices do not match, or an episode is over.
+        """
+        chosen = [int(index) for index in indices]
+        if len(seeds) != len(chosen):
+            raise EnvError(f"seeds must be as many as the goals that change, {len(chosen)}, got {len(seeds)}")
+        if not self._running[chosen].all():
+            raise EnvError(f"goals can change in running episodes only, got {chosen}")
+        self._change_goals([int(seed) for seed in seeds], chosen)
+        return _copy(self._goal)
+
+    @abc.abstractmethod
+    def _change_goals(self, seeds: list[int], indices: list[int]) -> None:
+        """Change goals and write `_goal`."""
+
     @abc.abstractmethod
     def _reset(self, seeds: list[int], indices: list[int]) -> None:
         """Start episodes and write `_obs` and `_goal`."""
@@ -149,8 +174,12 @@ class VectorEnv(abc.ABC):
         return self.goal
 
     @abc.abstractmethod
-    def render(self, index: int) -> NDArray[np.uint8]:
+    def render(self, index: int, goal: bool = True) -> NDArray[np.uint8]:
         """Picture of one environment for a video, uint8 `[height, width, 3]`.
+
+        Args:
+            index: which environment.
+            goal: show its goal, too; only Forethought's own tasks can leave it out.
 
         Raises:
             RenderingUnavailable: no OpenGL backend works here.
@@ -218,6 +247,11 @@ class SyncVector(VectorEnv):
             self._write(index, obs, info)
 
     @override
+    def _change_goals(self, seeds: list[int], indices: list[int]) -> None:
+        for index, seed in zip(indices, seeds, strict=True):
+            _assign(self._goal, index, self._envs[index].change_goal(seed))
+
+    @override
     def _step(self, actions: NDArray[np.float32], indices: NDArray[np.intp], step: VectorStep) -> None:
         for index in indices:
             obs, reward, terminated, truncated, info = self._envs[index].step(actions[index])
@@ -252,9 +286,12 @@ class SyncVector(VectorEnv):
         return {key: np.stack([goal[key] for goal in goals]) for key in nothing}
 
     @override
-    def render(self, index: int) -> NDArray[np.uint8]:
+    def render(self, index: int, goal: bool = True) -> NDArray[np.uint8]:
         if find_physics(self._envs[index]) is not None:
             require()  # or MuJoCo would look for a display
+        task = self._envs[index].unwrapped
+        if not goal and isinstance(task, MujocoGoalTask):
+            return task.picture(task.data.qpos)
         picture = self._envs[index].render()
         if not isinstance(picture, np.ndarray):
             raise EnvError(f"{self.env_spec.env_id} cannot be drawn: render() returned {type(picture).__name__}")
@@ -299,6 +336,15 @@ class MujocoVector(VectorEnv):
         self._decisions[indices] = self._held[indices] = 0
 
     @override
+    def _change_goals(self, seeds: list[int], indices: list[int]) -> None:
+        for index, seed in zip(indices, seeds, strict=True):
+            state = np.array(self._qpos[index]), np.array(self._qvel[index])
+            goal = self._task.sample_next_goal(seed, state)
+            self._goal_qpos[index] = goal[0]
+            _assign(self._goal, index, self._task.observe(*goal))
+        self._held[indices] = 0
+
+    @override
     def _step(self, actions: NDArray[np.float32], indices: NDArray[np.intp], step: VectorStep) -> None:
         self._ctrl[indices] = np.clip(actions[indices], *self._bounds)
         goal = {key: value[indices] for key, value in self._goal.items()}
@@ -319,8 +365,8 @@ class MujocoVector(VectorEnv):
         return np.array(self._batch.state)
 
     @override
-    def render(self, index: int) -> NDArray[np.uint8]:
-        return self._task.picture(self._qpos[index], goal_qpos=self._goal_qpos[index])
+    def render(self, index: int, goal: bool = True) -> NDArray[np.uint8]:
+        return self._task.picture(self._qpos[index], goal_qpos=self._goal_qpos[index] if goal else None)
 
     @override
     def close(self) -> None:

@@ -104,6 +104,31 @@ class ForethoughtEnv(gymnasium.Wrapper[Obs, NDArray[np.float32], Any, Any]):
         self._running = not (terminated or truncated)
         return obs, reward, terminated, truncated, info
 
+    def change_goal(self, seed: int) -> Obs:
+        """Another goal in the middle of the episode, which goes on as it is; returns what `info["goal"]` will be.
+
+        The environment needs a method `change_goal(seed)` that returns the goal as it states it.
+
+        Raises:
+            EnvError: it has none, raised or broke its contract, or there is no running episode.
+        """
+        if not self._running:
+            raise EnvError(f"{self.env_spec.env_id}: change_goal() needs a running episode; call reset() first")
+        if self.env_spec.goal is None or not hasattr(self.unwrapped, "change_goal"):
+            raise EnvError(
+                f"{self.env_spec.env_id} cannot change its goal within an episode: it has no method change_goal(seed)"
+            )
+        self._goal = self._guard.call("change_goal", self._change_goal, seed)
+        return self._goal
+
+    def _change_goal(self, seed: int) -> Obs:
+        inner: Any = self.unwrapped
+        raw = inner.change_goal(seed)
+        goal = self._read_goal({"desired_goal": raw}, {"goal": raw})  # whichever way it states them
+        if goal is None:
+            raise EnvError("change_goal(seed) must return the goal, got None")
+        return goal
+
     def _reset(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Obs, dict[str, Any]]:
         raw_obs, raw_info = check_reset_result(self.env.reset(seed=seed, options=options))
         obs = self._goals.read_obs(raw_obs)

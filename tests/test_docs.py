@@ -15,7 +15,7 @@ import yaml
 
 import forethought
 from forethought import ForethoughtError
-from forethought.agent.cli import build_parser
+from forethought.agent.cli import _SHORT, build_parser
 from forethought.configs.register import load
 from forethought.configs.schema import Config, EvalConfig
 
@@ -131,9 +131,8 @@ def check_forethought(arguments: list[str]) -> None:
     if parsed.command in ("train", "collect"):
         load(Config, [o for o in parsed.overrides if o != "resume=auto"])
     elif parsed.command == "eval":
-        short = {"episodes": "evaluation.episodes", "seed": "evaluation.seed"}
         pairs = [o.partition("=") for o in parsed.overrides]
-        load(EvalConfig, [f"{short.get(key, key)}={value}" for key, _, value in pairs])
+        load(EvalConfig, [f"{_SHORT.get(key, key)}={value}" for key, _, value in pairs])
 
 
 @pytest.mark.parametrize(("page", "command"), commands())

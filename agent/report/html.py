@@ -21,10 +21,6 @@ _TRUE_DYNAMICS, _RANDOM = "Planner (true dynamics)", "Random actions"
 _PERCENT = "\N{NO-BREAK SPACE}%"
 _CI = f"95{_PERCENT}\N{NO-BREAK SPACE}CI"
 _MS = "\N{NO-BREAK SPACE}ms"
-_CALIBRATIONS = (
-    ("calibration", "decisions until the goal", "Time to the goal as the model estimates it, against what it took."),
-    ("value_calibration", "discounted return", "Values of the states that the agent met, against what it then got."),
-)
 _MAX_VIDEO_BYTES = 64 * 2**20  # beyond this the page would not open well
 
 
@@ -187,7 +183,7 @@ def _add_results(page: Page, result: _Block) -> None:
     }
     for name, block in contenders.items():
         if block:
-            page.rows.append(_row(name, block))
+            page.rows.append(_row(name, block, _about_way(block)))
         elif name == _TRUE_DYNAMICS and (reason := result.data.get("reason_true_dynamics")):
             page.rows.append(Row(name, note=str(reason)))
     episodes = result.number("episodes")
@@ -206,6 +202,18 @@ def _add_results(page: Page, result: _Block) -> None:
         known = [bar for bar in bars if bar is not None]
         if known:
             draw(key, "Bars are means over the same held-out episodes; whiskers are 95 % CI.", plot, known)
+    if goals := result.data.get("per_goal"):
+        blocks = [(f"goal {k}", _Block(result.path, row, f"per_goal.{k}.")) for k, row in enumerate(goals, start=1)]
+        bars = [_interval(name, block, "success_rate", "success_ci") for name, block in blocks]
+        caption = "Success at the first, second, … goal of an episode, of those that reached all before it."
+        draw("success", caption, plots.success_bars, [bar for bar in bars if bar is not None])
+    for kind, quantity in (("steps", "predicted steps to the goal"), ("latent", "distance in goal space (RMS)")):
+        curves = {n: b.block("distance").block(kind).data for n, b in contenders.items() if b.block("distance")}
+        if curves:
+            caption = (
+                "Distance from the goal that was given, as the model sees it: medians, and 10 to 90 % of episodes."
+            )
+            draw("success", caption, plots.goal_distance_plot, curves, quantity)
     steps = result.block("steps_to_goal").numbers("values")
     if steps:
         chance = result.block("random").block("steps_to_goal").numbers("values")
@@ -221,7 +229,17 @@ def _add_results(page: Page, result: _Block) -> None:
         page.missing["success"] = "eval.json has neither success_rate nor return_mean."
 
 
-def _row(name: str, block: _Block) -> Row:
+def _about_way(block: _Block) -> str:
+    """How near a goal came that the environment does not know; empty without one."""
+    steps = block.block("distance").block("steps")
+    start, final, least = (steps.number(name) for name in ("start", "final", "least"))
+    if start is None or final is None or least is None:
+        return ""
+    way = f"{_digits(start)} at the start, {_digits(final)} at the end, {_digits(least)} at the least"
+    return f"predicted steps to the goal: {way} (medians)"
+
+
+def _row(name: str, block: _Block, note: str = "") -> Row:
     success, mean = block.number("success_rate"), block.number("return_mean")
     steps, times = block.block("steps_to_goal"), block.block("decision_ms")
     return Row(
@@ -234,18 +252,27 @@ def _row(name: str, block: _Block) -> Row:
         steps_p90=_optional(steps.number("p90")),
         decision=_optional(times.number("p50")),
         decision_p99=_optional(times.number("p99")),
+        note=note,
     )
 
 
 def _verdict(result: _Block) -> str:
     rate, episodes, mean = result.number("success_rate"), result.number("episodes"), result.number("return_mean")
     chance = result.block("random")
+    if result.data.get("goal") is not None:
+        return (
+            f"Toward the goal of {result.data['goal']}, {_about_way(result)}. "
+            "The environment does not know this goal, so there is no success rate."
+        )
     if rate is not None:
-        goals = "goals" if result.data.get("objective", "goal") == "goal" else "episodes"
+        number, all_of_them = result.number("goals_per_episode") or 1, ""
+        goals = "goals" if result.data.get("objective", "goal") == "goal" and number == 1 else "episodes"
+        if number > 1:
+            all_of_them = f"all {number:.0f} goals in "
         count = f"{_percent(rate)} of" if episodes is None else f"{round(rate * episodes)} of {episodes:.0f}"
         interval = _range(result.numbers("success_ci", 2), _percent_digits, _PERCENT)
         baseline = chance.number("success_rate")
-        text = f"Reached {count} held-out {goals}" + (f" ({_CI} {interval})" if interval else "")
+        text = f"Reached {all_of_them}{count} held-out {goals}" + (f" ({_CI} {interval})" if interval else "")
         return text + (f"; random actions reach {_percent(baseline)}." if baseline is not None else ".")
     if mean is not None:
         interval = _range(result.numbers("return_ci", 2), _digits)
@@ -350,14 +377,29 @@ def _add_imagination(page: Page, path: Path) -> None:
             curves = (errors.numbers(name) for name in ("horizon", "model", "persistence"))
             horizon, model, still = curves
             draw(caption, plots.imagination_error, horizon, model, still or None)
-        for name, quantity, caption in _CALIBRATIONS:
-            if calibration := diagnostics.block(name):
-                pairs = calibration.numbers("predicted"), calibration.numbers("true")
-                draw(caption, plots.calibration_plot, *pairs, quantity)
+        if steps := diagnostics.block("calibration"):
+            said, taken, spread = (steps.numbers(name) for name in ("predicted", "true", "disagreement"))
+            draw(_about_distances(steps), plots.distance_plot, said, taken, spread or None)
+        if values := diagnostics.block("value_calibration"):
+            caption = "Values of the states that the agent met, against what it then got."
+            pairs = values.numbers("predicted"), values.numbers("true")
+            draw(caption, plots.calibration_plot, *pairs, "discounted return")
     except plots.PlotError as error:
         raise FileError(f"cannot read {path}: {error}") from error
     if "imagination" not in page.figures:
         page.missing["imagination"] = "diagnostics.json has neither imagination, imagination_error nor calibration."
+
+
+def _about_distances(steps: _Block) -> str:
+    goals, text = steps.number("goals"), "Steps to a goal as the model predicts them, against those that it took"
+    if goals is not None:
+        whose = "reached its goal" if steps.data.get("reached") else "ended without reaching its goal"
+        text += f" the agent: from every state on its way to the one where it {whose}, {goals:.0f} times"
+    text += ". What it took is an upper bound of the shortest way."
+    correlation, error = steps.number("rank_correlation"), steps.number("mean_absolute_error")
+    if correlation is not None:
+        text += f" Rank correlation {_digits(correlation)}."
+    return text if error is None else f"{text} Mean absolute error {_digits(error)} steps."
 
 
 def _add_config(page: Page, run_dir: Path) -> None:

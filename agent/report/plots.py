@@ -332,14 +332,89 @@ def calibration_plot(predicted: ArrayLike, true: ArrayLike, quantity: str, theme
     Raises:
         PlotError: the lengths differ, or there are no values.
     """
+    x, y, _ = _pairs(predicted, true)
+    figure, axes = _against(x, y, f"predicted {quantity}", f"true {quantity}", theme)
+    _legend(axes, theme)
+    return _png(figure)
+
+
+def distance_plot(
+    predicted: ArrayLike, true: ArrayLike, disagreement: ArrayLike | None = None, theme: Theme = LIGHT
+) -> bytes:
+    """Predicted steps to a goal against the steps taken: binned median with the 10 to 90 % band, and the diagonal.
+
+    Args:
+        predicted: what the model said, `[K]`.
+        true: what it took, `[K]`.
+        disagreement: standard deviation between the members of an ensemble, `[K]`; None without one.
+        theme: colours.
+
+    Raises:
+        PlotError: the lengths differ, or there are no values.
+    """
+    said, taken, spread = _pairs(predicted, true, disagreement)
+    figure, axes = _against(taken, said, "steps taken", "predicted steps", theme)
+    if spread is not None:
+        x, middle = _trend(taken, spread, _bins(taken), np.median)[:2]
+        axes.plot(x, middle, color=theme.series[1], linewidth=1.5, linestyle="--", label="members differ by (SD)")
+    _legend(axes, theme)
+    return _png(figure)
+
+
+def goal_distance_plot(
+    curves: Mapping[str, Mapping[str, Sequence[float]]], quantity: str, theme: Theme = LIGHT
+) -> bytes:
+    """Distance to a goal by decision: medians over episodes, with the 10 to 90 % band.
+
+    Args:
+        curves: by name `median`, `low` and `high`, `[T]` each.
+        quantity: which distance, with its unit.
+        theme: colours.
+
+    Raises:
+        PlotError: there is nothing to draw, or lengths differ.
+    """
+    if not curves:
+        raise PlotError("curves must hold at least one, got none")
+    figure, (axes,) = _figure(theme, _HALF, 3.0)
+    for (name, curve), colour in zip(curves.items(), theme.series, strict=False):
+        middle, low, high = (_array(key, curve.get(key, ()), 1) for key in ("median", "low", "high"))
+        if not len(middle) == len(low) == len(high):
+            raise PlotError(f"median, low and high must be equally long, got {len(middle)}, {len(low)}, {len(high)}")
+        decisions = np.arange(len(middle))
+        axes.fill_between(decisions, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(decisions, middle, color=colour, linewidth=1.8, label=_plain(name))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("decisions")
+    axes.set_ylabel(quantity)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, theme)
+    return _png(figure)
+
+
+def _pairs(
+    predicted: ArrayLike, true: ArrayLike, disagreement: ArrayLike | None = None
+) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+    """The pairs of which both numbers are finite, and what stands beside them, if anything does."""
     x, y = _array("predicted", predicted, 1), _array("true", true, 1)
+    z = None if disagreement is None else _array("disagreement", disagreement, 1)
     if len(x) != len(y):
         raise PlotError(f"predicted and true must be equally long, got {len(x)} and {len(y)}")
+    if z is not None and len(z) != len(x):
+        raise PlotError(f"predicted and disagreement must be equally long, got {len(x)} and {len(z)}")
     known = np.isfinite(x) & np.isfinite(y)
     if not known.any():
         raise PlotError("predicted and true must hold a pair of finite numbers, got none")
-    x, y = x[known], y[known]
-    middle_x, middle, low, high = _trend(x, y, min(12, max(1, len(x) // 5)), np.median)
+    return x[known], y[known], None if z is None else z[known]
+
+
+def _bins(x: FloatArray) -> int:
+    return min(12, max(1, len(x) // 5))
+
+
+def _against(x: FloatArray, y: FloatArray, x_label: str, y_label: str, theme: Theme) -> tuple[Figure, Axes]:
+    """Axes of one scale with the trend of y over x and the diagonal."""
+    middle_x, middle, low, high = _trend(x, y, _bins(x), np.median)
     figure, (axes,) = _figure(theme, _HALF, 3.0)
     limit = 1.05 * max(float(middle_x.max()), float(high.max()), 1.0)
     least = min(0.0, float(middle_x.min()), float(low.min()))
@@ -348,10 +423,9 @@ def calibration_plot(predicted: ArrayLike, true: ArrayLike, quantity: str, theme
     axes.plot(middle_x, middle, color=theme.series[0], linewidth=1.8, marker="o", markersize=3, label="median")
     axes.set_xlim(least, limit)
     axes.set_ylim(least, limit)
-    axes.set_xlabel(f"predicted {quantity}")
-    axes.set_ylabel(f"true {quantity}")
-    _legend(axes, theme)
-    return _png(figure)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return figure, axes
 
 
 def _interval_bars(rows: Sequence[Interval], theme: Theme, text: Callable[[float], str]) -> tuple[Figure, Axes]:

@@ -51,14 +51,32 @@ class EvaluationOptions:
     """Episodes run one by one to time single decisions; they make the video too."""
     video: bool = True
     """Write rollout.mp4 of the timed episodes (their first 600 steps), where OpenGL is at hand."""
+    goals_per_episode: int = 1
+    """Goals one after the other, without a reset in between, each with the time limit of an episode; success is to
+    reach them all. For environments that can change their goal."""
+    goal: str | None = None
+    """File with one goal for all episodes: a picture where the model sees pixels, JSON where it reads vectors. The
+    environment cannot judge it: distances are measured instead of success."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "num_envs", "true_samples", "true_iterations", "true_horizon", "timed_episodes"):
+        for name in _COUNTS:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.goal is not None and self.goals_per_episode > 1:
+            raise EvaluationError(f"goals_per_episode must be 1 with goal={self.goal}, got {self.goals_per_episode}")
         if not 0 <= self.seed <= MAX_SEED:
             raise EvaluationError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
 
+
+_COUNTS = (
+    "episodes",
+    "num_envs",
+    "true_samples",
+    "true_iterations",
+    "true_horizon",
+    "timed_episodes",
+    "goals_per_episode",
+)
 
 SEED_DOMAINS = {"train": 0, "validation": 1, "test": 2}
 _DOMAIN_SIZE = 2**29
@@ -96,13 +114,16 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> list[float]:
     return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
-def score(episodes: Sequence[Episode], has_goals: bool = True) -> dict[str, Any]:
+def score(episodes: Sequence[Episode], has_goals: bool = True, goals_per_episode: int = 1) -> dict[str, Any]:
     """Success, return and steps to the goal of finished episodes.
 
-    Success is the environment's own signal; None, as is its interval, where there are neither goals nor successes.
+    Success is the environment's own signal; None, as is its interval, where there are neither goals nor successes. With
+    several goals per episode it is to have reached them all, steps are those of each that was reached, and `per_goal`
+    says of the first, second, ... goal how often it was `given` (all before it were reached) and `reached`.
     """
-    reached = [bool(e.success.any()) for e in episodes]
-    steps = sorted(int(np.argmax(e.success)) + 1 for e, ok in zip(episodes, reached, strict=True) if ok)
+    ways = [np.diff(np.flatnonzero(e.success)[:goals_per_episode] + 1, prepend=0) for e in episodes]
+    reached = [len(way) == goals_per_episode for way in ways]
+    steps = sorted(int(length) for way in ways for length in way)
     returns = [float(e.rewards.sum()) for e in episodes]
     known = has_goals or any(reached)
     return {
@@ -118,6 +139,63 @@ def score(episodes: Sequence[Episode], has_goals: bool = True) -> dict[str, Any]
             "p90": float(np.percentile(steps, 90)) if steps else None,
             "values": steps,
         },
+        **({"per_goal": _per_goal(ways, goals_per_episode)} if goals_per_episode > 1 else {}),
+    }
+
+
+def _per_goal(ways: Sequence[Array], goals: int) -> list[dict[str, Any]]:
+    rows = []
+    for number in range(goals):
+        steps = [int(way[number]) for way in ways if len(way) > number]
+        given = sum(len(way) >= number for way in ways)
+        rows.append(
+            {
+                "given": given,
+                "reached": len(steps),
+                "success_rate": len(steps) / given if given else None,
+                "success_ci": success_interval(len(steps), given) if given else None,
+                "median_steps": float(np.median(steps)) if steps else None,
+            }
+        )
+    return rows
+
+
+@torch.no_grad()
+def distances_to_goal(agent: Agent, episodes: Sequence[Episode], goal_obs: Mapping[str, Array]) -> dict[str, Any]:
+    """How far the states of episodes are from one goal, as the model sees it.
+
+    Args:
+        agent: whose model measures.
+        episodes: of any lengths.
+        goal_obs: the goal `{key: [...]}`.
+
+    Returns:
+        `steps` (predicted) and `latent` (root mean square in goal space), each with medians over the episodes of the
+        distance at the `start`, the `final` and the `least` one, and by decision the `median`, `low` and `high` (10 and
+        90 %) of those that still run.
+    """
+    model = agent.model
+    goal = agent.embed_goal({k: v[None] for k, v in goal_obs.items()})
+    steps, latent = [], []
+    for episode in episodes:
+        z = _latents(agent, episode)
+        steps.append(model.steps_to_goal(z, goal).mean(dim=0).cpu().numpy())
+        latent.append(model.goal_distance(z, goal).sqrt().cpu().numpy())
+    return {"steps": _over_time(steps), "latent": _over_time(latent)}
+
+
+def _over_time(rows: Sequence[Array]) -> dict[str, Any]:
+    table = np.full((len(rows), max(map(len, rows))), np.nan)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+    low, middle, high = np.nanquantile(table, [0.1, 0.5, 0.9], axis=0)
+    return {
+        "start": float(np.median([values[0] for values in rows])),
+        "final": float(np.median([values[-1] for values in rows])),
+        "least": float(np.median([values.min() for values in rows])),
+        "median": middle.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
     }
 
 
@@ -137,12 +215,15 @@ def run_arm(
     seeds: Sequence[int],
     on_wave: Callable[[int], None] | None = None,
     stop_on_success: bool = True,
+    goals_per_episode: int = 1,
 ) -> list[Episode]:
     """Episodes of one policy on the given seeds, in waves of at most `environments.num_envs`."""
     episodes: list[Episode] = []
     for first in range(0, len(seeds), environments.num_envs):
         wave = seeds[first : first + environments.num_envs]
-        episodes += run_episodes(environments, policy, wave, stop_on_success=stop_on_success)
+        episodes += run_episodes(
+            environments, policy, wave, stop_on_success=stop_on_success, goals_per_episode=goals_per_episode
+        )
         if on_wave is not None:
             on_wave(len(episodes))
     return episodes
@@ -154,6 +235,8 @@ def film(
     seeds: Sequence[int],
     frames: list[Array] | None,
     stop_on_success: bool = True,
+    draw_goal: bool = True,
+    goals_per_episode: int = 1,
 ) -> list[Episode]:
     """Episodes one by one, at batch size 1; `frames`, if not None, gets pictures of the first `MAX_FRAMES` steps."""
     episodes = []
@@ -161,9 +244,12 @@ def film(
 
         def on_step(rows: Array, step: Step) -> None:
             if frames is not None and len(frames) < MAX_FRAMES:
-                frames.append(environments.render(int(rows[0])))
+                frames.append(environments.render(int(rows[0]), draw_goal))
 
-        episodes += run_episodes(environments, policy, [seed], stop_on_success=stop_on_success, on_step=on_step)
+        episodes += run_episodes(
+            environments, policy, [seed], stop_on_success=stop_on_success, goals_per_episode=goals_per_episode,
+            on_step=on_step,
+        )  # fmt: skip
     return episodes
 
 
@@ -176,14 +262,16 @@ def diagnose(
     Args:
         agent: whose model is looked at.
         episodes: held out; full-length ones with varied actions say most.
-        acted: episodes of the agent itself, for the calibration of its values; `episodes` if there are none.
+        acted: episodes of the agent itself, for the calibration of its distances or values; `episodes` if there are
+            none.
         curves: episodes drawn as curves.
-        pairs: state-goal pairs for the calibration of time to goal, or states for that of the value.
+        pairs: state-goal pairs for the calibration of time to goal, or states for that of the value, at most.
 
     Returns:
         `imagination` (real and open-loop imagined curves, in normalised units), `imagination_error` by horizon beside
-        that of a model that says "nothing changes", and `calibration` of the time-to-goal head or
-        `value_calibration` of the value functions.
+        that of a model that says "nothing changes", and `calibration` of the steps to a goal (with rank correlation,
+        mean absolute error and the standard deviation between the members of a quasimetric) or `value_calibration` of
+        the value functions.
     """
     model = agent.model
     chosen = sorted(episodes, key=lambda e: -len(e.actions))[: max(curves, 10)]
@@ -211,7 +299,7 @@ def diagnose(
             "persistence": still[1:].tolist(),
         },
         **(
-            {"calibration": _calibration(agent, episodes, pairs)}
+            {"calibration": _calibration(agent, acted or episodes, pairs)}
             if model.control is None
             else {"value_calibration": _value_calibration(agent, model.control, acted or episodes, pairs)}
         ),
@@ -236,22 +324,45 @@ def _readable(
     return names, ((real - centre) @ basis).cpu().numpy(), ((dreamed - centre) @ basis).cpu().numpy()
 
 
-def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[str, list[float]]:
+def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[str, Any]:
+    """Steps as predicted from states of episodes to the goals that they reached, and as taken.
+
+    Hindsight: the goal is the state in which an episode succeeded, or where none of them did, the last of each.
+    """
     model, rng = agent.model, np.random.default_rng(0)
-    per_episode = max(1, pairs // len(episodes))
-    predicted: list[float] = []
-    true: list[float] = []
     goal_key = model.spec.goal.achieved_key if model.spec.goal and model.achieved is not None else None
+    reached = any(episode.success.any() for episode in episodes)
+    heads: list[Tensor] = []
+    taken: list[Array] = []
     for episode in episodes:
-        steps = len(episode.actions)
-        start = rng.integers(0, steps, per_episode)
-        gap = rng.integers(0, steps + 1 - start)
-        z = model.encode(agent.tensors({k: v[start] for k, v in episode.obs.items()}))
-        goal_obs = {k: v[start + gap] for k, v in episode.obs.items()}
-        goal = agent.embed_goal(goal_obs if goal_key is None else {"desired_goal": goal_obs[goal_key]})
-        predicted += model.steps_to_goal(z, goal).mean(dim=0).tolist()
-        true += gap.tolist()
-    return {"predicted": predicted, "true": true}
+        z, begin = _latents(agent, episode), 0
+        for end in (np.flatnonzero(episode.success) + 1).tolist() if reached else [len(episode.actions)]:
+            goal_obs = {k: v[end : end + 1] for k, v in episode.obs.items()}
+            goal = agent.embed_goal(goal_obs if goal_key is None else {"desired_goal": goal_obs[goal_key]})
+            heads.append(model.steps_to_goal(z[begin : end + 1], goal))
+            taken.append(np.arange(end - begin, -1, -1))
+            begin = end
+    steps, true = torch.cat(heads, dim=1).cpu().double().numpy(), np.concatenate(taken)
+    if len(true) > pairs:
+        chosen = rng.choice(len(true), pairs, replace=False)
+        steps, true = steps[:, chosen], true[chosen]
+    predicted = steps.mean(axis=0)
+    constant = np.ptp(predicted) == 0 or np.ptp(true) == 0
+    return {
+        "predicted": predicted.tolist(),
+        "true": true.tolist(),
+        "disagreement": steps.std(axis=0).tolist() if len(steps) > 1 else None,
+        "rank_correlation": None if constant else float(stats.spearmanr(predicted, true).statistic),
+        "mean_absolute_error": float(np.abs(predicted - true).mean()),
+        "goals": len(taken),
+        "reached": reached,
+    }
+
+
+def _latents(agent: Agent, episode: Episode) -> Tensor:
+    """Latents `[T+1, Z]` of all states of an episode."""
+    obs = {k: v.unsqueeze(0) for k, v in agent.tensors(episode.obs).items()}
+    return agent.model.encode_sequence(obs, torch.as_tensor(episode.actions, device=agent.device).unsqueeze(0))[0]
 
 
 def _value_calibration(
@@ -268,10 +379,7 @@ def _value_calibration(
         for t in reversed(range(steps)):
             returns[t] = episode.rewards[t] + heads.discount * returns[t + 1]
         known = steps if episode.terminated else max(1, steps - tail)
-        z = model.encode_sequence(
-            {k: v.unsqueeze(0) for k, v in agent.tensors(episode.obs).items()},
-            torch.as_tensor(episode.actions, device=agent.device).unsqueeze(0),
-        )[0]
+        z = _latents(agent, episode)
         chosen = rng.choice(known, min(per_episode, known), replace=False)
         actions = model.normalize_action(torch.as_tensor(episode.actions[chosen], device=agent.device))
         predicted += heads.expected(heads.value_logits(torch.cat([z[chosen], actions], dim=-1))).mean(dim=0).tolist()

@@ -65,6 +65,10 @@ class Environments(Protocol):
         """Start episodes; returns observations and goals (None without goals) of all rows."""
         ...
 
+    def change_goals(self, seeds: Sequence[int], indices: Sequence[int]) -> Obs:
+        """Give running rows other goals without a reset; returns the goals of all rows."""
+        ...
+
     def step(self, actions: Array, active: Array | None = None) -> Step:
         """Step the active rows with actions `[B, A]`."""
         ...
@@ -77,8 +81,8 @@ class Environments(Protocol):
         """Goals `{key: [B, ...]}` as a simulator takes them, for baselines only."""
         ...
 
-    def render(self, index: int) -> Array:
-        """A picture of one row."""
+    def render(self, index: int, goal: bool = True) -> Array:
+        """A picture of one row, with its goal or, where it can be left out, without."""
         ...
 
 
@@ -92,6 +96,10 @@ class Policy(Protocol):
     def act(self, obs: Obs, rows: Array) -> Array:
         """Actions `[b, A]` in real units for the episodes `rows [b]` that still run, seen as `obs {key: [b, ...]}`."""
         ...
+
+    def change_goals(self, goal: Obs, rows: Array) -> None:
+        """Go on toward other goals `{key: [b, ...]}` in the episodes `rows [b]`; nothing where goals do not matter."""
+        return
 
 
 class RandomPolicy(Policy):
@@ -165,6 +173,7 @@ class AgentPolicy(Policy):
         noise_beta: colour of the noise over an episode, 0 white and 1 pink, see `planners.noise`.
         switch_every: decisions after which each episode takes over the goal of the next one, so that exploration keeps
             travelling; an agent that hovers at its goal teaches the time-to-goal head that near takes long. 0 never.
+        goal_obs: one goal `{key: [...]}` for all episodes, in place of those that the environment states.
     """
 
     def __init__(
@@ -174,8 +183,10 @@ class AgentPolicy(Policy):
         switch_every: int = 0,
         plan_noise: float = 0.0,
         noise_beta: float = 0.0,
+        goal_obs: Obs | None = None,
     ) -> None:
         self.agent, self.noise, self.plan_noise, self.switch_every = agent, noise, plan_noise, switch_every
+        self.goal_obs = goal_obs
         self.steps = agent.model.spec.max_episode_steps
         self.colour: Tensor | None = None
         if noise_beta:
@@ -194,12 +205,20 @@ class AgentPolicy(Policy):
     @override
     def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
         self.carry = self.agent.init(len(seeds))
+        if self.goal_obs is not None:
+            goal = {k: np.repeat(v[None], len(seeds), axis=0) for k, v in self.goal_obs.items()}
         self.goal = None if goal is None else self.agent.embed_goal(goal)
         self.rows, self.time = np.arange(len(seeds)), 0
         if self.noise or self.plan_noise:
             shape = (1, len(seeds), self.steps, self.agent.model.spec.action_dim)
             like = torch.zeros((), device=self.agent.device)
             self.draws = sample_noise(shape, self.colour, self.agent.generator, like)[0]
+
+    @override
+    def change_goals(self, goal: Obs, rows: Array) -> None:
+        if self.goal is not None:
+            at = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
+            self.goal = self.goal.index_copy(0, at, self.agent.embed_goal(goal))
 
     @override
     def act(self, obs: Obs, rows: Array) -> Array:
@@ -273,6 +292,10 @@ class SimulatorPolicy(Policy):
         self.state, self.rows = None, np.arange(len(seeds))
 
     @override
+    def change_goals(self, goal: Obs, rows: Array) -> None:
+        self.goal = self.environments.simulator_goals() or {}
+
+    @override
     def act(self, obs: Obs, rows: Array) -> Array:
         states = self.environments.simulator_states()
         assert states is not None
@@ -324,6 +347,7 @@ def run_episodes(
     seeds: Sequence[int],
     *,
     stop_on_success: bool = False,
+    goals_per_episode: int = 1,
     meta: Mapping[str, Any] | None = None,
     on_step: Callable[[Array, Step], None] | None = None,
 ) -> list[Episode]:
@@ -334,6 +358,8 @@ def run_episodes(
         policy: acts on the rows that still run.
         seeds: of the episodes; also noted in their metadata.
         stop_on_success: end an episode (for the caller; it is neither terminated nor truncated) at its first success.
+        goals_per_episode: with more than one, the environment states another goal, without a reset, at each success but
+            the last, where the episode ends; so it does where a goal takes longer than its share of the time limit.
         meta: further metadata of every episode.
         on_step: called after each step with the rows that were stepped and what the step gave.
 
@@ -344,7 +370,8 @@ def run_episodes(
     obs, goal = environments.reset(list(seeds), list(range(count)))
     goals = None if goal is None else {k: np.array(v[:count]) for k, v in goal.items()}
     recorder = _Recorder([_copy(obs, count)])
-    lengths = np.zeros(count, np.int64)
+    lengths, reached, since = (np.zeros(count, np.int64) for _ in range(3))
+    patience = environments.env_spec.max_episode_steps // goals_per_episode
     terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
     policy.reset(seeds, goals)
     active = np.zeros(environments.num_envs, bool)
@@ -362,9 +389,19 @@ def run_episodes(
         lengths[rows] += 1
         terminated[rows], truncated[rows] = step.terminated[rows], step.truncated[rows]
         over = step.terminated | step.truncated
-        active &= ~(over | step.success if stop_on_success else over)
+        active &= ~(over | step.success if stop_on_success and goals_per_episode == 1 else over)
         if on_step is not None:
             on_step(rows, step)
+        if goals_per_episode > 1:
+            reached += step.success[:count]
+            late = (lengths - since >= patience) & ~step.success[:count]
+            active[:count] &= (reached < goals_per_episode) & ~late
+            again = np.flatnonzero(active[:count] & step.success[:count])
+            if len(again):
+                new = [_goal_seed(seeds[row], int(reached[row])) for row in again.tolist()]
+                changed = environments.change_goals(new, again.tolist())
+                policy.change_goals({k: v[again] for k, v in changed.items()}, again)
+                since[again] = lengths[again]
     shared = dict(meta or {})
     return [
         Episode(
@@ -374,6 +411,11 @@ def run_episodes(
         )
         for i, recorded in enumerate(recorder.episodes(lengths, terminated, truncated))
     ]
+
+
+def _goal_seed(seed: int, number: int) -> int:
+    """Seed of a later goal of the episode with a seed; the first follows from the reset."""
+    return int(np.random.default_rng([seed, 0x60A1, number]).integers(2**31))
 
 
 def live_or_recall(

@@ -115,13 +115,20 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
         """Start and goal states of the episode that `reset(seed=seed)` plays."""
         return self._draw(seeding.np_random(seed)[0])
 
+    def sample_next_goal(self, seed: int, state: State) -> State:
+        """The goal that `change_goal(seed)` gives in a state: not reached there."""
+        return self._draw_goal(seeding.np_random(seed)[0], state)
+
     def _draw(self, rng: np.random.Generator) -> tuple[State, State]:
         start = self.sample_start(rng)
+        return start, self._draw_goal(rng, start)
+
+    def _draw_goal(self, rng: np.random.Generator, start: State) -> State:
         goal = self.sample_goal(rng, start)
         # No episode starts where it should end.
         while self.reached(self.observe(*start), self.observe(*goal)):
             goal = self.sample_goal(rng, start)
-        return start, goal
+        return goal
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         """Start an episode; its start and goal follow from `seed` alone, or from the generator where it is None."""
@@ -131,6 +138,18 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
         self._goal_state, self._goal, self._held = goal, self.observe(*goal), 0
         return self.observe(self.data.qpos, self.data.qvel), self._info()
+
+    def change_goal(self, seed: int) -> Obs:
+        """Another goal from here, without a reset; returns what stands in `info["goal"]` from now on.
+
+        Raises:
+            EnvError: there was no reset before.
+        """
+        self._require_goal()
+        state = self.data.qpos.copy(), self.data.qvel.copy()
+        self._goal_state = goal = self.sample_next_goal(seed, state)
+        self._goal, self._held = self.observe(*goal), 0
+        return self.goal
 
     def step(self, action: NDArray[np.float32]) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Hold `action` for `frame_skip` physics steps.
@@ -187,7 +206,7 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
 
     def _require_goal(self) -> State:
         if self._goal_state is None:
-            raise EnvError(f"{type(self).__name__} has no goal to draw before its first reset")
+            raise EnvError(f"{type(self).__name__} has no goal before its first reset")
         return self._goal_state
 
     def _pose(self, qpos: Floats) -> mujoco.MjData:

@@ -128,11 +128,12 @@ class FakeEnvironments(Environments):
     """Episodes that follow from their seed s, whatever is done: `position` is (s, time), the goal (-s, 0).
 
     They last 3 + s % 4 decisions, terminate if s is odd and are truncated if it is even; decision 2 + s % 5 is a
-    success (where the episode lasts that long) and every reward is the time.
+    success (where the episode lasts that long) and every reward is the time. Another goal is (-100 - s, -time).
     """
 
     num_envs: int
     actions: list[tuple[Array, Array]] = field(default_factory=list)
+    changes: list[tuple[list[float], list[int]]] = field(default_factory=list)
     env_spec: EnvSpec = FAKE_SPEC
 
     def __post_init__(self) -> None:
@@ -164,13 +165,21 @@ class FakeEnvironments(Environments):
             active & (time == 2 + seed % 5),
         )
 
+    def change_goals(self, seeds: Sequence[int], indices: Sequence[int]) -> dict[str, Array]:
+        assert self.running[list(indices)].all()
+        assert len(set(seeds)) == len(seeds) == len(indices)
+        self.changes.append((self.state[list(indices), 1].tolist(), list(indices)))
+        goal = -self.state
+        goal[list(indices), 0] -= 100
+        return {"position": goal}
+
     def simulator_states(self) -> Array | None:
         return self.state.astype(np.float64)
 
     def simulator_goals(self) -> dict[str, Array]:
         return {"position": -self.state}  # the seed, negated, as of the goals that `reset` gives
 
-    def render(self, index: int) -> Array:
+    def render(self, index: int, goal: bool = True) -> Array:
         return np.full((2, 2, 3), self.state[index, 1], np.uint8)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from forethought.agent.agent import Agent, AgentError, AgentOptions, Carry, planning_dtype, select
+from forethought.agent.agent import Agent, AgentError, AgentOptions, Carry, merge, planning_dtype, select
 from forethought.agent.objectives import DisagreementObjective, GoalObjective, GoalOptions, ObjectiveError
 from forethought.planners import CostFn, Plan, make_planner
 
@@ -324,6 +324,58 @@ def test_exploration_needs_no_goal(make_agent: AgentMaker, watch: Maker) -> None
     _, _, plan = agent.act(watch(agent, 2, 1)[0], agent.init(2), None)
     assert plan is not None
     assert (plan.cost < 0).all()
+
+
+# -- goals that change -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_of_a_plan_is_dropped_where_the_goal_changes(make_agent: AgentMaker, watch: Maker) -> None:
+    planner = Scripted()
+    agent = make_agent(planner, options={"replan_every": 3})
+    seen = watch(agent, 2, 6)
+    one, two = agent.embed_goal(seen[4]), agent.embed_goal(seen[5])
+    mixed = torch.stack([one[0], two[1]])  # only the second episode turns to another goal
+    carry, plans = agent.init(2), []
+    for obs, goal in zip(seen, [one, one, mixed, mixed.clone(), mixed, mixed], strict=True):
+        action, carry, plan = agent.act(obs, carry, goal)
+        plans.append(plan is not None)
+        if plan is not None:
+            assert torch.equal(action, plan.actions[:, 0])
+    assert plans == [True, False, True, False, False, True]
+    # The search of the first goes on where it was; that of the second starts afresh.
+    assert [call["time"] for call in planner.calls] == [[0, 0], [2, 0], [5, 3]]
+
+
+def test_a_goal_that_is_changed_in_place_is_noticed(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent(Scripted(), options={"replan_every": 3})
+    seen = watch(agent, 1, 3)
+    goal = agent.embed_goal(seen[2])
+    _, carry, _ = agent.act(seen[0], agent.init(1), goal)
+    goal += 1
+    assert agent.act(seen[1], carry, goal)[2] is not None
+
+
+@pytest.mark.parametrize("planner", ["icem", "mppi", "cem", "random_shooting", "gradient", "sample_gradient"])
+@pytest.mark.parametrize("recurrence", ["none", "gru"])
+def test_nothing_of_the_last_goal_is_left_but_the_belief(
+    make_agent: AgentMaker, watch: Maker, planner: str, recurrence: str
+) -> None:
+    agent = make_agent(planner, options={"replan_every": 2}, recurrence=recurrence)
+    seen = watch(agent, 1, 4)
+    goals = [agent.embed_goal(obs) for obs in seen[2:]]
+    _, carry, _ = agent.act(seen[0], agent.init(1), goals[0])
+    agent.generator.manual_seed(5)
+    action, _, _ = agent.act(seen[1], carry, goals[1])
+    agent.generator.manual_seed(5)
+    afresh = Carry(agent.planner.init(1), latent=carry.latent, action=carry.action)
+    assert torch.equal(action, agent.act(seen[1], afresh, goals[1])[0])
+
+
+def test_merge_takes_rows_of_everything_with_rows() -> None:
+    old, new = Clock(torch.tensor([[1.0], [2.0]])), Clock(torch.zeros(2, 1))
+    merged = merge(torch.tensor([False, True]), Carry(new, age=1), Carry(old, age=7))
+    assert merged.planner.time.tolist() == [[1.0], [0.0]]
+    assert (merged.latent, merged.age) == (None, 7)
 
 
 # -- options -----------------------------------------------------------------------------------------------------------

@@ -19,14 +19,17 @@ from typing_extensions import override
 
 from forethought import UnknownNameError, make_env
 from forethought.agent import build
+from forethought.agent.agent import Agent
 from forethought.agent.build import RunError, load_agent
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training import rollout
 from forethought.agent.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from forethought.agent.training.evaluate import episode_seeds
 from forethought.agent.training.metrics import read_metrics
 from forethought.agent.world_model.encoders import ObsEncoder
 from forethought.configs.register import load
 from forethought.configs.schema import Config, EvalConfig
+from forethought.envs.goal_files import read_goal
 from forethought.envs.spec import EnvError
 from forethought.envs.vector import MujocoVector
 
@@ -393,6 +396,83 @@ def test_the_process_is_left_as_it_was(small: list[str], tmp_path: Path) -> None
     assert sys.float_info.min / 2 > 0
 
 
+# -- goals of one's own, and several in one episode -------------------------------------------------------------------
+
+
+def test_a_goal_from_the_environment_is_written_as_it_is(tmp_path: Path, small_run: Path) -> None:
+    spec = load_agent(small_run).model.spec
+    path = build.save_goal(small_run, tmp_path / "goal.json", seed=3)
+    env = make_env(spec.env_id)
+    _, info = env.reset(seed=episode_seeds("test", 3, 0, 1)[0])
+    goal = read_goal(path, spec)
+    assert goal.keys() == info["goal"].keys()
+    for key, value in goal.items():
+        np.testing.assert_array_equal(value, info["goal"][key])
+
+
+def test_episodes_toward_a_goal_of_ones_own_are_measured_and_not_judged(
+    tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        MujocoVector, "render", lambda self, index, goal=True: pytest.fail("drew the goal") if goal else FRAME
+    )
+    run = shutil.copytree(small_run, tmp_path / "run")
+    path = build.save_goal(run, tmp_path / "goal.json")
+    options = ["threads=1", "evaluation.episodes=2", "evaluation.timed_episodes=1", "evaluation.latent_l2=true"]
+    monkeypatch.setattr(build, "_why_not_drawn", lambda environments, seed: None)
+    result = build.evaluate(load(EvalConfig, [f"run={run}", *options, f"evaluation.goal={path}"]))
+    assert result["goal"] == str(path)
+    assert result["success_rate"] is None
+    assert result["return_mean"] is None
+    assert result["true_dynamics"] is None
+    assert result["video"] == "rollout.mp4"
+    for block in (result, result["random"], result["arms"]["latent_l2"]):
+        for kind in ("steps", "latent"):
+            assert len(block["distance"][kind]["median"]) == 21  # whole episodes
+            assert block["distance"][kind]["least"] <= block["distance"][kind]["final"]
+    assert "calibration" not in json.loads((run / "diagnostics.json").read_text())
+    assert "does not know this goal" in (run / "report.html").read_text()
+
+
+FRAME = np.zeros((16, 16, 3), np.uint8)
+
+
+def test_the_picture_of_a_goal_stands_beside_every_frame() -> None:
+    frames = [np.full((32, 32, 3), t, np.uint8) for t in range(3)]
+    picture = np.concatenate([np.full((8, 8, 3), 9, np.uint8), np.full((8, 8, 3), 200, np.uint8)], axis=2)
+    beside = list(build._beside(frames, {"pixels": picture}))
+    assert [frame.shape for frame in beside] == [(32, 68, 3)] * 3
+    assert all((frame[:, :32] == t).all() and (frame[:, -32:] == 200).all() for t, frame in enumerate(beside))
+    assert build._beside(frames, None) is frames
+    assert build._beside(frames, {"position": np.zeros(2)}) is frames
+
+
+def test_several_goals_need_an_environment_that_changes_them(tmp_path: Path, faulty: list[str]) -> None:
+    run = build.train(load(Config, [*faulty, f"out={tmp_path}/run", "training.rounds=0"]))
+    with pytest.raises(EnvError, match="Faulty-v0 cannot change its goal within an episode: it has no method"):
+        build.evaluate(load(EvalConfig, [f"run={run}", "threads=1", "evaluation.goals_per_episode=2"]))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("goal=goal.json", "evaluation.goal needs a run with objective=goal, got objective=reward"),
+        ("goals_per_episode=2", "evaluation.goals_per_episode needs objective=goal, got objective=reward"),
+    ],
+)
+def test_goals_need_a_run_for_goals(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, option: str, message: str
+) -> None:
+    def for_reward(*arguments: Any, **options: Any) -> Agent:
+        agent = load_agent(*arguments, **options)
+        agent.model.purpose = "reward"
+        return agent
+
+    monkeypatch.setattr(build, "load_agent", for_reward)
+    with pytest.raises(RunError, match=message):
+        build.evaluate(load(EvalConfig, [f"run={small_run}", "threads=1", f"evaluation.{option}"]))
+
+
 # -- collecting -------------------------------------------------------------------------------------------------------
 
 
@@ -438,6 +518,7 @@ FIELDS = {
     "success_rate", "success_ci", "return_mean", "return_ci", "returns", "episodes", "decision_ms", "steps_to_goal",
     "random", "true_dynamics", "reason_true_dynamics", "arms", "plan", "video", "video_reason", "seeds", "command",
     "seed", "env", "objective", "planner", "checkpoint", "versions", "machine", "commit", "time", "seconds",
+    "goals_per_episode",
 }  # fmt: skip
 
 
@@ -518,7 +599,7 @@ def test_what_is_not_asked_for_is_not_measured(
 def test_an_environment_that_cannot_be_drawn_is_evaluated_without_a_video(
     outcome: Any, reason: str, tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def render(self: MujocoVector, index: int) -> Any:
+    def render(self: MujocoVector, index: int, goal: bool = True) -> Any:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

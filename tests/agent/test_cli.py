@@ -21,7 +21,7 @@ from forethought.agent.cli import ConsoleProgress, build_parser, main
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training.checkpoint import load_checkpoint
 
-COMMANDS = ["quickstart", "collect", "train", "eval", "envs", "doctor", "memory"]
+COMMANDS = ["quickstart", "collect", "train", "eval", "goal", "envs", "doctor", "memory"]
 ENV = "env=forethought/PointMass-v0"
 
 
@@ -43,7 +43,7 @@ def test_help_shows_three_examples_that_can_be_parsed(cli: Any, command: str) ->
     done = cli(command, "--help")
     assert done.code == 0
     examples = [line.strip() for line in done.out.splitlines() if line.startswith(f"  forethought {command}")]
-    assert len(examples) == 3
+    assert len(examples) >= 3
     for example in examples:
         words = example.split("  ")[0].split()[1:]
         assert build_parser().parse_args(words).command == command
@@ -335,6 +335,56 @@ def test_eval_prints_a_table_and_takes_the_options_of_its_run(
     assert cli("eval", f"run={run}", *quick, *other).code == 0
     result = json.loads((run / "eval.json").read_text())
     assert planner_of(result) == ("mppi", 32, 10)
+
+
+def test_eval_counts_the_goals_of_an_episode(
+    cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    run = shutil.copytree(small_run, tmp_path / "run")
+    quick = ["threads=1", "episodes=3", "evaluation.timed_episodes=1", "evaluation.video=false"]
+    done = cli("eval", f"run={run}", *quick, "evaluation.goals_per_episode=2", "evaluation.true_samples=8")
+    assert (done.code, done.err) == (0, "")
+    assert "3 held-out episodes of 2 goals" in done.out
+    result = json.loads((run / "eval.json").read_text())
+    assert result["goals_per_episode"] == 2
+    assert result["per_goal"][0]["given"] == 3
+    assert len(result["per_goal"]) == len(result["random"]["per_goal"]) == len(result["true_dynamics"]["per_goal"]) == 2
+    assert max(result["steps_to_goal"]["values"], default=0) <= 20  # each goal has the time of an episode
+
+
+def test_a_goal_from_a_file_is_written_and_reached_for(
+    cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    run = shutil.copytree(small_run, tmp_path / "run")
+    done = cli("goal", f"run={run}", f"out={tmp_path / 'my goal.json'}", "seed=3")
+    assert (done.code, done.out) == (0, f"goal: {tmp_path / 'my goal.json'}\n")
+    quick = ["threads=1", "episodes=2", "evaluation.timed_episodes=1", "evaluation.video=false"]
+    done = cli("eval", f"run={run}", *quick, f"goal={tmp_path / 'my goal.json'}")
+    assert (done.code, done.err) == (0, "")
+    rows = [line for line in done.out.splitlines() if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows] == ["planner", "random"]
+    result = json.loads((run / "eval.json").read_text())
+    assert result["success_rate"] is None
+    assert result["goal"] == str(tmp_path / "my goal.json")
+    assert_error(cli("eval", f"run={run}", *quick, "goal=nowhere.json"), "goal must be a file, but there is no nowhere")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["out=goal.json"], "run must be given: run=…"),
+        (["run={run}"], "out must be given: out=…"),
+        (["run={run}", "out=goal.png"], "out must end in .json for goals of forethought/PointMass-v0"),
+        (["run={run}", "out=goal.json", "sead=3"], "unknown key of goal 'sead': did you mean seed"),
+        (["run={run}", "out=goal.json", "seed=-1"], "seed must be between 0 and"),
+        (["run={run}", "out=goal.json", "seed=x"], "evaluation.seed"),
+        (["run=nowhere", "out=goal.json"], "run=nowhere must be the folder of a run"),
+    ],
+)
+def test_goal_says_what_is_wrong(cli: Any, small_run: Path, overrides: list[str], message: str) -> None:
+    assert_error(cli("goal", *(o.format(run=small_run) for o in overrides)), message)
 
 
 def test_quickstart_trains_and_then_evaluates(cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

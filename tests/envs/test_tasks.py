@@ -195,6 +195,46 @@ def test_success_must_be_held(task):
     assert info["success"] is (task.hold_steps == 1)  # the count began anew
 
 
+def test_another_goal_comes_without_a_reset(task):
+    _, info = task.reset(seed=0)
+    action = np.full(task.action_space.shape, 0.3, np.float32)
+    for _ in range(5):
+        obs, *_ = task.step(action)
+    state = task.data.qpos.copy(), task.data.qvel.copy()
+    goal = task.change_goal(7)
+    assert any((goal[key] != info["goal"][key]).any() for key in goal)
+    assert_same(goal, task.observe(*task.sample_next_goal(7, state)))
+    assert not task.reached(obs, goal)
+    np.testing.assert_array_equal(task.data.qpos, state[0])  # nothing else has happened
+    np.testing.assert_array_equal(task.data.qvel, state[1])
+    assert_same(task.step(action)[4]["goal"], goal)
+    assert any((task.change_goal(8)[key] != goal[key]).any() for key in goal)
+
+
+def test_another_goal_is_not_reached_where_it_is_given(task):
+    for seed in range(20):
+        task.reset(seed=seed)
+        put(task, *task.sample_next_goal(seed, (task.data.qpos.copy(), task.data.qvel.copy())))
+        goal = task.change_goal(seed)
+        assert not task.reached(task.observe(task.data.qpos, task.data.qvel), goal)
+
+
+def test_another_goal_must_be_held_anew(task, monkeypatch):
+    task.reset(seed=0)
+    monkeypatch.setattr(task, "reached", lambda obs, goal: np.True_)
+    action = np.zeros(task.action_space.shape, np.float32)
+    assert [task.step(action)[4]["success"] for _ in range(task.hold_steps)][-1]
+    monkeypatch.undo()
+    task.change_goal(1)
+    monkeypatch.setattr(task, "reached", lambda obs, goal: np.True_)
+    assert task.step(action)[4]["success"] is (task.hold_steps == 1)
+
+
+def test_no_other_goal_before_the_first_reset(task):
+    with pytest.raises(EnvError, match="no goal before its first reset"):
+        task.change_goal(0)
+
+
 def test_the_goal_in_info_is_the_callers_own(task):
     _, info = task.reset(seed=0)
     kept = {key: value.copy() for key, value in info["goal"].items()}
@@ -214,7 +254,7 @@ def test_no_step_before_the_first_reset(task):
 
 
 def test_no_goal_to_draw_before_the_first_reset(task):
-    with pytest.raises(EnvError, match="no goal to draw before its first reset"):
+    with pytest.raises(EnvError, match="no goal before its first reset"):
         task.render_goal_pixels(32)
 
 

@@ -190,6 +190,57 @@ def test_backends_have_the_same_simulator_states(env_id):
         np.testing.assert_array_equal(goal, sync.simulator_goals()[key])
 
 
+@pytest.mark.parametrize("env_id", TASK_IDS)
+def test_goals_change_as_in_the_single_environment(backend, env_id):
+    env, single = make_vector(env_id, 3, backend=backend), make_env(env_id)
+    _, first = env.reset([5, 6, 7])
+    single.reset(seed=7)
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        for _ in range(4):
+            actions = actions_for(env, rng)
+            env.step(actions)
+            single.step(actions[2])
+        goal = env.change_goals([11 + number, 12 + number], [0, 2])
+        assert_rows(goal, 2, single.change_goal(12 + number))
+        assert_rows(goal, 1, {key: value[1] for key, value in first.items()})  # which nobody changed
+        assert all((env.goal[key] == goal[key]).all() for key in goal)
+    actions = actions_for(env, rng)
+    step = env.step(actions)
+    obs, *_, info = single.step(actions[2])
+    assert_rows(step.obs, 2, obs)
+    assert_rows(env.goal, 2, info["goal"])
+    assert_rows({key: value[2:] for key, value in env.simulator_goals().items()}, 0, info["goal"])
+    env.close()
+
+
+def test_a_changed_goal_must_be_held_anew(backend, monkeypatch):
+    env = make_vector("forethought/Cartpole-v0", 2, backend=backend)
+    env.reset([0, 1])
+    still = np.zeros((2, 1), np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(Cartpole, "reached", lambda self, obs, goal: np.ones(obs["position"].shape[:-1], bool))
+        assert [env.step(still).success.tolist() for _ in range(25)][-1] == [True, True]
+    env.change_goals([3], [0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Cartpole, "reached", lambda self, obs, goal: np.ones(obs["position"].shape[:-1], bool))
+        assert env.step(still).success.tolist() == [False, True]
+    env.close()
+
+
+def test_goals_that_cannot_change(reacher):
+    reacher.reset([0, 1], [0, 1])
+    with pytest.raises(EnvError, match="seeds must be as many as the goals that change, 1, got 2"):
+        reacher.change_goals([0, 1], [0])
+    with pytest.raises(EnvError, match=r"goals can change in running episodes only, got \[0, 2\]"):
+        reacher.change_goals([0, 1], [0, 2])
+    other = make_vector("Pendulum-v1", 1)
+    other.reset([0])
+    with pytest.raises(EnvError, match=r"Pendulum-v1 cannot change its goal within an episode: it has no method chang"):
+        other.change_goals([0], [0])
+    other.close()
+
+
 def test_auto_takes_the_native_backend_where_it_can():
     assert isinstance(make_vector(REACHER, 1), MujocoVector)
     assert isinstance(make_vector("Pendulum-v1", 1), SyncVector)
@@ -353,6 +404,18 @@ def test_pictures_show_the_goal_and_are_the_same_in_both_backends():
     assert (native.render(0) != picture).any()
     native.close()
     sync.close()
+
+
+@needs_opengl
+def test_a_picture_can_leave_the_goal_out(backend):
+    env = make_vector(REACHER, 1, backend=backend)
+    env.reset([0])
+    with_goal, without = env.render(0), env.render(0, goal=False)
+    assert (with_goal != without).any()
+    env.change_goals([3], [0])
+    assert (env.render(0) != with_goal).any()
+    np.testing.assert_array_equal(env.render(0, goal=False), without)
+    env.close()
 
 
 @needs_opengl

@@ -204,3 +204,64 @@ def test_unsupported_spaces_name_the_environment(attribute, space, message):
 def test_bad_actions_name_the_environment():
     with pytest.raises(EnvError, match=r"Counter-v0: step\(\) at decision 1 .*shape \(4,\), got \(2, 2\)"):
         make().step(np.zeros((2, 2), np.float32))
+
+
+# -- goals that change within an episode -------------------------------------------------------------------------------
+
+
+class Changing(Counter):
+    """States goals by either convention; the next one follows from its seed."""
+
+    def __init__(self, achieved=False):
+        super().__init__(goals={0: np.zeros(2)})
+        self.achieved, self.goal = achieved, np.zeros(2)
+        if achieved:
+            box = spaces.Box(-9, 9, (2,), np.float64)
+            self.observation_space = spaces.Dict({"achieved_goal": box, "desired_goal": box})
+
+    def reset(self, *, seed=None, options=None):
+        self.goal = np.zeros(2)
+        obs, info = super().reset(seed=seed)
+        return self.present(obs), info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return self.present(obs), *rest
+
+    def present(self, obs):
+        return {"achieved_goal": obs, "desired_goal": self.goal} if self.achieved else obs
+
+    def change_goal(self, seed):
+        self.goal = np.full(2, seed / 10)
+        return self.goal
+
+
+@pytest.mark.parametrize("achieved", [False, True])
+def test_a_goal_changes_by_either_convention(achieved):
+    env = ForethoughtEnv(Changing(achieved), "Changing-v0")
+    env.reset(seed=0)
+    env.step(ACTION)
+    key = "desired_goal" if achieved else "observation"
+    np.testing.assert_array_equal(env.change_goal(3)[key], np.float32([0.3, 0.3]))
+    np.testing.assert_array_equal(env.step(ACTION)[4]["goal"][key], np.float32([0.3, 0.3]))
+    np.testing.assert_array_equal(env.reset(seed=0)[1]["goal"][key], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"), [(None, "must return the goal, got None"), (np.zeros(3), "must be an observation")]
+)
+def test_a_changed_goal_must_be_one(monkeypatch, returned, message):
+    monkeypatch.setattr(Changing, "change_goal", lambda self, seed: returned)
+    env = ForethoughtEnv(Changing(), "Changing-v0")
+    env.reset(seed=0)
+    with pytest.raises(EnvError, match=message):
+        env.change_goal(3)
+
+
+def test_a_goal_changes_in_a_running_episode_only_and_where_it_can():
+    env = ForethoughtEnv(Changing(), "Changing-v0")
+    with pytest.raises(EnvError, match="needs a running episode"):
+        env.change_goal(0)
+    env = make(goals={0: np.zeros(2)})
+    with pytest.raises(EnvError, match=r"Counter-v0 cannot change its goal .* it has no method change_goal\(seed\)"):
+        env.change_goal(0)

@@ -127,6 +127,8 @@ def _quick_plots(monkeypatch: pytest.MonkeyPatch) -> None:
         "imagination_plot",
         "imagination_error",
         "calibration_plot",
+        "distance_plot",
+        "goal_distance_plot",
         "steps_to_goal_hist",
         "decision_time_hist",
     ):
@@ -228,6 +230,47 @@ def test_parts_of_the_diagnostics_are_optional(run_dir: Path) -> None:
     assert parse(run_dir).pictures["imagination"] == 1
     write_json(run_dir / "diagnostics.json", {})
     assert "neither imagination" in parse(run_dir).text["imagination"]
+
+
+@pytest.mark.usefixtures("_quick_plots")
+def test_goals_of_one_episode_are_counted_by_number(run_dir: Path) -> None:
+    rows = [{"success_rate": r, "success_ci": [r, r], "given": 100, "reached": 1} for r in (0.9, 0.5)]
+    rows.append({"success_rate": None, "success_ci": None, "given": 0, "reached": 0})
+    before = parse(run_dir).pictures["success"]
+    edit(run_dir, "eval.json", lambda data: data.update(goals_per_episode=3, per_goal=rows, success_rate=0.25))
+    page = parse(run_dir)
+    assert "Reached all 3 goals in 25 of 100 held-out episodes" in page.text["header"]
+    assert page.pictures["success"] == before + 1
+
+
+@pytest.mark.usefixtures("_quick_plots")
+def test_a_goal_that_the_environment_does_not_know_has_distances_and_no_success(run_dir: Path) -> None:
+    way = {"start": 40.0, "final": 1.5, "least": 0.75, "median": [40.0, 1.5], "low": [39.0, 1.0], "high": [41.0, 2.0]}
+    block = {"success_rate": None, "success_ci": None, "return_mean": None, "return_ci": None, "steps_to_goal": None}
+    block["distance"] = {"steps": way, "latent": way}
+    edit(run_dir, "eval.json", lambda data: data.update({**block, "goal": "my/goal.png", "random": block, "arms": {}}))
+    page = parse(run_dir)
+    text = "predicted steps to the goal: 40 at the start, 1.5 at the end, 0.75 at the least (medians)"
+    assert f"Toward the goal of my/goal.png, {text}. The environment does not know this goal" in page.text["header"]
+    assert page.text["results"].count(text) == 2
+    assert page.pictures["success"] == 2
+    assert "success, 95" not in page.text["success"]
+
+
+@pytest.mark.usefixtures("_quick_plots")
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"goals": 40, "reached": True}, "to the one where it reached its goal, 40 times"),
+        ({"goals": 40, "reached": False}, "to the one where it ended without reaching its goal, 40 times"),
+        ({"rank_correlation": 0.876, "mean_absolute_error": 1.5}, "Rank correlation 0.876. Mean absolute error 1.5 st"),
+    ],
+)
+def test_the_caption_of_distances_says_what_they_are(run_dir: Path, changes: dict[str, Any], expected: str) -> None:
+    edit(run_dir, "diagnostics.json", lambda data: data["calibration"].update(changes))
+    text = parse(run_dir).text["imagination"]
+    assert expected in text
+    assert "an upper bound of the shortest way" in text
 
 
 @pytest.mark.usefixtures("_quick_plots")

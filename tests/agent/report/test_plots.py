@@ -56,6 +56,22 @@ CASES: dict[str, tuple[Callable[..., bytes], tuple[Any, ...]]] = {
         plots.calibration_plot,
         (RNG.uniform(0, 30, 200), RNG.uniform(0, 30, 200), "steps"),
     ),
+    "distance": (plots.distance_plot, (RNG.uniform(0, 30, 200), RNG.integers(0, 30, 200))),
+    "distance, ensemble": (
+        plots.distance_plot,
+        (RNG.uniform(0, 30, 200), RNG.integers(0, 30, 200), RNG.uniform(0, 3, 200)),
+    ),
+    "goal distance": (
+        plots.goal_distance_plot,
+        (
+            {
+                name: {"median": [9.0, 5.0, 1.0], "low": [8.0, 4.0, 0.0], "high": [10.0, 7.0, 3.0]}
+                for name in ("planner", "random")
+            },
+            "steps",
+        ),
+    ),
+    "distance, one value": (plots.distance_plot, ([3.0], [4.0], [0.5])),
     "calibration, one value": (plots.calibration_plot, ([3.0], [4.0], "steps")),
 }
 

@@ -21,6 +21,7 @@ from forethought.agent.training.evaluate import (
     EvaluationOptions,
     decision_time,
     diagnose,
+    distances_to_goal,
     episode_seeds,
     film,
     mean_interval,
@@ -120,6 +121,24 @@ def test_score_by_hand() -> None:
     json.dumps(result, allow_nan=False)
 
 
+def test_score_of_several_goals_by_hand() -> None:
+    def episode(*successes: int) -> Episode:
+        return episode_of([t + 1 in successes for t in range(12)])
+
+    result = score([episode(), episode(4), episode(2, 10), episode(3, 5)], goals_per_episode=2)
+    assert result["success_rate"] == 0.5
+    assert result["success_ci"] == success_interval(2, 4)
+    assert result["steps_to_goal"]["values"] == [2, 2, 3, 4, 8]
+    assert result["per_goal"] == [
+        {"given": 4, "reached": 3, "success_rate": 0.75, "success_ci": success_interval(3, 4), "median_steps": 3.0},
+        {"given": 3, "reached": 2, "success_rate": 2 / 3, "success_ci": success_interval(2, 3), "median_steps": 5.0},
+    ]
+    third = score([episode(2, 10)], goals_per_episode=4)["per_goal"][2:]
+    assert [row["given"] for row in third] == [1, 0]
+    assert third[1] == {"given": 0, "reached": 0, "success_rate": None, "success_ci": None, "median_steps": None}
+    json.dumps(third, allow_nan=False)
+
+
 def test_score_without_any_success() -> None:
     result = score([episode_of([False, False])])
     assert result["success_rate"] == 0.0
@@ -139,12 +158,28 @@ def test_decision_times_leave_out_the_warm_up() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(n, 0) for n in ("episodes", "num_envs", "true_samples", "true_iterations", "true_horizon", "timed_episodes")],
+    [
+        (name, 0)
+        for name in (
+            "episodes",
+            "num_envs",
+            "true_samples",
+            "true_iterations",
+            "true_horizon",
+            "timed_episodes",
+            "goals_per_episode",
+        )
+    ],
 )
 def test_bad_options_are_refused(name: str, value: int) -> None:
     with pytest.raises(EvaluationError) as error:
         EvaluationOptions(**{name: value})
     assert str(error.value) == f"{name} must be at least 1, got {value}"
+
+
+def test_a_goal_from_a_file_is_one_for_the_whole_episode() -> None:
+    with pytest.raises(EvaluationError, match=r"goals_per_episode must be 1 with goal=x\.png, got 2"):
+        EvaluationOptions(goal="x.png", goals_per_episode=2)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
@@ -245,9 +280,11 @@ def test_a_diagnosis_is_complete_and_finite(
     assert np.shape(imagination["real"]) == np.shape(imagination["imagined"]) == (2, 8, curves)
     assert error["horizon"] == list(range(1, 8))
     assert len(error["model"]) == len(error["persistence"]) == 7
-    assert len(calibration["predicted"]) == len(calibration["true"]) == 50
-    assert min(calibration["true"]) == 0
-    assert max(calibration["true"]) <= 11
+    assert len(calibration["predicted"]) == len(calibration["true"]) == 50  # of 8 + 9 + 10 + 11 + 12 states
+    assert min(calibration["true"]) >= 0
+    assert 8 <= max(calibration["true"]) <= 11
+    assert calibration["goals"] == 5
+    assert not calibration["reached"]
     assert all(p >= 0 for p in calibration["predicted"])
 
 
@@ -294,20 +331,75 @@ def test_a_model_that_says_nothing_changes_is_as_bad_as_persistence(
         assert value == pytest.approx(float((z[:, t] - z[:, 0]).square().mean().sqrt()), rel=1e-4)
 
 
-def test_calibration_pairs_states_with_what_came_later(
+@pytest.fixture
+def clocks(
     toy_spec: Maker, make_agent: Maker, noise_episodes: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A clock as observation, and a head that reads it: the prediction is the truth."""
+) -> tuple[Agent, list[Episode]]:
+    """Episodes that see the time alone, and an agent that reads it: three times too far, or four, or five."""
     spec = toy_spec()
     episodes = noise_episodes(spec)
     for episode in episodes:
         episode.obs["position"][:] = np.arange(len(episode.actions) + 1)[:, None]
     agent = make_agent(spec, encoder="identity")
     monkeypatch.setattr(agent.model.normalizer, "clip", None)
-    monkeypatch.setattr(agent.model, "steps_to_goal", lambda z, goal: (goal[:, -1] - z[:, -1])[None])
+    factors = torch.tensor([3.0, 4.0, 5.0])[:, None]
+    monkeypatch.setattr(agent.model, "steps_to_goal", lambda z, goal: factors * (goal[:, -1] - z[:, -1]))
+    return agent, episodes
+
+
+def test_calibration_pairs_states_with_the_goal_reached_from_them(clocks: tuple[Agent, list[Episode]]) -> None:
+    agent, episodes = clocks
+    one, two = episodes[0], episodes[1]
+    one.success[4] = two.success[1] = two.success[5] = True  # after 5, 2 and 6 decisions; the others fail
+    calibration = diagnose(agent, episodes, episodes)["calibration"]
+    true = np.asarray(calibration["true"])
+    assert true.tolist() == [5, 4, 3, 2, 1, 0, 2, 1, 0, 4, 3, 2, 1, 0]
+    np.testing.assert_allclose(calibration["predicted"], 4 * true)
+    np.testing.assert_allclose(calibration["disagreement"], true * math.sqrt(2 / 3), rtol=1e-6)
+    assert calibration["rank_correlation"] == pytest.approx(1.0)
+    assert calibration["mean_absolute_error"] == pytest.approx(3 * true.mean())
+    assert calibration["goals"] == 3
+    assert calibration["reached"]
+
+
+def test_calibration_without_success_takes_what_each_episode_came_to(clocks: tuple[Agent, list[Episode]]) -> None:
+    agent, episodes = clocks
     calibration = diagnose(agent, episodes)["calibration"]
-    assert calibration["predicted"] == calibration["true"]
-    assert len(set(calibration["true"])) > 8
+    assert calibration["true"] == [t for n in range(7, 12) for t in range(n, -1, -1)]
+    assert not calibration["reached"]
+
+
+def test_calibration_prefers_the_episodes_of_the_agent(clocks: tuple[Agent, list[Episode]]) -> None:
+    agent, episodes = clocks
+    assert max(diagnose(agent, episodes, episodes[:1])["calibration"]["true"]) == 7
+
+
+def test_calibration_of_a_constant_distance_has_no_rank_correlation(
+    clocks: tuple[Agent, list[Episode]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, episodes = clocks
+    monkeypatch.setattr(agent.model, "steps_to_goal", lambda z, goal: torch.full((1, len(z)), 2.0))
+    calibration = diagnose(agent, episodes)["calibration"]
+    assert calibration["rank_correlation"] is None
+    assert calibration["disagreement"] is None  # a single member
+
+
+def test_distances_to_a_goal_follow_every_episode_to_its_end(clocks: tuple[Agent, list[Episode]]) -> None:
+    agent, episodes = clocks  # of 7 to 11 decisions
+    agent.model.steps_to_goal = lambda z, goal: torch.stack(2 * [(goal[:, -1] - z[:, -1]).abs()])  # type: ignore[method-assign]
+    goal = {k: v[0].copy() for k, v in episodes[0].obs.items()}
+    goal["position"][:] = 9
+    result = distances_to_goal(agent, episodes, goal)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    steps = result["steps"]
+    assert (steps["start"], steps["final"], steps["least"]) == (9, 1, 0)  # ends 2, 1, 0, 1 and 2 steps from it
+    assert steps["median"] == pytest.approx([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 1, 2])
+    assert steps["low"] == steps["high"] == steps["median"]
+    with torch.no_grad():
+        first = agent.model.encode({k: torch.as_tensor(v[:1]) for k, v in episodes[0].obs.items()})
+        aim = agent.model.encode({k: torch.as_tensor(v[None]) for k, v in goal.items()})
+    one = distances_to_goal(agent, episodes[:1], goal)["latent"]
+    assert one["start"] == pytest.approx(float((first - aim).square().mean().sqrt()))
 
 
 def test_a_random_arm_can_be_diagnosed(toy_model: Maker, make_agent: Maker, fake_environments: Maker) -> None:

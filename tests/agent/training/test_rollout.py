@@ -22,7 +22,7 @@ from forethought.agent.training.rollout import (
     run_episodes,
 )
 from forethought.agent.world_model.model import WorldModel, WorldModelOptions
-from forethought.envs.spec import EnvSpec
+from forethought.envs.spec import EnvOptions, EnvSpec
 from forethought.envs.vector import VectorEnv, make_vector
 from forethought.planners import Plan, make_planner
 
@@ -88,6 +88,65 @@ def test_policies_see_the_running_rows_alone(fake_environments: Maker) -> None:
         assert position.tolist() == [[[2, 0, 3][row], t] for row in rows]
     assert policy.goal["position"].tolist() == [[-2, 0], [0, 0], [-3, 0]]
     assert [active.tolist() for _, active in environments.actions][-1] == [False, False, True, False, False]
+
+
+def test_another_goal_follows_on_success_without_a_reset(fake_environments: Maker) -> None:
+    """Of 7 decisions at most, a goal may take 3. Successes are at 2 + s % 5."""
+    environments, seen = fake_environments(4), []
+
+    class Told(Constant):
+        def change_goals(self, goal: Any, rows: Array) -> None:
+            seen.append((goal["position"][:, 0].tolist(), rows.tolist()))
+
+    seeds = [3, 11, 15, 2]  # 6, 6, 6 and 5 decisions; successes after 5, 3, 2 and 4
+    episodes = run_episodes(environments, Told([1.0, 0.25]), seeds, stop_on_success=True, goals_per_episode=2)
+    assert [len(e.actions) for e in episodes] == [3, 6, 5, 3]  # too late, all, too late again, too late
+    assert [np.flatnonzero(e.success).tolist() for e in episodes] == [[], [2], [1], []]
+    assert environments.changes == [([2.0], [2]), ([3.0], [1])]
+    assert seen == [([-115.0], [2]), ([-111.0], [1])]
+    assert [e.goal["position"].tolist() for e in episodes if e.goal] == [[-s, 0] for s in seeds]  # the first
+
+
+class Servo(Policy):
+    """Drives the point mass to its goal: a spring and a damper."""
+
+    goal: Any
+
+    def reset(self, seeds: Sequence[int], goal: Any) -> None:
+        self.goal = {k: v.copy() for k, v in goal.items()}
+
+    def change_goals(self, goal: Any, rows: Array) -> None:
+        for k, v in goal.items():
+            self.goal[k][rows] = v
+
+    def act(self, obs: Mapping[str, Array], rows: Array) -> Array:
+        pull = 12 * (self.goal["position"][rows] - obs["position"]) - 3 * obs["velocity"]
+        return np.clip(pull, -1, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("backend", ["sync", "mujoco"])
+def test_goals_are_reached_one_after_the_other(backend: Any) -> None:
+    environments = make_vector(POINT_MASS, 3, EnvOptions(max_episode_steps=150), backend)
+    episodes = run_episodes(environments, Servo(), [4, 5, 6], stop_on_success=True, goals_per_episode=3)
+    for episode in episodes:
+        assert int(episode.success.sum()) == 3
+        assert episode.success[-1]
+        places = episode.obs["position"][1:][episode.success]
+        assert np.linalg.norm(np.diff(places, axis=0), axis=1).min() > 0.02  # one after the other, not one for all
+    environments.close()
+    environments = make_vector(POINT_MASS, 2, EnvOptions(max_episode_steps=150))
+    other = run_episodes(environments, Servo(), [5, 6], stop_on_success=True, goals_per_episode=3)
+    for one, two in zip(episodes[1:], other, strict=True):  # whatever runs beside it
+        np.testing.assert_array_equal(one.actions, two.actions)
+    environments.close()
+
+
+def test_an_agent_goes_for_the_goals_that_change(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    spy, policy = spy_policy(environments)
+    run_episodes(environments, policy, [3, 15, 11], stop_on_success=True, goals_per_episode=2)
+    # Row 1 gets another goal after 2 decisions and row 2 after 3, when row 0 is out of time.
+    assert spy.goals == [[-3, -15, -11]] * 2 + [[-3, -115, -11]] + [[-115, -111]] * 2 + [[-111]]
 
 
 def test_every_step_is_reported(fake_environments: Maker) -> None:
@@ -215,6 +274,13 @@ def test_carry_and_goals_follow_the_episodes_that_still_run(fake_environments: M
         episodes = run_episodes(environments, policy, [2, 0, 3])
         assert spy.goals == [[-2, 0, -3]] * 3 + [[-2, -3]] * 2 + [[-3]]
         assert [float(e.actions[0, 0]) for e in episodes] == pytest.approx([0.2, 0.0, 0.3])
+
+
+def test_a_goal_that_is_given_replaces_those_of_the_environments(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    spy, policy = spy_policy(environments, goal_obs={"position": np.array([7.0, 0.0], np.float32)})
+    run_episodes(environments, policy, [2, 0])
+    assert spy.goals == [[7, 7]] * 3 + [[7]] * 2
 
 
 def test_goals_wander_every_switch_every_decisions(fake_environments: Maker) -> None:
