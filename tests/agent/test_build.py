@@ -468,9 +468,10 @@ def test_an_evaluation_leaves_all_that_is_promised(evaluated: tuple[Path, dict[s
     assert len(set(result["seeds"])) == 4
     assert (result["env"], result["seed"], result["checkpoint"]) == ("forethought/PointMass-v0", 0, "best")
     assert {"python", "torch", "forethought"} <= result["versions"].keys()
-    assert {"imagination", "imagination_error", "calibration"} == json.loads(
-        (run / "diagnostics.json").read_text()
-    ).keys()
+    diagnostics = json.loads((run / "diagnostics.json").read_text())
+    assert diagnostics.keys() == {"imagination", "imagination_error", "linear_probe", "calibration"}
+    assert diagnostics["linear_probe"]["episodes"] == 10
+    assert min(diagnostics["linear_probe"]["r2"]) > 0.999  # z holds the state itself
     assert "<html" in (run / "report.html").read_text()
     assert (run / "rollout.mp4").read_bytes()[4:8] == b"ftyp" if result["video"] else result["video_reason"]
 

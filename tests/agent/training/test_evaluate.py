@@ -147,6 +147,12 @@ def test_bad_options_are_refused(name: str, value: int) -> None:
     assert str(error.value) == f"{name} must be at least 1, got {value}"
 
 
+@pytest.mark.parametrize("count", [-1, 1])
+def test_half_a_probe_is_refused(count: int) -> None:
+    with pytest.raises(EvaluationError, match=f"probe_episodes must be 0 or at least 2, got {count}"):
+        EvaluationOptions(probe_episodes=count)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(EvaluationError, match=f"seed must be between 0 and 9223372036854775807, got {seed}"):
@@ -238,13 +244,14 @@ def test_a_diagnosis_is_complete_and_finite(
 ) -> None:
     spec = toy_spec(observation, goal)
     agent, episodes = make_agent(spec, recurrence=recurrence), noise_episodes(spec)
-    result = diagnose(agent, episodes, curves=2, pairs=50)
+    result = diagnose(agent, episodes, (), episodes, curves=2, pairs=50)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     imagination, error, calibration = result["imagination"], result["imagination_error"], result["calibration"]
     curves = len(imagination["names"])
     assert np.shape(imagination["real"]) == np.shape(imagination["imagined"]) == (2, 8, curves)
     assert error["horizon"] == list(range(1, 8))
     assert len(error["model"]) == len(error["persistence"]) == 7
+    assert bool(result["linear_probe"]["r2"]) == (observation != "pixels" or goal == "achieved")
     assert len(calibration["predicted"]) == len(calibration["true"]) == 50
     assert min(calibration["true"]) == 0
     assert max(calibration["true"]) <= 11
