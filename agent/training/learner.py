@@ -41,7 +41,7 @@ class LearnerOptions:
     """Pictures are moved at random by up to this many pixels: all of a window alike, and its goals alike."""
     vector_dropout: float = 0.0
     """Probability that the encoder sees the pictures of a window without the vectors beside them, so that it can do
-    without them (env_options.observation=both, world_model.encoder=learned), and that of a draw of their own for its goals."""
+    without; drawn again for the window's goals. For env_options.observation=both and world_model.encoder=learned."""
     reward_share: float = 0.0
     """Share of the windows that are drawn from those of above-average reward alone, for rewards that are rare."""
     goals_per_window: int = 4

@@ -97,7 +97,7 @@ def test_without_either_nothing_is_drawn(make_learner: Maker, toy_batch: Maker) 
 def test_the_encoder_does_without_and_losses_aim_at_the_truth(
     ema_target: float, make_learner: Maker, toy_batch: Maker
 ) -> None:
-    """With every vector dropped, what the vectors are is all the same to z and to goals, but not to what is aimed at."""
+    """With every vector dropped, what the vectors are is the same to z and to goals, but not to what is aimed at."""
     learner = make_learner("both", "observation", vector_dropout=1.0, ema_target=ema_target)
     batch: SequenceBatch = toy_batch(learner.model.spec)
     vectors = learner.model.vector_keys
