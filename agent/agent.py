@@ -143,9 +143,16 @@ class Agent:
     def tensors(self, obs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Arrays `{key: [B, ...]}` as tensors on the model's device.
 
+        Where z is learned from vectors and pictures, pictures alone will do. The vectors then stand at their mean, and
+        a model that was trained with `learner.vector_dropout` takes that for unknown.
+
         Raises:
             AgentError: a key is missing.
         """
+        model = self.model
+        if obs and set(obs) == set(model.image_keys) and not model.measured_dim:
+            lead = next(iter(obs.values())).shape[: -len(model.spec.obs[model.image_keys[0]].shape)]
+            obs = {**obs, **{k: v.expand(*lead, *v.shape) for k, v in model.normalizer.unknown().items()}}
         missing = [k for k in self.model.spec.obs if k not in obs]
         if missing:
             raise AgentError(f"observation must have the keys {sorted(self.model.spec.obs)}, got {sorted(obs)}")

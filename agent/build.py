@@ -33,7 +33,7 @@ from . import provenance
 from .agent import Agent, AgentOptions
 from .compilation import worth_compiling
 from .files import read_json, write_bytes, write_json
-from .memory.store import EpisodeStore
+from .memory.store import Episode, EpisodeStore
 from .objectives import (
     OBJECTIVES,
     DisagreementObjective,
@@ -57,7 +57,7 @@ from .training.evaluate import (
     score,
 )
 from .training.learner import Learner
-from .training.loop import Progress, Trainer
+from .training.loop import Progress, Trainer, TrainingOptions
 from .training.metrics import MetricsLogger
 from .training.rollout import AgentPolicy, Array, Policy, PriorPolicy, RandomPolicy, SimulatorPolicy, live_or_recall
 from .world_model.model import WorldModel, WorldModelOptions
@@ -528,7 +528,8 @@ def _measure(
         result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(_with_latent_l2(agent)))
     result |= _true_dynamics(agent, environments, env_options, options, arm)
     result |= _timed(agent, environments, env_options, options, seeds, run_dir)
-    write_json(run_dir / "diagnostics.json", _finite(diagnose(agent, held_out, acted)))
+    diagnostics = diagnose(agent, held_out, acted, _probed(agent, environments, env_options, options))
+    write_json(run_dir / "diagnostics.json", _finite(diagnostics))
     return result
 
 
@@ -606,6 +607,19 @@ def save_goal(run: str | Path, out: str | Path, seed: int = 0, checkpoint: str =
         raise RunError(f"out must end in {suffix} for goals of {config['env']} as this run sees them, got {path}")
     write_bytes(path, content)
     return path
+
+
+def _probed(
+    agent: Agent, environments: VectorEnv, env_options: EnvOptions, options: EvaluationOptions
+) -> list[Episode]:
+    """Held-out episodes of random held actions with the true state among their observations, also beside pictures."""
+    seeds = episode_seeds("test", options.seed, options.episodes, options.probe_episodes)
+    policy = RandomPolicy(agent.model.spec, TrainingOptions().max_hold)
+    if env_options.observation != "pixels" or not seeds:
+        return run_arm(environments, policy, seeds, stop_on_success=False)
+    rows, both = min(len(seeds), environments.num_envs), dataclasses.replace(env_options, observation="both")
+    with contextlib.closing(make_vector(agent.model.spec.env_id, rows, both)) as seen_in_full:
+        return run_arm(seen_in_full, policy, seeds, stop_on_success=False)
 
 
 def _true_dynamics(

@@ -426,7 +426,8 @@ def _list_episodes(store: "EpisodeStore", limit: int, console: Console) -> int:
         )  # fmt: skip
     console.print(table)
     shown = f" (the last {limit} are shown, --limit 0 shows all)" if 0 < limit < len(ids) else ""
-    _say(console, f"{len(ids)} episodes, {store.num_transitions} transitions{shown}")
+    gone = f", {store.num_given_up} older ones were given up" if store.num_given_up else ""
+    _say(console, f"{len(ids)} episodes, {store.num_transitions} transitions{shown}{gone}")
     return 0
 
 

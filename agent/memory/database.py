@@ -21,6 +21,8 @@ from ... import ForethoughtError
 
 FORMAT: Final = "forethought-episodes"
 VERSION: Final = 1
+VERSION_BOUNDED: Final = 2
+"""Of a store that has given up its oldest episodes; its header says how many, as `given_up`."""
 HEADER_KEY: Final = b"a"
 DATA_FILE: Final = "data.mdb"
 RESERVE: Final = 1 << 20
@@ -31,6 +33,10 @@ _WRITER_LOCK, _READER_TABLE, _CREATING = "writer.lock", "lock.mdb", "creating"
 
 class StoreError(ForethoughtError):
     """A store that cannot be opened, read or written; the message says what to do."""
+
+
+class GivenUpError(StoreError):
+    """An episode that was there, and has made room for newer ones."""
 
 
 def create(folder: Path) -> None:
@@ -144,8 +150,9 @@ def read_header(folder: Path, txn: "lmdb.Transaction[memoryview]") -> dict[str, 
         raise StoreError(f"{folder} holds the database of another program, or is damaged: {error}") from error
     if header["format"] != FORMAT:
         raise StoreError(f"{folder} holds {header['format']!r}, not {FORMAT!r}")
-    if header["version"] != VERSION:
-        raise StoreError(f"{folder} has format version {header['version']}; this release reads {VERSION}")
+    if header["version"] not in (VERSION, VERSION_BOUNDED):
+        known = f"{VERSION} and {VERSION_BOUNDED}"
+        raise StoreError(f"{folder} has format version {header['version']}; this release reads {known}")
     return header
 
 

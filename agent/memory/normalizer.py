@@ -80,6 +80,10 @@ class Normalizer(nn.Module):
         std = (self.squares / self.count.clamp(min=1)).sqrt()
         return torch.where(std < self.min_std, torch.ones_like(std), std)
 
+    def unknown(self) -> dict[str, Tensor]:
+        """What stands for a vector that is not known, `{key: shape}`: the mean, which is 0 once it is normalised."""
+        return {key: self.mean[self._slices[key]].view(shape).float() for key, shape in self._shapes.items()}
+
     def normalize(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Observations `{key: [..., *shape]}` to the same shapes, mean 0 and standard deviation 1."""
         std = self.std

@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import ForethoughtError, UnknownNameError
 from ...envs.spec import EnvSpec
 from .episode import Array, stored_dtype
-from .store import EpisodeReader, EpisodeStore
+from .store import EpisodeReader, EpisodeStore, GivenUpError
 
 _Ints = NDArray[np.int64]
 
@@ -128,12 +128,25 @@ class SequenceSampler:
     def refresh(self, episode_ids: Iterable[int] | None = None) -> None:
         """Draw from these episodes from now on; None for all of the environment, where the sampler began so.
 
-        Only episodes that are new to the sampler are read.
+        Only episodes that are new to the sampler are read. Those that the store has given up are left out.
         """
         if episode_ids is None and not self._follow_store:
             raise SamplerError("episode_ids must be given, as it was when the sampler was made")
+        self._wanted = None if episode_ids is None else np.unique(np.fromiter(episode_ids, dtype=np.int64))
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Read what is new of the episodes that are wanted and kept; again if a writer gives some up meanwhile."""
+        while True:
+            try:
+                self._read_index()
+                return
+            except GivenUpError:
+                self.store.refresh()
+
+    def _read_index(self) -> None:
         known = self.store.ids(spec=self.env_spec)
-        ids = known if episode_ids is None else np.unique(np.fromiter(episode_ids, dtype=np.int64))
+        ids = known if self._wanted is None else self.store.kept(self._wanted)
         foreign = np.setdiff1d(ids, known)
         if len(foreign):
             raise SamplerError(f"episode_ids must be episodes of {self.env_spec.env_id}, got {foreign[0]}")
@@ -168,11 +181,21 @@ class SequenceSampler:
     def sample(self, batch_size: int, rng: np.random.Generator) -> SequenceBatch:
         """Draw `batch_size` windows, independently and with replacement.
 
+        Where a writer in another process has given up episodes that are to be read, draws from the others.
+
         Raises:
             SamplerError: no episode is long enough.
         """
         if batch_size < 1:
             raise SamplerError(f"batch_size must be at least 1, got {batch_size}")
+        while True:
+            try:
+                return self._sample(batch_size, rng)
+            except GivenUpError:
+                self.store.refresh()
+                self._take_in()
+
+    def _sample(self, batch_size: int, rng: np.random.Generator) -> SequenceBatch:
         if not self.num_windows:
             raise SamplerError(
                 f"no episode of {self.env_spec.env_id} holds a window of length={self.length}: "

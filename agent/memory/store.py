@@ -3,15 +3,20 @@
 LMDB (Chu 2011, "MDB: A Memory-Mapped Database and Backend for OpenLDAP") writes copy-on-write: a commit is there as a
 whole or not at all, and readers keep the snapshot they started from. One tree holds, by the first byte of the key,
 
-    a                header: format, version, id and creation time of the store
+    a                header: format, version, id and creation time of the store, how many episodes were given up
     b + spec u32     environment specs
     c + key          idempotency keys -> episode id
     d + episode u64  + block u32: episodes, in the records of `episode`
     e + episode u64  index: length, spec, end and size of each episode
 
 and the index sorts last, so that opening reads it in one sweep to the end and touches no episode.
+
+A store with a bound on its size gives up its oldest episodes in the very commit that goes beyond it: their records go,
+and LMDB writes later ones where they were. Keys and index stay, so that numbers keep their meaning and a resumed run
+does not collect again what it has had.
 """
 
+import math
 import os
 import struct
 import threading
@@ -30,10 +35,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...envs.spec import EnvError, EnvSpec
-from .database import DATA_FILE, RESERVE, StoreError, create, lock_writer, open_environment, read_header, seal, unseal
+from .database import (
+    DATA_FILE,
+    HEADER_KEY,
+    RESERVE,
+    VERSION_BOUNDED,
+    GivenUpError,
+    StoreError,
+    create,
+    lock_writer,
+    open_environment,
+    read_header,
+    seal,
+    unseal,
+)
 from .episode import Array, Episode, EpisodeError, EpisodeHeader, EpisodeLayout
 
-__all__ = ["Episode", "EpisodeError", "EpisodeReader", "EpisodeStore", "MemoryOptions", "StoreError"]
+__all__ = ["Episode", "EpisodeError", "EpisodeReader", "EpisodeStore", "GivenUpError", "MemoryOptions", "StoreError"]
 
 _SPEC, _KEY, _EPISODE, _INDEX = b"b", b"c", b"d", b"e"
 _INDEX_ROW: Final = np.dtype([("length", "<u4"), ("spec", "<u2"), ("terminated", "<u2"), ("num_bytes", "<u8")])
@@ -48,6 +66,8 @@ class MemoryOptions:
     """Folder of the store, on a local disk; None keeps it in the run folder."""
     map_size: int = 1 << 36
     """Bytes of address space to start with; grows by itself and takes no disk space."""
+    max_bytes: int | None = None
+    """Bytes of episodes to keep: an append that goes beyond gives up the oldest, whosever they are; None keeps all."""
     sync: bool = True
     """Put every commit on disk before it counts, so that it outlives a power cut; without, a killed process still
     loses nothing, but a power cut may cost the store."""
@@ -55,15 +75,18 @@ class MemoryOptions:
     def __post_init__(self) -> None:
         if self.map_size < RESERVE:
             raise StoreError(f"map_size must be at least {RESERVE}, got {self.map_size}")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise StoreError(f"max_bytes must be at least 1 or None, got {self.max_bytes}")
 
 
 class EpisodeStore:
     """Episodes on disk, numbered from 0 in the order they came; made by `EpisodeStore.open`.
 
-    An episode, once appended, is there as a whole, never changes and outlives a kill of the process. Every episode is
-    checked against its checksum when a process first reads it. One process appends at a time; any number read
-    meanwhile and see what was committed when they last called `refresh`. A process opens a store once and shares the
-    object between its threads; after a fork the child opens the store again.
+    An episode, once appended, is there as a whole, never changes and outlives a kill of the process; it stays for good,
+    or with `MemoryOptions.max_bytes` until newer ones need its room, and then raises `GivenUpError` where it is read.
+    Every episode is checked against its checksum when a process first reads it. One process appends at a time; any
+    number read meanwhile and see what was committed when they last called `refresh`. A process opens a store once and
+    shares the object between its threads; after a fork the child opens the store again.
 
     All methods raise `StoreError` when the store is closed, damaged, was opened in another process, or the disk fails.
     """
@@ -102,22 +125,29 @@ class EpisodeStore:
             # Only now: closing this file drops the lock for the whole process, and LMDB has just refused to open
             # a store twice in one process.
             lock = lock_writer(folder) if mode == "a" else None
-            return cls(folder, env, lock, spec)
+            return cls(folder, env, lock, spec, options.max_bytes)
         except BaseException:
             if lock is not None:
                 lock.close()
             env.close()
             raise
 
-    def __init__(self, path: Path, environment: lmdb.Environment, lock: IO[bytes] | None, spec: EnvSpec | None) -> None:
-        self.path, self.spec = path, spec
+    def __init__(
+        self,
+        path: Path,
+        environment: lmdb.Environment,
+        lock: IO[bytes] | None,
+        spec: EnvSpec | None,
+        max_bytes: int | None = None,
+    ) -> None:
+        self.path, self.spec, self.max_bytes = path, spec, max_bytes
         self._env: lmdb.Environment | None = environment
         self._lock = lock
         self._pid = os.getpid()
         self._mutex = threading.RLock()
         self._txn: lmdb.Transaction[memoryview] | None = None  # of the read under way, under the mutex
         self._index = {name: array("q") for name in _INDEX_ROW.names or ()}  # arrays that grow cheaply
-        self._num_transitions = 0
+        self._num_transitions = self._num_bytes = self._given_up = 0
         self._specs: list[EnvSpec] = []
         self._layouts: dict[int, EpisodeLayout] = {}  # of the episodes whose header was found right
         self._checked: set[tuple[int, int]] = set()  # blocks whose checksum was found right
@@ -146,20 +176,30 @@ class EpisodeStore:
 
     @property
     def num_transitions(self) -> int:
-        """Number of transitions in all episodes."""
+        """Number of transitions in all episodes that are kept."""
         return self._num_transitions
 
-    def __len__(self) -> int:
-        """Number of episodes."""
+    @property
+    def num_given_up(self) -> int:
+        """Number of episodes given up, those numbered below it."""
+        return self._given_up
+
+    @property
+    def next_id(self) -> int:
+        """The number of the next episode to be appended; counts those given up too."""
         return len(self._index["length"])
 
+    def __len__(self) -> int:
+        """Number of episodes that are kept."""
+        return self.next_id - self._given_up
+
     def __iter__(self) -> Iterator[Episode]:
-        return (self.get(episode_id) for episode_id in range(len(self)))
+        return (self.get(episode_id) for episode_id in range(self._given_up, self.next_id))
 
     def ids(
         self, env_id: str | None = None, limit: int | None = None, *, spec: EnvSpec | None = None
     ) -> NDArray[np.int64]:
-        """Numbers of the episodes, ascending: the first `limit` of those that come from `env_id` and from `spec`.
+        """Numbers of the episodes kept, ascending: the first `limit` of those that come from `env_id` and from `spec`.
 
         An environment is the same if its spec is, but for `max_episode_steps`, which says where episodes are cut off.
         """
@@ -170,19 +210,24 @@ class EpisodeStore:
             for number, known in enumerate(self._specs)
             if env_id in (None, known.env_id) and (spec is None or _alike(spec, known))
         ]
-        found: NDArray[np.int64] = np.flatnonzero(np.isin(self._column("spec"), wanted))
+        found: NDArray[np.int64] = np.flatnonzero(np.isin(self._column("spec"), wanted)) + self._given_up
         return found[:limit]
 
+    def kept(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of these episodes that were not given up, in their order."""
+        wanted = np.asarray(ids, dtype=np.int64)
+        return wanted[wanted >= self._given_up]
+
     def lengths(self, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Number of transitions of each of these episodes, or of all; `[len(ids)]`."""
+        """Number of transitions of each of these episodes, given up or not, or of all kept; `[len(ids)]`."""
         return self._column("length", ids)
 
     def terminated(self, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
-        """Whether the last transition of each of these episodes, or of all, ended the task itself; `[len(ids)]`."""
+        """Whether the last transition of each of these episodes ended the task itself; otherwise as `lengths`."""
         return self._column("terminated", ids).astype(np.bool_)
 
     def find(self, key: str) -> int | None:
-        """The episode appended under `key`, or None."""
+        """The episode appended under `key`, also if it was given up since, or None."""
         with self._read() as txn:
             return _find(txn, key)
 
@@ -198,7 +243,10 @@ class EpisodeStore:
         return {"episode_id": int(episode_id), **values, "num_bytes": num_bytes, "meta": meta}
 
     def stats(self) -> dict[str, Any]:
-        """The store in numbers, as JSON values: identity, episodes, transitions, bytes, and the same by environment."""
+        """The store in numbers, as JSON values: identity, episodes kept, given up, transitions, and by environment.
+
+        `episode_bytes` are those of the episodes kept, `bytes` those of the file, free pages included.
+        """
         with self._read():
             info, page = self._environment().info(), self._environment().stat()["psize"]
         lengths, spec_of = self.lengths(), self._column("spec")
@@ -213,7 +261,9 @@ class EpisodeStore:
         return {
             **self._header,
             "episodes": len(self),
+            "given_up": self._given_up,
             "transitions": self.num_transitions,
+            "episode_bytes": self._num_bytes,
             "bytes": (info["last_pgno"] + 1) * page,
             "environments": environments,
         }
@@ -236,9 +286,9 @@ class EpisodeStore:
             yield EpisodeReader(self, txn)
 
     def refresh(self) -> int:
-        """See the episodes committed by the writer since; returns how many are new."""
+        """See what the writer committed since; returns how many episodes are new, kept or already given up."""
         with self._read() as txn:
-            cursor, known = txn.cursor(), len(self)
+            cursor, known = txn.cursor(), self.next_id
             rows = bytearray()
             if cursor.set_range(_numbered(_INDEX, known)):
                 for row in cursor.iternext(keys=False):
@@ -253,13 +303,28 @@ class EpisodeStore:
             for name, column in self._index.items():
                 column.frombytes(new[name].astype(np.int64).tobytes())
             self._num_transitions += int(new["length"].sum(dtype=np.int64))
+            self._num_bytes += int(new["num_bytes"].sum(dtype=np.int64))
+            self._header = read_header(self.path, txn)
+            self._forget(_given_up(self._header))
         return len(new)
+
+    def _forget(self, given_up: int) -> None:
+        """Count without the episodes below `given_up` from now on."""
+        if not self._given_up <= given_up <= max(self.next_id - 1, 0):
+            raise self._damaged(f"{given_up} of {self.next_id} episodes given up, {self._given_up} before")
+        for episode_id in range(self._given_up, given_up):
+            self._num_transitions -= self._index["length"][episode_id]
+            self._num_bytes -= self._index["num_bytes"][episode_id]
+            self._layouts.pop(episode_id, None)
+        if given_up > self._given_up:
+            self._checked = {block for block in self._checked if block[0] >= given_up}
+        self._given_up = given_up
 
     def verify(self) -> list[str]:
         """Read everything and compare it with checksums, index and keys; the problems found, none for a sound store."""
         problems: list[str] = []
         keys: dict[str, int] = {}
-        for episode_id in range(len(self)):
+        for episode_id in range(self._given_up, self.next_id):
             try:
                 with self._read() as txn:
                     header = self._header_of(txn, episode_id)
@@ -267,6 +332,8 @@ class EpisodeStore:
                         keys[header.values["key"]] = episode_id
                     for number in range(len(header.layout.checksums)):
                         header.layout.check(number, self._record(txn, episode_id, number))
+            except GivenUpError:  # by the writer, while this was reading
+                continue
             except (StoreError, EpisodeError) as error:
                 problems.append(f"episode {episode_id}: {error}")
         try:
@@ -274,9 +341,14 @@ class EpisodeStore:
                 problems += [f"key {k!r} does not lead to episode {i}" for k, i in keys.items() if _find(txn, k) != i]
                 cursor = txn.cursor()
                 cursor.set_range(_KEY)
-                stored = sum(1 for _ in takewhile(lambda key: key[:1] == _KEY, cursor.iternext(values=False)))
-                if not problems and stored != len(keys):
-                    problems.append(f"{stored} keys are stored for {len(keys)} episodes with a key")
+                leads = [_number(v) for k, v in takewhile(lambda item: item[0][:1] == _KEY, cursor.iternext())]
+                # Beside a live writer, keys may be there of episodes that are gone by now, or were not there yet.
+                first = max(self._given_up, _given_up(read_header(self.path, txn)))
+                stored, found = (sum(first <= i < self.next_id for i in ids) for ids in (leads, keys.values()))
+                if not problems and stored != found:
+                    problems.append(f"{stored} keys are stored for {found} episodes with a key")
+                if cursor.set_range(_EPISODE) and bytes(cursor.key()) < _block(first, 0):
+                    problems.append("records are left of episodes that were given up")
         except StoreError as error:
             problems.append(str(error))
         return problems
@@ -285,6 +357,9 @@ class EpisodeStore:
 
     def append(self, episode: Episode, key: str | None = None, *, spec: EnvSpec | None = None) -> int:
         """Store an episode and return its number; it is committed when the call returns.
+
+        Where that takes the episodes beyond `MemoryOptions.max_bytes`, the oldest of them are given up in the same
+        commit, but never the newest.
 
         Args:
             episode: what happened.
@@ -323,7 +398,7 @@ class EpisodeStore:
                 elif key not in new:
                     episode.validate(spec)
                     new[position if key is None else key] = (episode, episode.to_records(spec.env_id, key))
-            known = len(self)
+            known = self.next_id
             if new:
                 try:
                     self._commit(spec, new)
@@ -350,13 +425,29 @@ class EpisodeStore:
         spec_number = next((i for i, known in enumerate(self._specs) if _same(spec, known)), len(self._specs))
         if spec_number == len(self._specs):
             txn.put(_numbered(_SPEC, spec_number), seal(spec.to_json()))
-        for episode_id, (key, (episode, records)) in enumerate(new.items(), start=len(self)):
+        sizes: list[int] = []
+        for episode_id, (key, (episode, records)) in enumerate(new.items(), start=self.next_id):
             for number, record in enumerate(records):
                 txn.put(_block(episode_id, number), record)
-            row = np.array((len(episode), spec_number, episode.terminated, sum(map(len, records))), dtype=_INDEX_ROW)
+            sizes.append(sum(map(len, records)))
+            row = np.array((len(episode), spec_number, episode.terminated, sizes[-1]), dtype=_INDEX_ROW)
             txn.put(_numbered(_INDEX, episode_id), row.tobytes(), append=True)
             if isinstance(key, str):
                 txn.put(_keyed(key), struct.pack(">Q", episode_id))
+
+        self._give_up(txn, sizes)
+
+    def _give_up(self, txn: "lmdb.Transaction[bytes]", new: Sequence[int]) -> None:
+        """Delete the oldest episodes as far as the bound asks for, when those of sizes `new` have been put."""
+        first, excess = self._given_up, self._num_bytes + sum(new) - (self.max_bytes or math.inf)
+        while excess > 0 and first < self.next_id + len(new) - 1:
+            number = 0
+            while txn.delete(_block(first, number)):
+                number += 1
+            excess -= self._index["num_bytes"][first] if first < self.next_id else new[first - self.next_id]
+            first += 1
+        if first > self._given_up:
+            txn.put(HEADER_KEY, seal({**self._header, "version": VERSION_BOUNDED, "given_up": first}))
 
     def _reserve(self, sizes: Sequence[int]) -> None:
         """Make the file (sparsely) long enough for all pages of the next commit.
@@ -412,7 +503,7 @@ class EpisodeStore:
     def _column(self, name: str, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         column = np.array(self._index[name], dtype=np.int64)
         if ids is None:
-            return column
+            return column[self._given_up :]
         wanted = np.asarray(ids, dtype=np.int64)
         unknown = wanted[(wanted < 0) | (wanted >= len(column))]
         if len(unknown):
@@ -453,10 +544,17 @@ class EpisodeStore:
             raise StoreError(f"no address space to grow the map of {self.path}, now closed: {error}") from error
 
     def _record(self, txn: "lmdb.Transaction[memoryview]", episode_id: int, number: int) -> memoryview:
-        if not 0 <= episode_id < len(self):
-            raise StoreError(f"episode_id must be between 0 and {len(self) - 1}, got {episode_id}")
-        record = txn.get(_block(episode_id, number))
+        if not 0 <= episode_id < self.next_id:
+            raise StoreError(f"episode_id must be between 0 and {self.next_id - 1}, got {episode_id}")
+        record = None if episode_id < self._given_up else txn.get(_block(episode_id, number))
         if record is None:
+            # A writer may have given it up since the last refresh.
+            given_up = max(self._given_up, _given_up(read_header(self.path, txn)))
+            if episode_id < given_up:
+                raise GivenUpError(
+                    f"episode {episode_id} was given up for newer ones (memory.max_bytes): {self.path} holds "
+                    f"{given_up} to {self.next_id - 1}"
+                )
             raise self._damaged(f"episode {episode_id} lacks block {number}")
         return record
 
@@ -547,7 +645,17 @@ def _keyed(key: str) -> bytes:
 
 def _find(txn: "lmdb.Transaction[Any]", key: str) -> int | None:
     value = txn.get(_keyed(key))
-    return None if value is None else int.from_bytes(bytes(value[:8]), "big")
+    return None if value is None else _number(value)
+
+
+def _number(value: bytes | memoryview) -> int:
+    """The episode that a key leads to."""
+    return int.from_bytes(bytes(value[:8]), "big")
+
+
+def _given_up(header: Mapping[str, Any]) -> int:
+    """How many episodes were given up, as the header of a store says."""
+    return int(header.get("given_up", 0))
 
 
 def _same(one: EnvSpec, other: EnvSpec) -> bool:

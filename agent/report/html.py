@@ -66,6 +66,8 @@ class Page:
     figures: dict[str, list[Picture]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     warning: str = ""
+    constant: str = ""
+    """What the linear probe could not be asked for, because it did not vary."""
     training: str = ""
     config: str = ""
     machine: dict[str, str] = field(default_factory=dict)
@@ -113,6 +115,7 @@ def _read_run(run_dir: Path) -> Page:
     _add_video(page, run_dir, result)
     _add_training(page, run_dir / "metrics.jsonl", page.title)
     _add_imagination(page, run_dir / "diagnostics.json")
+    _add_knowledge(page, run_dir / "diagnostics.json")
     _add_config(page, run_dir)
     for source in (run, result.data):
         for key in ("versions", "machine"):
@@ -400,6 +403,41 @@ def _about_distances(steps: _Block) -> str:
     if correlation is not None:
         text += f" Rank correlation {_digits(correlation)}."
     return text if error is None else f"{text} Mean absolute error {_digits(error)} steps."
+
+
+def _add_knowledge(page: Page, path: Path) -> None:
+    """What a linear probe reads from the latents."""
+    probe = _Block(path).block("linear_probe")
+    if not probe:
+        page.missing["knowledge"] = "There is no diagnostics.json with a linear_probe in the run folder."
+        return
+    names, r2, learned = (probe.data.get(name) for name in ("names", "r2", "r2_learned"))
+    if not isinstance(names, list):
+        raise probe.error("names", "a list of names", names)
+    if not names:
+        page.missing["knowledge"] = f"There is no linear probe: {probe.data.get('reason')}."
+        return
+    for name, values in (("r2", r2), ("r2_learned", learned)):
+        probe.numbers(name, len(names))
+        if values is None and name == "r2":
+            raise probe.error(name, "a list of numbers", values)
+    varied = [i for i, value in enumerate(r2 or []) if value is not None]
+    constant = [str(name) for i, name in enumerate(names) if i not in varied]
+    if constant:
+        page.constant = f"Not shown, because they did not vary: {', '.join(constant)}."
+    if not varied:
+        return
+    caption = (
+        "How much of each true quantity a linear map of the latents explains in held-out episodes of random held "
+        f"actions: 1 is all, 0 no more than their mean. Fitted to {probe.number('states') or 0:.0f} states of "
+        f"{probe.number('episodes') or 0:.0f} other episodes."
+    )
+    shown = [str(names[i]) for i in varied]
+    parts = [values and [values[i] for i in varied] for values in (r2, learned)]
+    try:
+        _draw(page, "knowledge", caption, plots.probe_bars, shown, *parts, wide=True)
+    except plots.PlotError as error:
+        raise FileError(f"cannot read {path}: {error}") from error
 
 
 def _add_config(page: Page, run_dir: Path) -> None:

@@ -428,6 +428,53 @@ def _against(x: FloatArray, y: FloatArray, x_label: str, y_label: str, theme: Th
     return figure, axes
 
 
+def probe_bars(names: Sequence[str], r2: ArrayLike, learned: ArrayLike | None = None, theme: Theme = LIGHT) -> bytes:
+    """How much of each quantity a linear probe reads from the latents: R^2 as bars, its value beside them.
+
+    Bars begin at 0 and end at 1; a probe that is worse than the mean has none, and its value says so.
+
+    Args:
+        names: of the `D` quantities.
+        r2: from the whole of z, `[D]`, none of them NaN.
+        learned: from the learned features alone, `[D]`.
+        theme: colours.
+
+    Raises:
+        PlotError: the lengths differ, or there are no values.
+    """
+    series = [_array("r2", r2, 1)] + ([] if learned is None else [_array("learned", learned, 1)])
+    if any(len(values) != len(names) for values in series):
+        raise PlotError(f"r2 and learned must have a value for each of {len(names)} names, got {len(series[-1])}")
+    if not all(np.isfinite(values).all() for values in series):
+        raise PlotError("r2 and learned must hold finite numbers only")
+    columns = min(3, math.ceil(len(names) / 4))
+    groups = np.array_split(np.arange(len(names)), columns)
+    height = 0.62 / len(series)
+    figure, grid = _figure(theme, _WIDE, max(1.6, 0.8 + 0.22 * len(series) * len(groups[0])), 1, columns)
+    for axes, group in zip(grid, groups, strict=True):
+        rows = np.arange(len(group))
+        for index, (values, label) in enumerate(zip(series, ("z", "learned features alone"), strict=False)):
+            middle = rows + height * (index - (len(series) - 1) / 2)
+            axes.barh(middle, values[group].clip(0, 1), height, color=theme.series[index], alpha=0.9, label=label)
+            for y, value in zip(middle, values[group], strict=True):
+                text = f"{value:.2f}" if value > -10 else "< \N{MINUS SIGN}10"
+                at = (float(np.clip(value, 0, 1)), float(y))
+                axes.annotate(
+                    text.replace("-", "\N{MINUS SIGN}"), at, xytext=(3, 0), textcoords="offset points", va="center",
+                    fontsize=_SMALL, color=theme.ink,
+                )  # fmt: skip
+        axes.set_yticks(rows, [_plain(names[i]) for i in group])
+        axes.tick_params(axis="y", labelcolor=theme.ink, length=0)
+        axes.set_ylim(len(groups[0]) - 0.5, -0.5)
+        axes.set_xlim(0, 1.2)
+        axes.set_xticks([0, 0.5, 1.0])
+        axes.set_xlabel("R², held out")
+        axes.grid(visible=False, axis="y")
+    if len(series) > 1:
+        _legend(grid[-1], theme, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    return _png(figure)
+
+
 def _interval_bars(rows: Sequence[Interval], theme: Theme, text: Callable[[float], str]) -> tuple[Figure, Axes]:
     if not rows:
         raise PlotError("rows must hold at least one bar, got none")

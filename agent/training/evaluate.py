@@ -16,6 +16,7 @@ from ..agent import Agent
 from ..memory.store import Episode
 from ..world_model.control import ControlHeads
 from ..world_model.model import WorldModel
+from .probing import linear_probe
 from .rollout import Array, Environments, Policy, Step, run_episodes
 
 
@@ -47,6 +48,8 @@ class EvaluationOptions:
     """Iterations of the planner on the true simulator."""
     true_horizon: int | None = None
     """Horizon of the planner on the true simulator, in decisions; None takes that of the agent's planner."""
+    probe_episodes: int = 20
+    """Episodes of random held actions, half of which a linear probe of the latents is fitted to; 0 does without."""
     timed_episodes: int = 3
     """Episodes run one by one to time single decisions; they make the video too."""
     video: bool = True
@@ -64,6 +67,8 @@ class EvaluationOptions:
                 raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.goal is not None and self.goals_per_episode > 1:
             raise EvaluationError(f"goals_per_episode must be 1 with goal={self.goal}, got {self.goals_per_episode}")
+        if self.probe_episodes < 0 or self.probe_episodes == 1:
+            raise EvaluationError(f"probe_episodes must be 0 or at least 2, got {self.probe_episodes}")
         if not 0 <= self.seed <= MAX_SEED:
             raise EvaluationError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
 
@@ -255,30 +260,36 @@ def film(
 
 @torch.no_grad()
 def diagnose(
-    agent: Agent, episodes: Sequence[Episode], acted: Sequence[Episode] = (), curves: int = 3, pairs: int = 2000
+    agent: Agent,
+    episodes: Sequence[Episode],
+    acted: Sequence[Episode] = (),
+    probed: Sequence[Episode] = (),
+    curves: int = 3,
+    pairs: int = 2000,
 ) -> dict[str, Any]:
-    """How well the world model imagines held-out episodes.
+    """How well the world model imagines held-out episodes, and what its latents know.
 
     Args:
         agent: whose model is looked at.
         episodes: held out; full-length ones with varied actions say most.
         acted: episodes of the agent itself, for the calibration of its distances or values; `episodes` if there are
             none.
+        probed: held-out episodes with the true state among their observations; without, there is no linear probe.
         curves: episodes drawn as curves.
         pairs: state-goal pairs for the calibration of time to goal, or states for that of the value, at most.
 
     Returns:
         `imagination` (real and open-loop imagined curves, in normalised units), `imagination_error` by horizon beside
-        that of a model that says "nothing changes", and `calibration` of the steps to a goal (with rank correlation,
-        mean absolute error and the standard deviation between the members of a quasimetric) or `value_calibration` of
-        the value functions.
+        that of a model that says "nothing changes", `linear_probe`, and `calibration` of the steps to a goal (with rank
+        correlation, mean absolute error and the standard deviation between the members of a quasimetric) or
+        `value_calibration` of the value functions.
     """
     model = agent.model
     chosen = sorted(episodes, key=lambda e: -len(e.actions))[: max(curves, 10)]
     length = min(len(e.actions) for e in chosen)
     obs = {
         k: torch.as_tensor(np.stack([e.obs[k][: length + 1] for e in chosen]), device=agent.device)
-        for k in chosen[0].obs
+        for k in model.spec.obs
     }
     actions = torch.as_tensor(np.stack([e.actions[:length] for e in chosen]), device=agent.device)
     real = model.encode_sequence(obs, actions)  # [K, T+1, Z]
@@ -298,6 +309,7 @@ def diagnose(
             "model": error[1:].tolist(),
             "persistence": still[1:].tolist(),
         },
+        "linear_probe": linear_probe(agent, probed),
         **(
             {"calibration": _calibration(agent, acted or episodes, pairs)}
             if model.control is None

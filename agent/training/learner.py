@@ -1,5 +1,6 @@
 """The learner: gradient steps on the world model from sampled windows."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import cast
@@ -17,6 +18,7 @@ from ..world_model import losses
 from ..world_model.control import ControlHeads
 from ..world_model.distance import PairwiseDistance, Quasimetric
 from ..world_model.model import WorldModel
+from .augmentation import drop_vectors, shift_images
 
 
 class LearnerError(ForethoughtError):
@@ -38,6 +40,11 @@ class LearnerOptions:
     focus_share: float = 0.0
     """Share of the windows that are drawn from those in which more happens than on average, for what is rare: reward,
     or for goals that are stated as `desired_goal` movement of what is to get there."""
+    image_shift: int = 0
+    """Pictures are moved at random by up to this many pixels: all of a window alike, and its goals alike."""
+    vector_dropout: float = 0.0
+    """Probability that the encoder sees the pictures of a window without the vectors beside them, so that it can do
+    without; drawn again for the window's goals. For env_options.observation=both and world_model.encoder=learned."""
     goals_per_window: int = 4
     """Hindsight pairs per window for the pairwise distance."""
     goal_power: float = 2.0
@@ -112,6 +119,8 @@ class LearnerOptions:
             raise LearnerError(f"compile must be one of {', '.join(CHOICES)}, got {self.compile!r}")
         if not 0 <= self.focus_share <= 1:
             raise LearnerError(f"focus_share must be in [0, 1], got {self.focus_share}")
+        if not 0 <= self.vector_dropout <= 1:
+            raise LearnerError(f"vector_dropout must be in [0, 1], got {self.vector_dropout}")
         if not 0 <= self.ema_target < 1:
             raise LearnerError(f"ema_target must be in [0, 1), got {self.ema_target}")
         if not 0 <= self.target_decay < 1:
@@ -129,6 +138,7 @@ class LearnerOptions:
 
 
 _WEIGHTS = [
+    "image_shift",
     "goal_gradient",
     "weight_decay",
     "warmup",
@@ -149,6 +159,26 @@ _WEIGHTS = [
 ]
 
 
+def _check_augmentation(model: WorldModel, options: LearnerOptions) -> None:
+    """Refuse augmentation where it would do nothing or harm."""
+    smallest = min((side for key in model.image_keys for side in model.spec.obs[key].shape[:2]), default=0)
+    if options.image_shift and not options.image_shift < smallest:
+        what = f"below the {smallest} pixels of an image" if model.image_keys else "0 where nothing seen is an image"
+        raise LearnerError(f"image_shift must be {what}, got {options.image_shift}")
+    if not options.vector_dropout:
+        return
+    if not model.image_keys or not model.vector_keys:
+        raise LearnerError(
+            "vector_dropout must be 0 unless both vectors and images are seen (env_options.observation=both), "
+            f"got {options.vector_dropout} with {sorted(model.spec.obs)}"
+        )
+    if model.measured_dim:
+        raise LearnerError(
+            f"vector_dropout must be 0 with encoder={model.options.encoder}, where z holds the vectors themselves and "
+            f"nothing else could stand there, got {options.vector_dropout}; encoder=learned and recurrence=gru take it"
+        )
+
+
 class Learner:
     """One optimiser over one world model.
 
@@ -156,12 +186,16 @@ class Learner:
         model: trained in place.
         options: losses and optimisation.
         total_updates: length of training, for the learning-rate schedule.
-        generator: draws the projections of SIGReg.
+        generator: every random draw.
+
+    Raises:
+        LearnerError: the options do not fit the model.
     """
 
     def __init__(
         self, model: WorldModel, options: LearnerOptions, total_updates: int, generator: torch.Generator
     ) -> None:
+        _check_augmentation(model, options)
         self.model, self.options, self.generator = model, options, generator
         self.total_updates = max(total_updates, 1)
         self.updates = 0
@@ -207,7 +241,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         compute = compiled(Learner._total) if self._compile else Learner._total
-        total, terms, spread = compute(self, batch, *self._circumstances(batch))
+        total, terms, spread = compute(self, batch, self._seen(batch), *self._circumstances(batch))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = self._clip()
@@ -229,6 +263,25 @@ class Learner:
             metrics["distance/price"] = self.model.time_to_goal.get_buffer("price").clone()
         return metrics
 
+    def _seen(self, batch: SequenceBatch) -> SequenceBatch:
+        """The batch as the encoder is shown it: pictures moved, vectors dropped. What losses aim at stays as it was."""
+        options, windows = self.options, len(batch.actions)
+        if not options.image_shift and not options.vector_dropout:
+            return batch
+        obs, goal_obs = batch.obs, batch.goal_obs
+        if options.image_shift:
+            k = options.image_shift
+            shifts = torch.randint(-k, k + 1, (2, windows, 2), generator=self.generator, device=self.generator.device)
+            images = self.model.image_keys
+            obs = {**obs, **{key: shift_images(obs[key], shifts[0]) for key in images}}
+            goal_obs = {**goal_obs, **{key: shift_images(goal_obs[key], shifts[1]) for key in images}}
+        if options.vector_dropout:
+            unknown = self.model.normalizer.unknown()
+            drawn = torch.rand(2, windows, generator=self.generator, device=self.generator.device)
+            dropped = (drawn < options.vector_dropout).to(self.device)
+            obs, goal_obs = drop_vectors(obs, unknown, dropped[0]), drop_vectors(goal_obs, unknown, dropped[1])
+        return dataclasses.replace(batch, obs=obs, goal_obs=goal_obs)
+
     def _circumstances(self, batch: SequenceBatch) -> tuple[Tensor | None, bool]:
         """What the losses depend on beside batch and weights: random draws, and whether episodes end.
 
@@ -247,21 +300,23 @@ class Learner:
         return noise.to(self.device), heads.terminates
 
     def _total(
-        self, batch: SequenceBatch, drawn: Tensor | None, terminates: bool
+        self, batch: SequenceBatch, seen: SequenceBatch, drawn: Tensor | None, terminates: bool
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The loss, its unweighted terms, and the spread of learned latents: the piece to be compiled."""
-        terms, z = self._losses(batch, drawn, terminates)
+        terms, z = self._losses(batch, seen, drawn, terminates)
         total = sum((getattr(self.options, name, 1.0) * value for name, value in terms.items()), torch.zeros(()))
         learned = z.detach()[..., self.model.measured_dim :].flatten(0, 1)
         return total, terms, learned.std(dim=0).mean() if learned.shape[-1] else None
 
     def losses(self, batch: SequenceBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Every loss term that has a weight, unweighted, and the latents `[B, L+1, Z]` of the windows."""
-        return self._losses(batch, *self._circumstances(batch))
+        return self._losses(batch, self._seen(batch), *self._circumstances(batch))
 
-    def _losses(self, batch: SequenceBatch, drawn: Tensor | None, terminates: bool) -> tuple[dict[str, Tensor], Tensor]:
+    def _losses(
+        self, batch: SequenceBatch, seen: SequenceBatch, drawn: Tensor | None, terminates: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
         options, model = self.options, self.model
-        z = model.encode_sequence(batch.obs, batch.actions)
+        z = model.encode_sequence(seen.obs, batch.actions)
         start = options.burn_in
         z, actions = z[:, start:], batch.actions[:, start:]
         terms: dict[str, Tensor] = {}
@@ -269,7 +324,7 @@ class Learner:
         if options.prediction or model.control is not None:
             predicted = model.rollout(z[:, 0].expand(model.members, -1, -1), actions)
         if predicted is not None and options.prediction:
-            terms["prediction"] = losses.prediction_loss(predicted, self._target(batch, z), options.rho)
+            terms["prediction"] = losses.prediction_loss(predicted, self._target(seen, z), options.rho)
         if options.inverse_dynamics:
             guess = model.inverse(z[:, :-1], z[:, 1:])
             terms["inverse_dynamics"] = F.mse_loss(guess, model.normalize_action(actions))
@@ -293,7 +348,7 @@ class Learner:
             assert drawn is not None
             terms["time_to_goal"] = self._quasimetric(model.time_to_goal, batch, z, predicted, drawn)
         elif options.time_to_goal and isinstance(model.time_to_goal, PairwiseDistance):
-            terms["time_to_goal"] = self._pairwise(model.time_to_goal, batch, z, start)
+            terms["time_to_goal"] = self._pairwise(model.time_to_goal, batch, seen, z, start)
         if model.probe is not None:
             target = model.probe_target(batch.obs)[:, start:]
             terms["probe"] = F.mse_loss(model.probe(z), target)
@@ -375,11 +430,11 @@ class Learner:
             loss = loss + options.distillation * better * (chosen.mean - done).square().sum(dim=-1)
         return (loss * weights).mean()
 
-    def _target(self, batch: SequenceBatch, z: Tensor) -> Tensor:
+    def _target(self, seen: SequenceBatch, z: Tensor) -> Tensor:
         if self.target is None:
             return z[:, 1:]
         with torch.no_grad():
-            target = cast(WorldModel, self.target.module).encode_sequence(batch.obs, batch.actions)
+            target = cast(WorldModel, self.target.module).encode_sequence(seen.obs, seen.actions)
         return target[:, self.options.burn_in + 1 :]
 
     def _quasimetric(
@@ -412,7 +467,9 @@ class Learner:
             far=far,
         )
 
-    def _pairwise(self, head: PairwiseDistance, batch: SequenceBatch, z: Tensor, start: int) -> Tensor:
+    def _pairwise(
+        self, head: PairwiseDistance, batch: SequenceBatch, seen: SequenceBatch, z: Tensor, start: int
+    ) -> Tensor:
         """Regression of the steps between the pairs of a batch, on latents `z [B, L+1, Z]`."""
         options = self.options
         index = (batch.goal_index - start).clamp(min=0)
@@ -422,7 +479,7 @@ class Learner:
         with torch.set_grad_enabled(options.goal_gradient > 0):
             point = model.goal_point(states)
             if model.achieved is None:
-                goal = self._throttled(model.encode(batch.goal_obs))
+                goal = self._throttled(model.encode(seen.goal_obs))
             else:
                 assert model.spec.goal is not None
                 goal = model.normalize_achieved(batch.goal_obs[model.spec.goal.achieved_key or ""])

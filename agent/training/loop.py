@@ -121,7 +121,9 @@ class TrainState:
 
 FREE = (
     "config.threads ",
-    "config.memory.",
+    "config.memory.path ",
+    "config.memory.map_size ",
+    "config.memory.sync ",
     "config.learner.cache_bytes ",
     "config.training.checkpoint_every ",
     "config.agent.compile ",
@@ -248,8 +250,9 @@ class Trainer:
         self.model.calibrate(self.store, ids)
         seconds = perf_counter() - began
         outcome = {"collect/episodes": len(ids), "speed/decisions_per_s": lived / seconds, **plans.summary()}
-        if planned:  # read from the memory, so that a resumed collection logs the same
-            infos = [self.store.info(i) for i in planned]
+        known = self.store.kept(planned).tolist()  # of a bounded memory
+        if known:  # read from the memory, so that a resumed collection logs the same
+            infos = [self.store.info(i) for i in known]
             if self.environments.env_spec.goal is not None:
                 outcome["episode/success"] = float(np.mean([info["success"] for info in infos]))
             outcome["episode/return"] = float(np.mean([info["total_reward"] for info in infos]))
@@ -391,7 +394,7 @@ class Trainer:
         restore_numpy(self.rng, checkpoint.state["rng"])
         saved = checkpoint.state["train"]
         episodes = [i for first, last in saved["episodes"] for i in range(first, last + 1)]
-        if checkpoint.state["store_id"] != self.store.store_id or any(i >= len(self.store) for i in episodes):
+        if checkpoint.state["store_id"] != self.store.store_id or any(i >= self.store.next_id for i in episodes):
             raise TrainingError(f"{self.store.path} is not the memory that {path} has learned from, or lacks episodes")
         self.state = TrainState(**{**saved, "episodes": episodes})
         self.learner.updates = self.state.updates

@@ -257,7 +257,13 @@ class WorldModel(nn.Module):
         return rows * self.options.hidden_dim**2
 
     def calibrate(self, store: EpisodeStore, ids: Sequence[int]) -> None:
-        """Take in the statistics of new episodes: running ones of vectors, and once those of images."""
+        """Take in the statistics of new episodes: running ones of vectors, and once those of images.
+
+        Episodes that the store has given up already say nothing.
+        """
+        ids = store.kept(ids).tolist()
+        if not ids:
+            return
         self.normalizer.update_from(store, ids)
         if self.control is not None and store.terminated(ids).any():
             self.control.get_buffer("has_terminated").fill_(True)

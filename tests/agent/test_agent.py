@@ -57,9 +57,13 @@ class Scripted:
 @pytest.fixture(scope="module")
 def make_agent(toy_spec: Maker, toy_model: Maker) -> AgentMaker:
     def make(
-        planner: Any = "icem", goal: str | None = "observation", options: Mapping[str, Any] = {}, **model: Any
+        planner: Any = "icem",
+        goal: str | None = "observation",
+        options: Mapping[str, Any] = {},
+        observation: str = "state",
+        **model: Any,
     ) -> Agent:
-        spec = toy_spec("state", goal)
+        spec = toy_spec(observation, goal)
         if isinstance(planner, str):
             low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
             changes = {"num_elites": 4} if planner in ("cem", "icem", "mppi") else {}
@@ -289,6 +293,23 @@ def test_arrays_of_numpy_will_do(make_agent: AgentMaker, watch: Maker) -> None:
     arrays = {k: v.numpy() for k, v in obs.items()}
     assert torch.equal(agent.embed_goal(arrays), agent.embed_goal(obs))
     assert sorted(agent.tensors({**arrays, "extra": arrays["grid"]})) == ["grid", "position"]
+
+
+def test_pictures_alone_will_do_where_z_is_learned(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent(observation="both")
+    obs = watch(agent, 3, 1)[0]
+    agent.model.normalizer._merge(torch.randn(9, 7).double())
+    alone = agent.tensors({"image": obs["image"].numpy()})
+    assert sorted(alone) == ["grid", "image", "position"]
+    assert alone["grid"].shape == (3, 2, 2)
+    normalized = agent.model.normalizer.normalize(alone)
+    assert all((normalized[key] == 0).all() for key in ("grid", "position"))
+    action, _, _ = agent.act({"image": obs["image"]}, agent.init(3), agent.embed_goal({"image": obs["image"]}))
+    assert action.isfinite().all()
+    with pytest.raises(AgentError, match="observation must have the keys"):  # one vector of two is a mistake
+        agent.tensors({"image": obs["image"], "grid": obs["grid"]})
+    with pytest.raises(AgentError, match="observation must have the keys"):
+        make_agent(observation="both", encoder="augmented").tensors({"image": obs["image"]})
 
 
 def test_missing_keys_are_named(make_agent: AgentMaker, watch: Maker) -> None:

@@ -65,7 +65,21 @@ class Faulty(gymnasium.Env):
                 self.x[0] = np.nan
         return self.x.copy(), 0.0, False, self.time >= 20, {"success": bool(abs(self.x).max() < 0.1)}
 
+class Painted(Faulty):
+    """A walk that draws itself: brightness is where it is."""
+
+    def render_pixels(self, size):
+        return self.picture(self.x, size)
+
+    def render_goal_pixels(self, size):
+        return self.picture(np.zeros(2), size)
+
+    def picture(self, x, size):
+        left_and_right = np.repeat(np.clip(128 + 40 * x, 0, 255).astype(np.uint8), size // 2)
+        return np.broadcast_to(left_and_right[None, :, None], (size, size, 3)).copy()
+
 gymnasium.register("Faulty-v0", Faulty, max_episode_steps=20)
+gymnasium.register("Painted-v0", Painted, max_episode_steps=20)
 '''
 
 
@@ -78,6 +92,7 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[str]) ->
     monkeypatch.delitem(sys.modules, "faulty_env", raising=False)
     yield [*small, "env=faulty_env:Faulty-v0", "training.num_envs=1", "training.validation_episodes=0"]
     gymnasium.registry.pop("Faulty-v0", None)
+    gymnasium.registry.pop("Painted-v0", None)
 
 
 # -- an agent in a loop of one's own ----------------------------------------------------------------------------------
@@ -550,11 +565,29 @@ def test_an_evaluation_leaves_all_that_is_promised(evaluated: tuple[Path, dict[s
     assert len(set(result["seeds"])) == 4
     assert (result["env"], result["seed"], result["checkpoint"]) == ("forethought/PointMass-v0", 0, "best")
     assert {"python", "torch", "forethought"} <= result["versions"].keys()
-    assert {"imagination", "imagination_error", "calibration"} == json.loads(
-        (run / "diagnostics.json").read_text()
-    ).keys()
+    diagnostics = json.loads((run / "diagnostics.json").read_text())
+    assert diagnostics.keys() == {"imagination", "imagination_error", "linear_probe", "calibration"}
+    assert diagnostics["linear_probe"]["episodes"] == 10
+    assert min(diagnostics["linear_probe"]["r2"]) > 0.999  # z holds the state itself
     assert "<html" in (run / "report.html").read_text()
     assert (run / "rollout.mp4").read_bytes()[4:8] == b"ftyp" if result["video"] else result["video_reason"]
+
+
+def test_a_model_of_pixels_is_probed_for_the_state(
+    tmp_path: Path, faulty: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    seen = ["env=faulty_env:Painted-v0", "env_options.observation=pixels", "env_options.image_size=16"]
+    run = build.train(load(Config, [*faulty, *seen, f"out={tmp_path / 'run'}"]))
+    quick = [f"run={run}", *EVALUATE, "evaluation.video=false"]
+    probes = []
+    for count in (8, 0):
+        build.evaluate(load(EvalConfig, [*quick, f"evaluation.probe_episodes={count}"]))
+        probes.append(json.loads((run / "diagnostics.json").read_text())["linear_probe"])
+    assert probes[0]["names"] == ["observation[0]", "observation[1]"]
+    assert (probes[0]["episodes"], probes[0]["states"], probes[0]["reason"]) == (4, 84, None)
+    assert min(probes[0]["r2"]) > 0.5
+    assert probes[1]["reason"] == "it needs two episodes or more"
 
 
 def test_evaluating_again_gives_the_same_numbers_and_another_seed_others(

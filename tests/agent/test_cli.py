@@ -18,7 +18,7 @@ from rich.console import Console
 from forethought import __version__
 from forethought.agent import build
 from forethought.agent.cli import ConsoleProgress, build_parser, main
-from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.memory.store import EpisodeStore, MemoryOptions
 from forethought.agent.training.checkpoint import load_checkpoint
 
 COMMANDS = ["quickstart", "collect", "train", "eval", "goal", "envs", "doctor", "memory"]
@@ -146,6 +146,16 @@ def test_memory_is_listed_inspected_and_verified(cli: Any, small_run: Path, monk
     episode = json.loads(cli("memory", "inspect", memory, "--episode", "5").out)
     assert (episode["episode_id"], episode["length"], episode["meta"]["policy"]) == (5, 20, "plan")
     assert cli("memory", "verify", memory).out == f"{memory}: 8 episodes, 0 problems\n"
+
+
+def test_a_memory_that_gave_up_episodes_says_so(cli: Any, small_run: Path, tmp_path: Path) -> None:
+    memory = shutil.copytree(small_run / "memory", tmp_path / "memory")
+    with EpisodeStore.open(memory, "a", options=MemoryOptions(max_bytes=1)) as store:
+        store.append(store.get(0), spec=store.specs[0])
+    assert cli("memory", "ls", memory).out.endswith("1 episodes, 20 transitions, 8 older ones were given up\n")
+    assert json.loads(cli("memory", "inspect", memory).out)["given_up"] == 8
+    assert_error(cli("memory", "inspect", memory, "--episode", "3"), "episode 3 was given up")
+    assert cli("memory", "verify", memory).out == f"{memory}: 1 episodes, 0 problems\n"
 
 
 def test_memory_that_is_missing_damaged_or_foreign(cli: Any, small_run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forethought.agent.memory.store import Episode, EpisodeStore, MemoryOptions, StoreError
+from forethought.agent.memory.sampler import SequenceSampler
+from forethought.agent.memory.store import Episode, EpisodeStore, GivenUpError, MemoryOptions, StoreError
 from forethought.envs.spec import EnvSpec
 
 Maker = Callable[..., Episode]
@@ -163,6 +164,94 @@ def test_killed_writers_lose_nothing(
                 assert store.find(f"run/{i}") == i
             checked = len(store)
     assert checked > 20
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_killed_writers_of_a_bounded_store_keep_the_newest_whole(
+    fork: Fork, sync: bool, folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
+) -> None:
+    """Wherever the kill falls, what is kept is whole, is what the bound asks for, and its space is used again."""
+    rng, bound, written = np.random.default_rng(6), 1 << 20, 0
+    options = MemoryOptions(map_size=1 << 20, sync=sync, max_bytes=bound)
+
+    def episode(i: int) -> Episode:
+        return make_episode(spec, 400 + i * 37 % 300, i)
+
+    def write(report: Report) -> None:
+        with EpisodeStore.open(folder, "a", spec, options) as store:
+            i = max(store.next_id - 40, 0)  # some that are there, and some that are gone: neither is written again
+            while True:
+                report(store.append(episode(i), f"run/{i}"))
+                i += 1
+
+    for _ in range(10):
+        child = fork(write)
+        for _ in range(40 + int(rng.integers(0, 40))):
+            child.line()
+        time.sleep(float(rng.random()) * 0.01)
+        child.kill()
+        acknowledged = child.rest()
+        with EpisodeStore.open(folder) as store:
+            assert store.verify() == []
+            assert store.next_id >= max([written, *(int(line) + 1 for line in acknowledged)])
+            written = store.next_id
+            sizes = [store.info(i)["num_bytes"] for i in store.ids()]
+            assert bound - 20_000 * bool(store.num_given_up) < sum(sizes) + max(sizes) <= bound + max(sizes)
+            for i in store.ids().tolist():
+                assert_same(store.get(i), episode(i))
+            assert all(store.find(f"run/{i}") == i for i in range(written))
+            assert store.stats()["bytes"] < 2 * bound
+    assert written > 200  # 26 of which fit
+
+
+def test_readers_of_a_bounded_store_see_what_they_read_to_its_end(
+    fork: Fork, folder: Path, spec: EnvSpec, make_episode: Maker
+) -> None:
+    """A snapshot stays while its block lasts; then what is gone is named, and a sampler draws from what is there."""
+    pipe, end = os.pipe()
+
+    def write(report: Report) -> None:
+        with EpisodeStore.open(folder, "a", spec, MemoryOptions(sync=False, max_bytes=200_000)) as store:
+            for i in range(90):
+                report(store.append(make_episode(spec, 500, i)))
+                if i % 30 == 2:
+                    os.read(pipe, 1)
+
+    def until(child: Child, number: int) -> None:
+        while child.line() != str(number):
+            pass
+
+    child = fork(write)
+    until(child, 2)
+    with EpisodeStore.open(folder) as store:
+        assert store.ids().tolist() == [0, 1, 2]
+        sampler = SequenceSampler(store, spec, 4, cache_bytes=0)
+        late = SequenceSampler(store, spec, 4, episode_ids=[])
+        with store.reading() as reader:
+            before = reader.array(1, "obs/state")
+            os.write(end, b"x")
+            until(child, 32)  # 30 episodes of some 37 kB have come, and episode 1 is gone for everybody else
+            np.testing.assert_array_equal(before, make_episode(spec, 500, 1).obs["state"])
+            np.testing.assert_array_equal(reader.array(2, "actions"), make_episode(spec, 500, 2).actions)
+        with pytest.raises(GivenUpError, match="episode 1 was given up"):
+            store.get(1)
+        assert store.ids().tolist() == [0, 1, 2]  # as of the last refresh
+        batch = sampler.sample(64, np.random.default_rng(0))
+        kept = store.ids().tolist()
+        assert min(kept) > 2
+        assert np.isin(batch.actions.numpy(), [make_episode(spec, 500, i).actions for i in kept]).all()
+        os.write(end, b"x")
+        until(child, 62)
+        late.refresh(range(33))  # all of them gone, which it does not know yet
+        assert late.num_windows == 0
+        os.write(end, b"x")
+        child.rest()
+        child.join()
+        store.refresh()
+        assert max(store.ids()) == 89
+        assert store.verify() == []
+    os.close(pipe)
+    os.close(end)
 
 
 def test_kill_during_creation_leaves_nothing_in_the_way(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:

@@ -17,7 +17,8 @@ from forethought.agent.report.video import write_video
 from forethought.agent.training.metrics import WARNING_KEY, MetricsLogger
 
 SECTIONS = {
-    "results", "video", "success", "learning", "latents", "imagination", "timing", "config", "machine", "files",
+    "results", "video", "success", "learning", "latents", "imagination", "knowledge", "timing", "config",
+    "machine", "files",
 }  # fmt: skip
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
@@ -90,7 +91,11 @@ DIAGNOSTICS: dict[str, Any] = {
     "imagination": {"names": ["x (m)"], "real": [[[0.0], [1.0], [2.0]]], "imagined": [[[0.0], [0.9], [1.7]]]},
     "imagination_error": {"horizon": [1, 2], "model": [0.1, 0.3], "persistence": [1.0, 2.0]},
     "calibration": {"predicted": [1.0, 2.0, 3.0], "true": [1.0, 2.0, 4.0]},
-}
+    "linear_probe": {
+        "names": ["x", "v", "gravity"], "r2": [0.9, 0.1, None], "r2_learned": [0.8, -0.1, None],
+        "constant": ["gravity"], "episodes": 10, "states": 310, "reason": None,
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +134,7 @@ def _quick_plots(monkeypatch: pytest.MonkeyPatch) -> None:
         "calibration_plot",
         "distance_plot",
         "goal_distance_plot",
+        "probe_bars",
         "steps_to_goal_hist",
         "decision_time_hist",
     ):
@@ -157,7 +163,9 @@ def test_a_full_run_fills_every_section(full_run: Path) -> None:
         assert part in page.text["header"]
     for part in ("no memory", "85 %", interval, "the simulator cannot be copied", "20.9 / 30.9", "19 / 28"):
         assert part in page.text["results"]
-    assert page.pictures == {"success": 2, "learning": 1, "latents": 1, "imagination": 3, "timing": 2}
+    assert page.pictures == {"success": 2, "learning": 1, "latents": 1, "imagination": 3, "knowledge": 1, "timing": 2}
+    assert "310 states of 10 other episodes" in page.text["knowledge"]
+    assert "did not vary: gravity." in page.text["knowledge"]
     assert "2,000 updates, 4,000 decisions, 8,000 frames" in page.text["learning"]
     assert "collapsed to a point. (Logged 2 times, from update 0 to 1,000.)" in page.text["latents"]
     assert "at update 2,000, was healthy again" in page.text["latents"]
@@ -196,6 +204,7 @@ def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) 
         "learning": "metrics.jsonl",
         "latents": "metrics.jsonl",
         "imagination": "diagnostics.json",
+        "knowledge": "diagnostics.json",
         "timing": "eval.json",
         "config": "config.yaml",
         "machine": "run.json",
@@ -230,6 +239,26 @@ def test_parts_of_the_diagnostics_are_optional(run_dir: Path) -> None:
     assert parse(run_dir).pictures["imagination"] == 1
     write_json(run_dir / "diagnostics.json", {})
     assert "neither imagination" in parse(run_dir).text["imagination"]
+    assert "linear_probe" in parse(run_dir).text["knowledge"]
+
+
+@pytest.mark.usefixtures("_quick_plots")
+def test_a_probe_that_could_not_be_says_why(run_dir: Path) -> None:
+    probe: dict[str, Any] = {"names": [], "r2": [], "r2_learned": None, "reason": "nothing but pictures"}
+    write_json(run_dir / "diagnostics.json", {"linear_probe": probe})
+    assert "There is no linear probe: nothing but pictures." in parse(run_dir).text["knowledge"]
+    write_json(run_dir / "diagnostics.json", {"linear_probe": {**probe, "names": ["g"], "r2": [None]}})
+    page = parse(run_dir)
+    assert "knowledge" not in page.pictures
+    assert "did not vary: g." in page.text["knowledge"]
+
+
+@pytest.mark.usefixtures("_quick_plots")
+def test_a_probe_is_drawn_without_what_did_not_vary(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "probe_bars", lambda *data, theme: drawn.append(data) or b"picture")
+    parse(run_dir)
+    assert drawn[0] == (["x", "v"], [0.9, 0.1], [0.8, -0.1])
 
 
 @pytest.mark.usefixtures("_quick_plots")
@@ -343,6 +372,9 @@ def test_a_lone_surrogate_does_not_stop_the_page(tmp_path: Path) -> None:
         ("diagnostics.json", '{"imagination": {"names": 3}}', r"imagination\.names must be a list of names"),
         ("diagnostics.json", '{"imagination": {"names": ["a"], "real": [[1]]}}', r"diagnostics\.json: real must be"),
         ("diagnostics.json", '{"calibration": {"predicted": [1], "true": []}}', r"diagnostics\.json: true must be"),
+        ("diagnostics.json", '{"linear_probe": {"names": 3}}', r"linear_probe\.names must be a list of names"),
+        ("diagnostics.json", '{"linear_probe": {"names": ["a"]}}', r"linear_probe\.r2 must be a list of numbers"),
+        ("diagnostics.json", '{"linear_probe": {"names": ["a"], "r2": []}}', r"r2 must be a list of 1 numbers"),
     ],
 )
 def test_a_corrupt_file_is_named_and_the_old_page_stays(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -72,6 +72,8 @@ CASES: dict[str, tuple[Callable[..., bytes], tuple[Any, ...]]] = {
         ),
     ),
     "distance, one value": (plots.distance_plot, ([3.0], [4.0], [0.5])),
+    "probe": (plots.probe_bars, ([f"q[{i}]" for i in range(9)], RNG.uniform(-0.5, 1, 9), RNG.uniform(-99, 1, 9))),
+    "probe, one value": (plots.probe_bars, (["q"], [0.5])),
     "calibration, one value": (plots.calibration_plot, ([3.0], [4.0], "steps")),
 }
 
@@ -161,6 +163,10 @@ def test_an_interval_that_excludes_its_value_is_drawn() -> None:
         (plots.decision_time_hist, ([],), "ms must be"),
         (plots.decision_time_hist, ([math.nan],), "finite"),
         (plots.steps_to_goal_hist, ([],), "steps must be"),
+        (plots.probe_bars, (["a"], [1.0, 2.0]), "a value for each of 1 names, got 2"),
+        (plots.probe_bars, (["a"], [1.0], [1.0, 2.0]), "a value for each of 1 names, got 2"),
+        (plots.probe_bars, (["a"], [math.nan]), "finite numbers only"),
+        (plots.probe_bars, ([], []), "r2 must be an array of 1 dimensions, not empty"),
         (plots.calibration_plot, ([1.0], [1.0, 2.0], "x"), "equally long"),
         (plots.calibration_plot, ([math.nan], [1.0], "x"), "finite"),
     ],

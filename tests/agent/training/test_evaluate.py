@@ -182,6 +182,12 @@ def test_a_goal_from_a_file_is_one_for_the_whole_episode() -> None:
         EvaluationOptions(goal="x.png", goals_per_episode=2)
 
 
+@pytest.mark.parametrize("count", [-1, 1])
+def test_half_a_probe_is_refused(count: int) -> None:
+    with pytest.raises(EvaluationError, match=f"probe_episodes must be 0 or at least 2, got {count}"):
+        EvaluationOptions(probe_episodes=count)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(EvaluationError, match=f"seed must be between 0 and 9223372036854775807, got {seed}"):
@@ -273,7 +279,7 @@ def test_a_diagnosis_is_complete_and_finite(
 ) -> None:
     spec = toy_spec(observation, goal)
     agent, episodes = make_agent(spec, recurrence=recurrence), noise_episodes(spec)
-    result = diagnose(agent, episodes, curves=2, pairs=50)
+    result = diagnose(agent, episodes, (), episodes, curves=2, pairs=50)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     imagination, error, calibration = result["imagination"], result["imagination_error"], result["calibration"]
     curves = len(imagination["names"])
@@ -285,6 +291,7 @@ def test_a_diagnosis_is_complete_and_finite(
     assert 8 <= max(calibration["true"]) <= 11
     assert calibration["goals"] == 5
     assert not calibration["reached"]
+    assert bool(result["linear_probe"]["r2"]) == (observation != "pixels" or goal == "achieved")
     assert all(p >= 0 for p in calibration["predicted"])
 
 

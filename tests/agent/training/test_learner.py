@@ -379,9 +379,9 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 ELSEWHERE = {
     "cache_bytes", "focus_share", "reward", "value", "termination", "entropy", "saturation", "distillation",
-    "target_decay",
+    "target_decay", "image_shift", "vector_dropout",
 }  # fmt: skip
-"""Tested below, in test_learner_control.py and, focus_share, in memory/test_sampler.py."""
+"""Tested below, in test_learner_control.py, test_augmentation.py and, focus_share, in memory/test_sampler.py."""
 SAME = {"compile"}
 """Computes the same faster, see test_compilation.py."""
 
@@ -435,6 +435,7 @@ def test_cache_bytes_changes_where_batches_come_from_and_nothing_else(
             {"window": 3, "burn_in": 2, "straightening": 0.1},
             "window - burn_in must be at least 2 with straightening, got 1",
         ),
+        ({"vector_dropout": 1.1}, "vector_dropout must be in [0, 1], got 1.1"),
         ({"ema_target": 1.0}, "ema_target must be in [0, 1), got 1.0"),
         ({"expectile": 0.0}, "expectile must be in (0, 1), got 0.0"),
         ({"expectile": 1.0}, "expectile must be in (0, 1), got 1.0"),
@@ -445,7 +446,7 @@ def test_cache_bytes_changes_where_batches_come_from_and_nothing_else(
         ({"goal_power": float("nan")}, "goal_power must be positive, got nan"),
         *(
             ({name: -0.1}, f"{name} must be at least 0, got -0.1")
-            for name in [*sorted(TAUGHT.keys() - {"probe"}), "weight_decay", "warmup"]
+            for name in [*sorted(TAUGHT.keys() - {"probe"}), "weight_decay", "warmup", "image_shift"]
         ),
     ],
 )

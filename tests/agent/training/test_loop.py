@@ -91,6 +91,21 @@ def test_a_run_killed_in_each_stage_goes_on_exactly(tmp_path: Path, small_run: P
     assert_same_run(small_run, tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_a_run_with_a_bounded_memory_goes_on_exactly(tmp_path: Path, small: list[str]) -> None:
+    """Also where what it had collected before the kill is gone already."""
+    overrides = [*small, "memory.max_bytes=5500"]
+    whole = build.train(load(Config, [*overrides, f"out={tmp_path / 'whole'}"]))
+    with EpisodeStore.open(whole / "memory") as store:
+        assert 1 < len(store) < 4
+        assert store.next_id == 8
+    kills = [("after append", 2), ("before update", 3), ("before append", 2), ("before update", 3)]
+    kill_and_resume(tmp_path, {"run": kills}, overrides)
+    assert_same_run(whole, tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"memory\.max_bytes was 5500 and is None"):
+        build.train(load(Config, [*small, f"out={whole}"]))
+
+
 def test_two_runs_of_one_seed_are_the_same_and_of_another_are_not(
     tmp_path: Path, small_run: Path, small: list[str]
 ) -> None:
