@@ -395,7 +395,7 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
             device=config.device, seed=options.seed,
         )  # fmt: skip
         saved = read_card(run_dir, config.checkpoint)["config"]
-        env_options = EnvOptions(**saved["env_options"])
+        env_options = EnvOptions.from_json(saved["env_options"])
         seeds = episode_seeds("test", options.seed, 0, options.episodes)
         rows = min(options.num_envs, options.episodes)
         with contextlib.closing(make_vector(saved["env"], rows, env_options)) as environments:
