@@ -44,7 +44,16 @@ from .objectives import (
 from .report.html import write_report
 from .report.video import VideoError, write_video
 from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, restore_module
-from .training.evaluate import EvaluationOptions, decision_time, diagnose, episode_seeds, film, run_arm, score
+from .training.evaluate import (
+    EvaluationOptions,
+    decision_time,
+    diagnose,
+    episode_seeds,
+    film,
+    prediction_error,
+    run_arm,
+    score,
+)
 from .training.learner import Learner
 from .training.loop import Progress, Trainer
 from .training.metrics import MetricsLogger
@@ -395,7 +404,7 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
             device=config.device, seed=options.seed,
         )  # fmt: skip
         saved = read_card(run_dir, config.checkpoint)["config"]
-        env_options = EnvOptions.from_json(saved["env_options"])
+        env_options = dataclasses.replace(EnvOptions.from_json(saved["env_options"]), shift=config.env_options.shift)
         seeds = episode_seeds("test", options.seed, 0, options.episodes)
         rows = min(options.num_envs, options.episodes)
         with contextlib.closing(make_vector(saved["env"], rows, env_options)) as environments:
@@ -405,6 +414,8 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         "env": saved["env"],
         "objective": saved["objective"]["name"],
         "planner": dataclasses.asdict(config.planner),
+        "agent": dataclasses.asdict(config.agent),
+        "shift": dataclasses.asdict(config.env_options.shift),
         "seed": options.seed,
         "seeds": seeds,
         "checkpoint": config.checkpoint,
@@ -459,6 +470,7 @@ def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
             overrides.append(f"{group}={saved[group]['name']}")
             walk(group, saved[group])
     walk("agent", saved["agent"])
+    walk("env_options.shift", saved["env_options"].get("shift", {}))
     return overrides
 
 
@@ -484,6 +496,7 @@ def _measure(
     policy = AgentPolicy(agent)
     result, acted = arm("planner", policy)
     result["plan"] = policy.statistics.summary()
+    result["prediction_error"] = prediction_error(agent, acted)
     result["random"], held_out = None, acted
     if options.random:
         # Whole episodes, not cut at the first success: these also show how far the model can be trusted.

@@ -18,6 +18,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from adaptation import ARMS as ADAPTATION_ARMS
+from adaptation import SHIFTS
+from adaptation import TASKS as ADAPTATION_TASKS
 from goal_reaching import ARMS, TASKS, Task
 from gymnasium_control import ARMS as GYMNASIUM_ARMS
 from gymnasium_control import TASKS as GYMNASIUM_TASKS
@@ -119,6 +122,37 @@ def _percent(rate: float) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min"
+
+
+# -- adaptation --------------------------------------------------------------------------------------------------------
+
+
+def adaptation(results: Path) -> str:
+    """One row per task and shift that has results of both arms, in the order of `adaptation.TASKS` and `SHIFTS`."""
+    found = [read_json(path) for path in sorted((results / "adaptation").glob("*.json"))]
+    rows = []
+    for name, task in ADAPTATION_TASKS.items():
+        for shift, changes in SHIFTS.items():
+            arms = [
+                [r for r in found if (r["task"], r["shift"], r["arm"]) == (name, shift, arm)] for arm in ADAPTATION_ARMS
+            ]
+            if not all(arms):
+                continue
+            text = ", ".join(f"{key} x {value:g}" for key, value in changes.items()) or "none"
+            true = [r["true_dynamics"] for r in arms[0]]
+            ceiling = fmean(r["success_rate"] - r["return_mean"] for r in true)
+            rows.append([
+                f"{task.title}, {text}",
+                *(_pooled(arm) for arm in arms),
+                *(f"{fmean(r['steps_mean_all'] for r in arm):.1f}" for arm in arms),
+                f"{ceiling:.1f}",
+                *(f"{fmean(r['prediction_error']['model'] for r in arm):.3f}" for arm in arms),
+                *(f"{fmean(r['decision_ms']['p50'] for r in arm):.0f} ms" for arm in arms),
+            ])  # fmt: skip
+    if not rows:
+        return "No results yet: `python benchmarks/adaptation.py` makes them.\n"
+    header = ["task, shift", "success (95 % CI)", "adapting", "steps", "adapting", "true dynamics", "error", "adapting"]
+    return markdown([*header, "decision", "adapting"], rows)
 
 
 # -- control by reward -------------------------------------------------------------------------------------------------
@@ -351,6 +385,7 @@ def _origin(record: Result) -> str:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "goal_reaching": goal_reaching,
+    "adaptation": adaptation,
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,
     "time_to_800": time_to_800,

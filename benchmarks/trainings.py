@@ -94,6 +94,16 @@ def carry_out(train: Sequence[str], evaluate: Sequence[str], run: Path) -> tuple
     return read_json(run / "eval.json"), made_by
 
 
+def without_lists(measured: dict[str, Any]) -> dict[str, Any]:
+    """The content of an eval.json without single values, and without what the commands already say."""
+    left_out = ("values", "returns", "seeds", "command", "video", "video_reason")
+    return {
+        key: without_lists(value) if isinstance(value, dict) else value
+        for key, value in measured.items()
+        if key not in left_out
+    }
+
+
 def finished(run: Path) -> bool:
     """Whether a training was carried through to its end."""
     last = run / "last.safetensors"

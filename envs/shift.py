@@ -1,4 +1,4 @@
-"""The same environment in a world that differs: heavier bodies, weaker motors, other friction, a camera out of place."""
+"""The same environment in another world: heavier bodies, weaker motors, more friction, a camera out of place."""
 
 from typing import Any
 

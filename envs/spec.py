@@ -110,7 +110,7 @@ class EnvSpec:
 
 @dataclass
 class ShiftOptions:
-    """How a MuJoCo environment is to differ from the one that it was written as: factors, and the place of its cameras."""
+    """How a MuJoCo environment differs from the one that was written: factors, and where its cameras stand."""
 
     mass: float = 1.0
     """Factor on the masses and inertias of all bodies."""
