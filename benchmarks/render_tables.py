@@ -14,12 +14,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from adaptation import ARMS as ADAPTATION_ARMS
-from adaptation import SHIFTS
+from adaptation import REPLAN, SHIFTS
 from adaptation import TASKS as ADAPTATION_TASKS
 from goal_reaching import ARMS, TASKS, Task
 from gymnasium_control import ARMS as GYMNASIUM_ARMS
@@ -128,31 +129,32 @@ def _duration(seconds: float) -> str:
 
 
 def adaptation(results: Path) -> str:
-    """One row per task and shift that has results of both arms, in the order of `adaptation.TASKS` and `SHIFTS`."""
+    """One row per task, shift and decisions per plan that both arms have results of, in the benchmark's order."""
     found = [read_json(path) for path in sorted((results / "adaptation").glob("*.json"))]
     rows = []
-    for name, task in ADAPTATION_TASKS.items():
-        for shift, changes in SHIFTS.items():
-            arms = [
-                [r for r in found if (r["task"], r["shift"], r["arm"]) == (name, shift, arm)] for arm in ADAPTATION_ARMS
-            ]
-            if not all(arms):
-                continue
-            text = ", ".join(f"{key} x {value:g}" for key, value in changes.items()) or "none"
-            true = [r["true_dynamics"] for r in arms[0]]
-            ceiling = fmean(r["success_rate"] - r["return_mean"] for r in true)
-            rows.append([
-                f"{task.title}, {text}",
-                *(_pooled(arm) for arm in arms),
-                *(f"{fmean(r['steps_mean_all'] for r in arm):.1f}" for arm in arms),
-                f"{ceiling:.1f}",
-                *(f"{fmean(r['prediction_error']['model'] for r in arm):.3f}" for arm in arms),
-                *(f"{fmean(r['decision_ms']['p50'] for r in arm):.0f} ms" for arm in arms),
-            ])  # fmt: skip
+    for name, shift, every in product(ADAPTATION_TASKS, SHIFTS, REPLAN):
+        of_row = [r for r in found if (r["task"], r["shift"]) == (name, shift)]
+        arms = [[r for r in of_row if (r["replan_every"], r["arm"]) == (every, arm)] for arm in ADAPTATION_ARMS]
+        if not all(arms):
+            continue
+        world = ", ".join(f"{key} x {value:g}" for key, value in SHIFTS[shift].items()) or "as learned"
+        true = [r["true_dynamics"] for r in of_row if r["true_dynamics"] is not None]
+        rows.append([
+            f"{ADAPTATION_TASKS[name].title}, {world}",
+            str(every),
+            *(_pooled(arm) for arm in arms),
+            *(f"{fmean(r['steps_mean_all'] for r in arm):.1f}" for arm in arms),
+            f"{fmean(r['success_rate'] - r['return_mean'] for r in true):.1f}" if true else NONE,
+            *(f"{fmean(r['prediction_error']['model'] for r in arm):.3f}" for arm in arms),
+            *(f"{fmean(r['decision_ms']['p50'] for r in arm):.0f} ms" for arm in arms),
+        ])  # fmt: skip
     if not rows:
         return "No results yet: `python benchmarks/adaptation.py` makes them.\n"
-    header = ["task, shift", "success (95 % CI)", "adapting", "steps", "adapting", "true dynamics", "error", "adapting"]
-    return markdown([*header, "decision", "adapting"], rows)
+    header = [
+        "task, world", "decisions per plan", "success (95 % CI)", "adapting", "steps", "adapting", "true dynamics",
+        "error", "adapting", "decision p50", "adapting",
+    ]  # fmt: skip
+    return markdown(header, rows)
 
 
 # -- control by reward -------------------------------------------------------------------------------------------------
