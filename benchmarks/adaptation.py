@@ -5,8 +5,9 @@
     python benchmarks/adaptation.py --only-eval                     evaluate the trainings of an earlier call again
 
 One training per task and seed, then one `forethought eval` per shift, decisions per plan and arm, all on the same
-held-out goals with the same seeds; a result file each, with the command lines that made it. What has a result file is left alone (`--resume
-never` starts everything over). `python benchmarks/render_tables.py` then brings the numbers into the pages.
+held-out goals with the same seeds; a result file each, with the command lines that made it. What has a result file is
+left alone (`--resume never` starts everything over). `python benchmarks/render_tables.py` then brings the numbers into
+the pages.
 
 Arms: `plain` plans with the model as it was learned, `adapted` with `agent.adapt_rate`. Beside them stands the planner
 on the true dynamics of the shifted world, one decision per plan: nothing is lost that it cannot reach either.
