@@ -12,6 +12,7 @@ from .. import ForethoughtError
 from ..planners.base import Plan, Planner
 from .compilation import CHOICES, worth_compiling
 from .objectives import ImaginedCost, Objective, propose
+from .threads import threads_for
 from .world_model.model import WorldModel
 
 T = TypeVar("T")
@@ -36,6 +37,9 @@ class AgentOptions:
     deadline_s: float | None = None
     """Seconds a plan may take; the best plan found by then is used. None plans to the end. An agent that is loaded with
     a deadline has compiled already."""
+    adapt_rate: float = 0.0
+    """Share of each error of prediction, 0 to 1, by which the agent corrects what it expects of its actions for the
+    rest of the episode, where the world is no longer the one learned from; 0 leaves the model as it was learned."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
@@ -46,6 +50,8 @@ class AgentOptions:
             raise AgentError(f"compile must be one of {', '.join(CHOICES)}, got {self.compile!r}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise AgentError(f"deadline_s must be positive, got {self.deadline_s}")
+        if not 0 <= self.adapt_rate <= 1:
+            raise AgentError(f"adapt_rate must be between 0 and 1, got {self.adapt_rate}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Carry:
         plan: last plan `[B, H, A]`.
         age: decisions since that plan was made.
         goal: what it was made for `[B, G]`; None without a goal.
+        correction: what each episode taught about the model, `[B, A, Z]`, see `Agent.adapt`; None without
+            adaptation.
     """
 
     planner: Any
@@ -67,6 +75,7 @@ class Carry:
     plan: Tensor | None = None
     age: int = 0
     goal: Tensor | None = None
+    correction: Tensor | None = None
 
 
 def select(carry: T, rows: Tensor) -> T:
@@ -112,7 +121,7 @@ class Agent:
         model: the world model; what plans is a copy of it, so build a new agent after training it further.
         planner: searches action sequences.
         objective: scores what the model imagines.
-        options: replanning, precision, deadline.
+        options: replanning, precision, deadline, adaptation.
         generator: every random draw of the planner.
     """
 
@@ -138,7 +147,11 @@ class Agent:
 
     def init(self, batch_size: int) -> Carry:
         """The carry at the start of `batch_size` episodes."""
-        return Carry(planner=self.planner.init(batch_size))
+        correction = None
+        if self.options.adapt_rate:
+            size = (batch_size, self.model.spec.action_dim, self.model.latent_dim)
+            correction = torch.zeros(size, device=self.device)
+        return Carry(planner=self.planner.init(batch_size), correction=correction)
 
     def tensors(self, obs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Arrays `{key: [B, ...]}` as tensors on the model's device.
@@ -185,6 +198,35 @@ class Agent:
             self.options = options
             self.generator.set_state(state)
 
+    @torch.no_grad()
+    def adapt(
+        self, correction: Tensor | None, z: Tensor, action: Tensor, ahead: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """Learn from one observed transition of each episode, for that episode alone.
+
+        A gradient step on the squared error of the latent prediction, as AdaJEPA takes it on its network, but on what
+        actions add to the latent beside the prediction, and normalised (Nagumo and Noda, "A learning method for system
+        identification", 1967): small actions, which tell little of what actions do, count for less.
+
+        Args:
+            correction: so far, `[B, A, Z]`; None leaves the model alone.
+            z: latents before, `[B, Z]`.
+            action: what was done, `[B, A]` in real units.
+            ahead: latents after, `[B, Z]`.
+
+        Returns:
+            the correction from now on, and the error `[B, Z]` of what was expected with the one so far.
+        """
+        model = self.imagined
+        with threads_for(0):
+            start = z.expand(self.objective.members or model.members, -1, -1)
+            error = ahead - model.rollout(start, action.unsqueeze(1), correction).mean(dim=0)[:, 0]
+            if correction is None:
+                return None, error
+            done = model.normalize_action(action)
+            step = self.options.adapt_rate / done.square().sum(dim=-1, keepdim=True).clamp(min=1.0)
+            return torch.baddbmm(correction, (step * done).unsqueeze(2), error.unsqueeze(1)), error
+
     def act(self, obs: Mapping[str, Any], carry: Carry, goal: Tensor | None) -> tuple[Tensor, Carry, Plan | None]:
         """Decide.
 
@@ -205,6 +247,9 @@ class Agent:
         """
         with torch.no_grad():
             latent = self.model.observe(carry.latent, carry.action, self.tensors(obs))
+        if carry.correction is not None and carry.latent is not None and carry.action is not None:
+            correction, _ = self.adapt(carry.correction, carry.latent, carry.action, latent)
+            carry = dataclasses.replace(carry, correction=correction)
         changed = None if carry.goal is None or goal is None else (goal != carry.goal).any(dim=-1)
         for_another = changed is not None and bool(changed.any())
         if (
@@ -217,7 +262,7 @@ class Agent:
         state = carry.planner if carry.plan is None else self.planner.advance(carry.planner, carry.age)
         if changed is not None and for_another:
             state = merge(changed, self.planner.init(len(latent)), state)
-        cost_fn = ImaginedCost(self.imagined, self.objective, latent, goal, compile=self._compile)
+        cost_fn = ImaginedCost(self.imagined, self.objective, latent, goal, carry.correction, compile=self._compile)
         seeds = None
         if self.objective.num_seeds:
             shape = (len(latent), self.objective.num_seeds, self.planner.horizon, self.model.spec.action_dim)
@@ -227,4 +272,4 @@ class Agent:
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
         action = plan.actions[:, 0]
         kept = None if goal is None else goal.clone()  # or a goal changed in place would pass unnoticed
-        return action, Carry(state, latent, action, plan.actions, 1, kept), plan
+        return action, Carry(state, latent, action, plan.actions, 1, kept, carry.correction), plan

@@ -53,6 +53,7 @@ from .training.evaluate import (
     distances_to_goal,
     episode_seeds,
     film,
+    prediction_error,
     run_arm,
     score,
 )
@@ -412,7 +413,7 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         )  # fmt: skip
         goal = None if options.goal is None else _read_goal(agent, options.goal)
         saved = read_card(run_dir, config.checkpoint)["config"]
-        env_options = EnvOptions(**saved["env_options"])
+        env_options = dataclasses.replace(EnvOptions.from_json(saved["env_options"]), shift=config.env_options.shift)
         if options.goals_per_episode > 1:
             limit = options.goals_per_episode * agent.model.spec.max_episode_steps
             env_options = dataclasses.replace(env_options, max_episode_steps=limit)
@@ -429,6 +430,8 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         "objective": saved["objective"]["name"],
         "goals_per_episode": options.goals_per_episode,
         "planner": dataclasses.asdict(config.planner),
+        "agent": dataclasses.asdict(config.agent),
+        "shift": dataclasses.asdict(config.env_options.shift),
         "seed": options.seed,
         "seeds": seeds,
         "checkpoint": config.checkpoint,
@@ -491,6 +494,7 @@ def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
             overrides.append(f"{group}={saved[group]['name']}")
             walk(group, saved[group])
     walk("agent", saved["agent"])
+    walk("env_options.shift", saved["env_options"].get("shift", {}))
     return overrides
 
 
@@ -517,6 +521,7 @@ def _measure(
     policy = AgentPolicy(agent)
     result, acted = arm("planner", policy)
     result["plan"] = policy.statistics.summary()
+    result["prediction_error"] = prediction_error(agent, acted)
     result["random"], held_out = None, acted
     if options.random:
         # Whole episodes, not cut at the first success: these also show how far the model can be trusted.

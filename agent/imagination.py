@@ -22,7 +22,7 @@ class Trajectory:
     actions: Tensor
 
 
-def imagine(model: Dynamics, z: Tensor, actions: Tensor, members: int) -> Trajectory:
+def imagine(model: Dynamics, z: Tensor, actions: Tensor, members: int, correction: Tensor | None = None) -> Trajectory:
     """Roll the world model forward, open loop.
 
     Args:
@@ -30,8 +30,9 @@ def imagine(model: Dynamics, z: Tensor, actions: Tensor, members: int) -> Trajec
         z: present latents `[B, Z]`.
         actions: candidates `[B, N, H, A]` in real units.
         members: ensemble members to roll out, `E`.
+        correction: of the model, one for each problem `[B, A, Z]`, see `Dynamics.rollout`.
     """
     batch, samples, horizon, _ = actions.shape
     state = z.unsqueeze(1).expand(-1, samples, -1).reshape(1, batch * samples, -1).expand(members, -1, -1)
-    latents = model.rollout(state, actions.reshape(batch * samples, horizon, -1))
+    latents = model.rollout(state, actions.reshape(batch * samples, horizon, -1), correction)
     return Trajectory(z, latents.reshape(members, batch, samples, horizon, -1), actions)

@@ -233,6 +233,7 @@ class ImaginedCost:
         objective: what to score.
         z: present latents `[B, Z]`.
         goal: goal embeddings `[B, G]`.
+        correction: of what the model imagines, one for each problem, see `Dynamics.rollout`.
         compile: use compiled code for one problem at a time (`B = 1`). The numbers of several vary as episodes end.
 
     Raises:
@@ -240,9 +241,16 @@ class ImaginedCost:
     """
 
     def __init__(
-        self, model: WorldModel, objective: Objective, z: Tensor, goal: Tensor | None, *, compile: bool = False
+        self,
+        model: WorldModel,
+        objective: Objective,
+        z: Tensor,
+        goal: Tensor | None,
+        correction: Tensor | None = None,
+        *,
+        compile: bool = False,
     ) -> None:
-        self.model, self.objective, self.z, self.goal = model, objective, z, goal
+        self.model, self.objective, self.z, self.goal, self.correction = model, objective, z, goal, correction
         self.members = objective.members or model.members
         self.compile = compile and len(z) == 1
         if self.members > model.members:
@@ -251,10 +259,10 @@ class ImaginedCost:
     def __call__(self, actions: Tensor) -> Tensor:
         """Costs `[B, N]`; large sets of candidates are shared by the threads."""
         if torch.compiler.is_compiling():
-            return _score(self.objective, self.model, self.z, self.goal, self.members, actions)
+            return _score(self.objective, self.model, self.z, self.goal, self.correction, self.members, actions)
         samples, gradients = actions.shape[1], torch.is_grad_enabled()
         shares = 1 if gradients else self._shares(samples)
-        fixed = (self.objective, self.model, self.z, self.goal, self.members)
+        fixed = (self.objective, self.model, self.z, self.goal, self.correction, self.members)
         if shares > 1:
             parts = [part.contiguous() for part in actions.chunk(shares, dim=1)]
             functions = [compiled(_score, thread) if self.compile else _score for thread in range(shares)]
@@ -289,9 +297,15 @@ def propose(model: WorldModel, objective: Objective, z: Tensor, noise: Tensor, *
 
 
 def _score(
-    objective: Objective, model: WorldModel, z: Tensor, goal: Tensor | None, members: int, actions: Tensor
+    objective: Objective,
+    model: WorldModel,
+    z: Tensor,
+    goal: Tensor | None,
+    correction: Tensor | None,
+    members: int,
+    actions: Tensor,
 ) -> Tensor:
-    return objective(model, imagine(model, z, actions, members), goal).to(actions.dtype)
+    return objective(model, imagine(model, z, actions, members, correction), goal).to(actions.dtype)
 
 
 def _propose(objective: Objective, model: WorldModel, z: Tensor, noise: Tensor) -> Tensor:

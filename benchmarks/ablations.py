@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goal_reaching import without_lists
-from trainings import carry_out, parse, wanted
+from trainings import carry_out, parse, wanted, without_lists
 
 from forethought.agent.files import write_json
 

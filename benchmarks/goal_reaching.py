@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainings import carry_out, parse, wanted
+from trainings import carry_out, parse, wanted, without_lists
 
 from forethought.agent.files import write_json
 
@@ -131,16 +131,6 @@ def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, A
     evaluation, made_by = carry_out(train, evaluate, run)
     measured = without_lists(evaluation)
     return {**measured, **asdict(job), "evaluation_seed": measured["seed"], **made_by}
-
-
-def without_lists(measured: dict[str, Any]) -> dict[str, Any]:
-    """The content of an eval.json without single values, and without what the commands already say."""
-    left_out = ("values", "returns", "seeds", "command", "video", "video_reason")
-    return {
-        key: without_lists(value) if isinstance(value, dict) else value
-        for key, value in measured.items()
-        if key not in left_out
-    }
 
 
 def main() -> None:

@@ -14,11 +14,15 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from ablations import ROWS as ABLATIONS
+from adaptation import ARMS as ADAPTATION_ARMS
+from adaptation import REPLAN, SHIFTS
+from adaptation import TASKS as ADAPTATION_TASKS
 from goal_reaching import TASKS, Task
 from gymnasium_control import ARMS as GYMNASIUM_ARMS
 from gymnasium_control import TASKS as GYMNASIUM_TASKS
@@ -163,6 +167,38 @@ def _percent(rate: float) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min"
+
+
+# -- adaptation --------------------------------------------------------------------------------------------------------
+
+
+def adaptation(results: Path) -> str:
+    """One row per task, shift and decisions per plan that both arms have results of, in the benchmark's order."""
+    found = [read_json(path) for path in sorted((results / "adaptation").glob("*.json"))]
+    rows = []
+    for name, shift, every in product(ADAPTATION_TASKS, SHIFTS, REPLAN):
+        of_row = [r for r in found if (r["task"], r["shift"]) == (name, shift)]
+        arms = [[r for r in of_row if (r["replan_every"], r["arm"]) == (every, arm)] for arm in ADAPTATION_ARMS]
+        if not all(arms):
+            continue
+        world = ", ".join(f"{key} x {value:g}" for key, value in SHIFTS[shift].items()) or "as learned"
+        true = [r["true_dynamics"] for r in of_row if r["true_dynamics"] is not None]
+        rows.append([
+            f"{ADAPTATION_TASKS[name].title}, {world}",
+            str(every),
+            *(_pooled(arm) for arm in arms),
+            *(f"{fmean(r['steps_mean_all'] for r in arm):.1f}" for arm in arms),
+            f"{fmean(r['success_rate'] - r['return_mean'] for r in true):.1f}" if true else NONE,
+            *(f"{fmean(r['prediction_error']['model'] for r in arm):.3f}" for arm in arms),
+            *(f"{fmean(r['decision_ms']['p50'] for r in arm):.0f} ms" for arm in arms),
+        ])  # fmt: skip
+    if not rows:
+        return "No results yet: `python benchmarks/adaptation.py` makes them.\n"
+    header = [
+        "task, world", "decisions per plan", "success (95 % CI)", "adapting", "steps", "adapting", "true dynamics",
+        "error", "adapting", "decision p50", "adapting",
+    ]  # fmt: skip
+    return markdown(header, rows)
 
 
 # -- control by reward -------------------------------------------------------------------------------------------------
@@ -397,6 +433,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "goal_reaching": goal_reaching,
     "ways": ways,
     "ablations": ablations,
+    "adaptation": adaptation,
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,
     "time_to_800": time_to_800,

@@ -350,7 +350,7 @@ def precision(arguments: argparse.Namespace) -> dict[str, Any]:
             options = AgentOptions(**{**config["agent"], "plan_dtype": dtype, "compile": "never"})
             agent = load_agent(run, "last", options=options)
             seeds = episode_seeds("test", 1, 0, arguments.episodes)
-            env_options = EnvOptions(**config["env_options"])
+            env_options = EnvOptions.from_json(config["env_options"])
             with closing(make_vector(config["env"], 10, env_options)) as environments:
                 episodes = run_arm(environments, AgentPolicy(agent), seeds, stop_on_success=False)
             scores = score(episodes, has_goals=False)

@@ -109,6 +109,16 @@ def latents(run: Path) -> dict[str, float] | None:
     return {"effective_rank": round(ranks[-1], 2), "width": world_model["latent_dim"]}
 
 
+def without_lists(measured: dict[str, Any]) -> dict[str, Any]:
+    """The content of an eval.json without single values, and without what the commands already say."""
+    left_out = ("values", "returns", "seeds", "command", "video", "video_reason")
+    return {
+        key: without_lists(value) if isinstance(value, dict) else value
+        for key, value in measured.items()
+        if key not in left_out
+    }
+
+
 def finished(run: Path) -> bool:
     """Whether a training was carried through to its end."""
     last = run / "last.safetensors"

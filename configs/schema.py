@@ -10,7 +10,7 @@ from ..agent.training.evaluate import MAX_SEED, EvaluationOptions
 from ..agent.training.learner import LearnerOptions
 from ..agent.training.loop import TrainingOptions
 from ..agent.world_model.model import WorldModelOptions
-from ..envs.spec import EnvOptions
+from ..envs.spec import EnvOptions, ShiftOptions
 
 
 class ConfigError(ForethoughtError):
@@ -58,8 +58,16 @@ class Config:
 
 
 @dataclass
+class EvalEnvOptions:
+    """What an evaluation may change of the environment; the rest is what the agent was trained for."""
+
+    shift: ShiftOptions = field(default_factory=ShiftOptions)
+    """Changes of the physical world, to see how an agent stands them; for environments on MuJoCo."""
+
+
+@dataclass
 class EvalConfig:
-    """What `forethought eval` takes; planner, agent and objective are those of the run unless overridden."""
+    """What `forethought eval` takes; planner, agent, objective and shift are those of the run unless overridden."""
 
     run: str = "???"
     """Run folder, as `forethought train` left it."""
@@ -69,6 +77,7 @@ class EvalConfig:
     """Where the world model and the planner compute."""
     threads: int = 2
     """CPU threads."""
+    env_options: EvalEnvOptions = field(default_factory=EvalEnvOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     agent: AgentOptions = field(default_factory=AgentOptions)
     objective: Any = "???"

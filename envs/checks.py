@@ -15,7 +15,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import numpy as np
 
 from .. import UnknownNameError
-from .spec import EnvError, EnvOptions
+from .spec import EnvError, EnvOptions, ShiftOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,6 +48,8 @@ def check_options(options: EnvOptions) -> None:
     timeout = options.step_timeout_s
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
         raise EnvError(f"step_timeout_s must be a finite number of seconds of at least 0, got {timeout!r}")
+    if not isinstance(options.shift, ShiftOptions):
+        raise EnvError(f"shift must be ShiftOptions, got {options.shift!r}")
     if not isinstance(options.kwargs, dict) or not all(isinstance(key, str) for key in options.kwargs):
         raise EnvError(f"kwargs must be a dict with names as keys, got {options.kwargs!r}")
 

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec as RegisteredEnv
 from .. import UnknownNameError
 from .checks import check_options
 from .gymnasium_adapter import AnyEnv, make_gymnasium
-from .spec import EnvError, EnvOptions
+from .spec import EnvError, EnvOptions, ShiftOptions
 from .wrappers import ForethoughtEnv
 
 _EXTRAS = {
@@ -47,6 +47,10 @@ def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
     options = options or EnvOptions()
     check_options(options)
     env, native_limit = _make(_find(env_id), options)
+    if options.shift != ShiftOptions():
+        from .shift import ShiftedEnv  # MuJoCo, which not every environment needs
+
+        env = ShiftedEnv(env, options.shift)
     try:
         return ForethoughtEnv(env, env_id, options, native_limit)
     except BaseException:

@@ -109,6 +109,30 @@ class EnvSpec:
 
 
 @dataclass
+class ShiftOptions:
+    """How a MuJoCo environment differs from the one that was written: factors, and where its cameras stand."""
+
+    mass: float = 1.0
+    """Factor on the masses and inertias of all bodies."""
+    gear: float = 1.0
+    """Factor on the gears of all actuators: what a control comes to as a force."""
+    friction: float = 1.0
+    """Factor on the friction of all geoms in contact."""
+    damping: float = 1.0
+    """Factor on the damping of all joints."""
+    camera: float = 0.0
+    """Metres by which every camera of the model is moved to its right."""
+
+    def __post_init__(self) -> None:
+        for name in (f.name for f in dataclasses.fields(self)):
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise EnvError(f"shift.{name} must be a finite number, got {value!r}")
+            if name != "camera" and value <= 0:
+                raise EnvError(f"shift.{name} is a factor and must be positive, got {value!r}")
+
+
+@dataclass
 class EnvOptions:
     """How an environment is made; the same options for every kind of environment."""
 
@@ -124,5 +148,16 @@ class EnvOptions:
     """Rendered frames stacked along the channels, newest last."""
     step_timeout_s: float = 60.0
     """Seconds after which a reset or step counts as hung and raises; 0 waits for ever."""
+    shift: ShiftOptions = field(default_factory=ShiftOptions)
+    """Changes of the physical world, to see how an agent stands them; for environments on MuJoCo."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the environment's constructor."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "EnvOptions":
+        """Rebuild options from what `dataclasses.asdict` made of them.
+
+        Raises:
+            EnvError: a value is out of range.
+        """
+        return cls(**{**data, "shift": ShiftOptions(**data.get("shift", {}))})

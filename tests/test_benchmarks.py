@@ -43,6 +43,7 @@ def measured(success: float, episodes: int = 100) -> dict[str, Any]:
         "episodes": episodes,
         "success_rate": success,
         "success_ci": [0.0, 1.0],
+        "return_mean": success - 10.5,
         "steps_to_goal": {"mean": 9.5, "median": 9.0, "p90": 15.0, "values": [1, 2, 3]},
     }
 
@@ -57,6 +58,8 @@ def eval_json(success: float) -> dict[str, Any]:
         "latents": {"effective_rank": 3.46, "width": 4},
         "seed": 0,
         "seeds": list(range(100)),
+        "shift": {},
+        "prediction_error": {"model": 0.1, "persistence": 0.2},
         "command": "forethought eval",
         "commit": None,
         "versions": {},
@@ -366,3 +369,51 @@ def test_numbers_of_the_other_tables_come_from_their_files(tables: ModuleType) -
     assert np.min(speeds) > 0
     sizes = [row["transitions"] for row in json.loads((results / "memory_sampling.json").read_text())["results"]]
     assert all(f"| {size:,} |" in tables.memory_sampling(results) for size in sizes)
+
+
+# -- adaptation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shifted() -> ModuleType:
+    return importlib.import_module("adaptation")
+
+
+def adapt(shifted: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Path:
+    words = ["adaptation.py", "--out", str(folder / "out"), "--runs", str(folder / "runs"), *arguments]
+    monkeypatch.setattr(sys, "argv", words)
+    shifted.main()
+    return folder / "out"
+
+
+def test_commands_of_shifted_worlds_are_valid_configurations(shifted: ModuleType) -> None:
+    for job in shifted.jobs(list(shifted.TASKS), None, list(shifted.SHIFTS)):
+        train = build_parser().parse_args(job.train_command(Path("runs/x"), ["threads=1"])[1:])
+        assert load(Config, with_preset(train.overrides)[0]).seed == job.seed
+        evaluate = build_parser().parse_args(job.eval_command(Path("runs/x"), 100, [])[1:])
+        named = [o.replace("episodes=", "evaluation.episodes=") for o in evaluate.overrides if o[:5] != "seed="]
+        config = load(EvalConfig, named)
+        assert (config.agent.adapt_rate > 0) == (job.arm == "adapted")
+        assert config.agent.replan_every == job.replan_every
+        factors = {k: v for k, v in vars(config.env_options.shift).items() if k != "camera" and v != 1}
+        assert factors == shifted.SHIFTS[job.shift]
+
+
+def test_all_worlds_share_a_training(
+    shifted: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tables: ModuleType
+) -> None:
+    arguments = ("--tasks", "reacher", "--shifts", "none", "gear_2")
+    out = adapt(shifted, monkeypatch, tmp_path, *arguments)
+    names = {f"reacher-{s}-{n}-{a}-0.json" for s in ("none", "gear_2") for n in (1, 5) for a in ("plain", "adapted")}
+    assert {path.name for path in out.iterdir()} == names
+    assert calls.kinds == ["train"] + ["eval"] * 8
+    result = json.loads((out / "reacher-gear_2-5-adapted-0.json").read_text())
+    assert result["steps_mean_all"] == pytest.approx(10.5)
+    assert "adapt_rate=0.5" in result["eval_command"]
+    adapt(shifted, monkeypatch, tmp_path, *arguments)
+    assert calls.kinds == ["train"] + ["eval"] * 8, "what is there is left alone"
+    adapt(shifted, monkeypatch, tmp_path, *arguments, "--resume", "never")
+    assert calls.kinds[9:] == ["train"] + ["eval"] * 8, "trained anew, and once"
+    (tmp_path / "adaptation").symlink_to(out)
+    assert len(tables.adaptation(tmp_path).splitlines()) == 2 + 4
+    assert "No results yet" in tables.adaptation(tmp_path / "nothing")

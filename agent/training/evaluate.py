@@ -259,6 +259,35 @@ def film(
 
 
 @torch.no_grad()
+def prediction_error(agent: Agent, episodes: Sequence[Episode]) -> dict[str, float]:
+    """How far off the agent's expectations were, decision by decision, in units of the latents (root mean square).
+
+    Returns:
+        `model`, with what the agent learned within each episode where it adapts, and `persistence`, that of "nothing
+        changes".
+    """
+    model, lengths = agent.model, torch.tensor([len(e.actions) for e in episodes])
+    latents, actions = [], []
+    for episode in episodes:
+        obs = {k: v.unsqueeze(0) for k, v in agent.tensors(episode.obs).items()}
+        done = torch.as_tensor(episode.actions, device=agent.device)
+        latents.append(model.encode_sequence(obs, done.unsqueeze(0))[0])
+        actions.append(done)
+    z, taken = (torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in (latents, actions))
+    correction = agent.init(len(episodes)).correction
+    wrong, moved = [], []
+    for t in range(taken.shape[1]):
+        correction, error = agent.adapt(correction, z[:, t], taken[:, t], z[:, t + 1])
+        goes_on = lengths > t
+        wrong.append(error[goes_on])
+        moved.append((z[:, t + 1] - z[:, t])[goes_on])
+    return {
+        "model": float(torch.cat(wrong).square().mean().sqrt()),
+        "persistence": float(torch.cat(moved).square().mean().sqrt()),
+    }
+
+
+@torch.no_grad()
 def diagnose(
     agent: Agent,
     episodes: Sequence[Episode],

@@ -120,12 +120,14 @@ class Dynamics(Protocol):
         """Raw observations `{key: [..., *shape]}` to latents `[..., Z]`, as at the start of an episode."""
         ...
 
-    def rollout(self, z: Tensor, actions: Tensor) -> Tensor:
+    def rollout(self, z: Tensor, actions: Tensor, correction: Tensor | None = None) -> Tensor:
         """Steps ahead by the first `e` ensemble members, open loop.
 
         Args:
             z: latents `[e, n, Z]`, one row of `n` for each member.
             actions: `[n, H, A]` in real units, the same for all members.
+            correction: `[B, A, Z]`, what the normalised action adds to every step beside what is predicted, for `n / B`
+                rows each; None for nothing.
 
         Returns:
             latents `[e, n, H, Z]` after each of the actions.
@@ -331,11 +333,17 @@ class WorldModel(nn.Module):
         """One step of `rollout`: latents `[e, n, Z]` and `action [n, A]` to latents `[e, n, Z]`."""
         return self.rollout(z, action.unsqueeze(1))[:, :, 0]
 
-    def rollout(self, z: Tensor, actions: Tensor) -> Tensor:
+    def rollout(self, z: Tensor, actions: Tensor, correction: Tensor | None = None) -> Tensor:
         """See `Dynamics.rollout`."""
-        latents = []
-        for action in self.normalize_action(actions).to(z.dtype).unbind(dim=1):
+        normalized, latents = self.normalize_action(actions).to(z.dtype), []
+        added: Tensor | None = None
+        if correction is not None:
+            problems = normalized.reshape(len(correction), -1, normalized.shape[-1])
+            added = (problems @ correction).reshape(*actions.shape[:2], -1)
+        for t, action in enumerate(normalized.unbind(dim=1)):
             z = self.norm(self.dynamics(z, action))
+            if added is not None:
+                z = z + added[:, t]
             latents.append(z)
         return torch.stack(latents, dim=2)
 

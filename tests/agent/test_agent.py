@@ -97,10 +97,12 @@ def watch(toy_obs: Maker) -> Callable[..., list[dict[str, Tensor]]]:
 @pytest.mark.parametrize("planner", ["icem", "mppi"])
 @pytest.mark.parametrize("recurrence", ["none", "gru"])
 @pytest.mark.parametrize("replan_every", [1, 2])
+@pytest.mark.parametrize("adapt_rate", [0.0, 0.5])
 def test_interleaved_episodes_are_the_same_as_separate_ones(
-    make_agent: AgentMaker, watch: Maker, planner: str, recurrence: str, replan_every: int
+    make_agent: AgentMaker, watch: Maker, planner: str, recurrence: str, replan_every: int, adapt_rate: float
 ) -> None:
-    agent = make_agent(planner, options={"replan_every": replan_every}, recurrence=recurrence)
+    options = {"replan_every": replan_every, "adapt_rate": adapt_rate}
+    agent = make_agent(planner, options=options, recurrence=recurrence)
     seen = [watch(agent, 1, 5, seed) for seed in (0, 1)]
     goals = [agent.embed_goal(episode[-1]) for episode in seen]
 
@@ -401,7 +403,7 @@ def test_merge_takes_rows_of_everything_with_rows() -> None:
 
 # -- options -----------------------------------------------------------------------------------------------------------
 
-CHANGES: dict[str, Any] = {"replan_every": 2, "plan_dtype": "bfloat16", "deadline_s": 1e-9}
+CHANGES: dict[str, Any] = {"replan_every": 2, "plan_dtype": "bfloat16", "deadline_s": 1e-9, "adapt_rate": 0.5}
 SAME = {"compile": "computes the same faster, see test_compilation.py"}
 
 
@@ -430,6 +432,9 @@ def test_every_option_changes_the_result(make_agent: AgentMaker, watch: Maker, o
         ({"compile": "yes"}, "compile must be one of never, auto, got 'yes'"),
         ({"deadline_s": 0.0}, "deadline_s must be positive, got 0.0"),
         ({"deadline_s": float("nan")}, "deadline_s must be positive, got nan"),
+        ({"adapt_rate": -0.1}, "adapt_rate must be between 0 and 1, got -0.1"),
+        ({"adapt_rate": 1.5}, "adapt_rate must be between 0 and 1, got 1.5"),
+        ({"adapt_rate": float("nan")}, "adapt_rate must be between 0 and 1, got nan"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

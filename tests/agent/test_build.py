@@ -533,7 +533,7 @@ FIELDS = {
     "success_rate", "success_ci", "return_mean", "return_ci", "returns", "episodes", "decision_ms", "steps_to_goal",
     "random", "true_dynamics", "reason_true_dynamics", "arms", "plan", "video", "video_reason", "seeds", "command",
     "seed", "env", "objective", "planner", "checkpoint", "versions", "machine", "commit", "time", "seconds",
-    "goals_per_episode",
+    "goals_per_episode", "agent", "shift", "prediction_error",
 }  # fmt: skip
 
 
@@ -618,6 +618,33 @@ def test_what_is_not_asked_for_is_not_measured(
     assert result["video"] is None
     assert result["arms"] == {}
     assert result["checkpoint"] == "last"
+
+
+def test_an_agent_is_evaluated_in_a_shifted_world_that_everything_sees(
+    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    run = shutil.copytree(evaluated[0], tmp_path / "run")
+    quick = [*EVALUATE, "evaluation.video=false", "env_options.shift.gear=0.3"]
+    plain, adapting = (
+        build.evaluate(load(EvalConfig, [f"run={run}", *quick, *o])) for o in ([], ["agent.adapt_rate=0.5"])
+    )
+    assert plain["shift"]["gear"] == 0.3
+    assert evaluated[1]["shift"]["gear"] == 1.0
+    for row in ("random", "true_dynamics"):
+        assert plain[row]["returns"] == adapting[row]["returns"]
+    assert plain["prediction_error"] != evaluated[1]["prediction_error"]
+    assert adapting["prediction_error"]["model"] < plain["prediction_error"]["model"]
+    assert (plain["agent"]["adapt_rate"], adapting["agent"]["adapt_rate"]) == (0.0, 0.5)
+
+
+def test_an_evaluation_takes_over_the_shift_of_its_run() -> None:
+    saved = {
+        "planner": {"name": "icem"}, "objective": {"name": "goal"}, "agent": {}, "env_options": {"shift": {"gear": 2.0}}
+    }  # fmt: skip
+    assert "env_options.shift.gear=2.0" in build.overrides_of_run(saved, {})
+    del saved["env_options"]["shift"]  # a run from before there was one
+    assert not [o for o in build.overrides_of_run(saved, {}) if o.startswith("env_options")]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from forethought.agent.training.evaluate import (
     episode_seeds,
     film,
     mean_interval,
+    prediction_error,
     run_arm,
     score,
     success_interval,
@@ -236,13 +237,13 @@ def test_a_film_does_not_fill_the_memory(fake_environments: Maker, monkeypatch: 
 
 @pytest.fixture(scope="module")
 def make_agent(toy_model: Maker) -> Callable[..., Agent]:
-    def make(spec: EnvSpec, **options: Any) -> Agent:
+    def make(spec: EnvSpec, adapt_rate: float = 0.0, **options: Any) -> Agent:
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         return Agent(
             toy_model(spec, **options),
             make_planner("cem", low, high, horizon=2, num_samples=8, num_elites=2),
             GoalObjective(GoalOptions()),
-            AgentOptions(plan_dtype="float32"),
+            AgentOptions(plan_dtype="float32", adapt_rate=adapt_rate),
             torch.Generator().manual_seed(0),
         )
 
@@ -269,6 +270,28 @@ def noise_episodes(toy_batch: Maker) -> Callable[..., list[Episode]]:
         ]
 
     return make
+
+
+@pytest.mark.parametrize("recurrence", ["none", "gru"])
+@pytest.mark.parametrize("adapt_rate", [0.0, 0.5])
+def test_the_prediction_error_is_that_of_each_episode_decision_by_decision(
+    recurrence: str, adapt_rate: float, toy_spec: Maker, make_agent: Maker, noise_episodes: Maker
+) -> None:
+    spec = toy_spec()
+    agent, episodes = make_agent(spec, adapt_rate, recurrence=recurrence), noise_episodes(spec, 3)
+    wrong, moved = [], []
+    with torch.no_grad():
+        for episode in episodes:  # of different lengths
+            obs = {k: torch.as_tensor(v).unsqueeze(0) for k, v in episode.obs.items()}
+            actions = torch.as_tensor(episode.actions).unsqueeze(0)
+            z, correction = agent.model.encode_sequence(obs, actions), agent.init(1).correction
+            for t in range(actions.shape[1]):
+                correction, error = agent.adapt(correction, z[:, t], actions[:, t], z[:, t + 1])
+                wrong.append(error)
+                moved.append(z[:, t + 1] - z[:, t])
+    result = prediction_error(agent, episodes)
+    assert result["model"] == pytest.approx(float(torch.cat(wrong).square().mean().sqrt()), rel=1e-4)
+    assert result["persistence"] == pytest.approx(float(torch.cat(moved).square().mean().sqrt()), rel=1e-4)
 
 
 @pytest.mark.parametrize("recurrence", ["none", "gru"])
