@@ -68,8 +68,8 @@ def inner_robot(env: AnyEnv) -> Any:
 def control_timestep(env: AnyEnv) -> float:
     """Seconds between environment steps, or nan where the environment does not say.
 
-    Looked for as `control_dt` of a wrapper, `dt` (Gymnasium's MuJoCo and robotics environments), `control_timestep` (dm_control, OGBench), and
-    physics time step times `frame_skip`.
+    Looked for as `control_dt` of a wrapper, `dt` (Gymnasium's MuJoCo and robotics environments), `control_timestep`
+    (dm_control, OGBench), and physics time step times `frame_skip`.
     """
     robot = inner_robot(env)
     value = getattr(robot, "dt", getattr(robot, "control_timestep", None))

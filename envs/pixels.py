@@ -106,9 +106,9 @@ def _coverage(old: int, new: int) -> NDArray[np.float32]:
 def _draw_fast(robot: Any) -> None:
     """Switch off what a software renderer spends almost all its time on, before the first picture is drawn."""
     model: Any = getattr(robot, "model", None)
-    for inner in (robot, getattr(robot, "dmc_env", None)):  # dm_control; stable-worldmodel keeps it in there
-        if model is None and hasattr(inner, "physics"):
-            model = inner.physics.model.ptr
+    robot = getattr(robot, "dmc_env", robot)  # where stable-worldmodel keeps it
+    if model is None and hasattr(robot, "physics"):  # dm_control
+        model = robot.physics.model.ptr
     if hasattr(model, "mat_reflectance"):  # a mujoco.MjModel
         model.vis.quality.offsamples = 0
         model.vis.quality.shadowsize = 0

@@ -168,12 +168,13 @@ def _load_source(env_id: str) -> None:
 
 
 def _load_everything() -> None:
+    # Before dm_control opens a display: importing Triton, which CUDA builds of torch bring, crashes afterwards.
+    with contextlib.suppress(Exception):  # who asks for one of its ids is told
+        _load_worldmodel()
     _load_own()
     _load_dm_control()
     for package in _EXTRAS:
         _load_extra(package)
-    with contextlib.suppress(Exception):  # who asks for one of its ids is told
-        _load_worldmodel()
 
 
 def _load_own() -> None:

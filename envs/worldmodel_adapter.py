@@ -1,8 +1,7 @@
-"""The environments of stable-worldmodel (Maes et al. 2026), ids `swm/...`: arrays instead of tensors, goals with pictures.
+"""The environments of stable-worldmodel (Maes et al. 2026), `swm/...`: arrays instead of tensors, goals with pictures.
 
-In three of them, those of the LeWM paper's evaluation (the fourth, OGBench's cube, has no expert to ask there), goals are
-states to be reached and `terminated` says so; `GOAL_WORLDS` tells how each of them spells that. All others are controlled
-by reward.
+In three of those that LeWM is evaluated on, goals are states to be reached and `terminated` says so; `GOAL_WORLDS`
+tells how each of them spells that. All others are presented as they are: rewards, and Fetch's own goals.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ from .rendering import RenderingUnavailable, require
 from .spec import EnvError
 
 EPISODE_STEPS = 100
-"""Time limit of a goal world in environment steps: that of `stable_worldmodel.World`, which collects upstream's data."""
+"""Time limit of a goal world in environment steps: that of upstream's `World`, which collects its data."""
 
 State = NDArray[np.floating[Any]]
 
@@ -52,11 +51,11 @@ class GoalWorld(Protocol):
     def reached(self, robot: Any) -> bool:
         """Whether the goal is reached right now, by the rule of the environment's own step."""
 
-    def expert(self) -> Any:
+    def expert(self, noise: bool) -> Any:
         """The policy that upstream collects its data with, or None where the package has none without weights."""
 
 
-class TwoRoom:
+class TwoRoom(GoalWorld):
     """A dot is to go through a door; state: its x, y in pixels of 224.
 
     Upstream's observation also holds the target, which here is the goal, and the doors, which do not move.
@@ -66,27 +65,31 @@ class TwoRoom:
     RADIUS = 16.0
     """Success: distance from the goal, in pixels; written out in upstream's `step`, which does not name it."""
 
+    @override
     def state(self, robot: Any) -> State:
-        return np.array(robot.agent_position, np.float32)
+        return np.asarray(robot.agent_position).copy()
 
+    @override
     def observe(self, state: State) -> Obs:
         return {"state": state.astype(np.float32)}
 
+    @override
     def aim(self, robot: Any, goal: State) -> None:
         robot._set_goal_state(goal)
 
+    @override
     def reached(self, robot: Any) -> bool:
         return bool(np.linalg.norm(self.state(robot) - np.asarray(robot.target_position)) < self.RADIUS)
 
-    def expert(self) -> Any:
+    @override
+    def expert(self, noise: bool) -> Any:
         from stable_worldmodel.envs.two_room import ExpertPolicy
 
-        # As in upstream's script. With this noise episodes are as long as in the published data (92 steps), and as many
-        # starts already count as success (8 of 100).
-        return ExpertPolicy(action_noise=2.0)
+        # The noise of upstream's collection script: episodes wander.
+        return ExpertPolicy(action_noise=2.0 if noise else 0.0)
 
 
-class PushT:
+class PushT(GoalWorld):
     """A dot is to push a T; state: x, y of the dot and of the T in pixels of 512, its angle, the dot's velocity.
 
     The picture shows a green T at a place that never changes and is not the goal, as upstream's does, and its data:
@@ -95,44 +98,54 @@ class PushT:
 
     kwargs: dict[str, Any] = {}  # noqa: RUF012  (read-only)
 
+    @override
     def state(self, robot: Any) -> State:
         return np.array(robot._get_obs(), np.float64)
 
+    @override
     def observe(self, state: State) -> Obs:
         return {"state": state.astype(np.float32)}
 
+    @override
     def aim(self, robot: Any, goal: State) -> None:
         robot._set_goal_state(goal)
 
+    @override
     def reached(self, robot: Any) -> bool:
         return bool(robot.eval_state(robot.goal_state, robot._get_obs())[0])
 
-    def expert(self) -> Any:
+    @override
+    def expert(self, noise: bool) -> Any:
         from stable_worldmodel.envs.pusht import WeakPolicy
 
         return WeakPolicy()  # as upstream's script; the published data come from people
 
 
-class Reacher:
+class Reacher(GoalWorld):
     """A two-joint arm is to match angles (the task `qpos_match`); state: angles in rad, velocities in rad/s."""
 
     kwargs: dict[str, Any] = {"task": "qpos_match"}  # noqa: RUF012  (read-only)
 
+    @override
     def state(self, robot: Any) -> State:
         data = robot.dmc_env.physics.data
         return np.concatenate([data.qpos, data.qvel])
 
+    @override
     def observe(self, state: State) -> Obs:
         qpos, qvel = np.split(state.astype(np.float32), 2)
         return {"qpos": qpos.copy(), "qvel": qvel.copy()}
 
+    @override
     def aim(self, robot: Any, goal: State) -> None:
         robot.set_target_qpos(np.split(goal, 2)[0])
 
+    @override
     def reached(self, robot: Any) -> bool:
         return robot.dmc_env.task.get_termination(robot.dmc_env.physics) is not None
 
-    def expert(self) -> Any:
+    @override
+    def expert(self, noise: bool) -> Any:
         return None  # upstream's is a network whose weights the package does not hold
 
 
@@ -191,17 +204,14 @@ def make_worldmodel(
         env.reset(seed=0)  # some are only compiled here
     own = EPISODE_STEPS if world else limit
     if mujoco:
-        repeat = env.unwrapped.action_repeat  # type: ignore[attr-defined]
-        own = own or _whole(lift_time_limit(env.unwrapped.env), repeat)  # type: ignore[attr-defined]
+        robot: Any = env.unwrapped
+        steps = lift_time_limit(robot.dmc_env)
+        own = own or (None if steps is None else steps // robot.action_repeat)
     if world:
         return GoalWorldEnv(env, world, image_size), own
     if ".ogbench." in str(registered.entry_point):
         env = SeededOGBench(env)
     return WorldEnv(env, image_size), own
-
-
-def _whole(limit: int | None, repeat: int) -> int | None:
-    return None if limit is None else limit // repeat
 
 
 class WorldEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -218,7 +228,7 @@ class WorldEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._image_size = image_size
         self._mujoco = hasattr(self._robot, "dmc_env")
         if self._mujoco:
-            self.control_dt = self._robot.dmc_env.control_timestep() * self._robot.action_repeat
+            self.control_dt: float = self._robot.dmc_env.control_timestep() * self._robot.action_repeat
 
     @override
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -311,9 +321,14 @@ class GoalWorldEnv(WorldEnv):
         self._goal = goal
         return self._goal_info() | {"success": self._world.reached(self._robot)}
 
-    def behaviour(self, seed: int) -> Behaviour | None:
-        """What upstream collects its data with, or None where that needs weights which the package does not hold."""
-        policy = self._world.expert()
+    def behaviour(self, seed: int, noise: bool = True) -> Behaviour | None:
+        """What upstream collects its data with, or None where that needs weights which the package does not hold.
+
+        Args:
+            seed: of what it draws.
+            noise: whether with the noise of upstream's collection, where that can be switched off.
+        """
+        policy = self._world.expert(noise)
         if policy is None:
             return None
         policy.set_seed(seed)

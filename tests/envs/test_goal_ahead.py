@@ -1,5 +1,7 @@
 """Goals along an episode of the environment's own, on tasks of ours."""
 
+import itertools
+
 import gymnasium
 import numpy as np
 import pytest
@@ -91,7 +93,7 @@ def test_without_a_behaviour_actions_are_held(monkeypatch):
     step = PointMass.step
     monkeypatch.setattr(PointMass, "step", lambda self, action: taken.append(tuple(action)) or step(self, action))
     GoalAhead(PointMass(), 40, episode_steps=40).reset(seed=0)  # the only start is the first moment
-    changes = np.flatnonzero([a != b for a, b in zip(taken, taken[1:], strict=False)])
+    changes = np.flatnonzero([a != b for a, b in itertools.pairwise(taken)])
     holds = np.diff(changes)
     assert len(taken) % 40 == 0
     assert 1 <= holds.min() < holds.max() <= MAX_HOLD
@@ -222,8 +224,16 @@ def test_the_budget_is_twice_the_way(options, decisions):
     [
         ("forethought/PointMass-v0", 0, "goal_ahead must be an integer of at least 1, got 0"),
         ("forethought/PointMass-v0", 2.5, "goal_ahead must be an integer of at least 1, got 2.5"),
-        ("forethought/PointMass-v0", 51, "PointMass-v0: goal_ahead must be at most the length of an episode, 50, got 51"),
-        ("Pendulum-v1", 25, r"Pendulum-v1: goal_ahead needs .* methods here\(\) and aim\(goal\).*PendulumEnv has no here"),
+        (
+            "forethought/PointMass-v0",
+            51,
+            "PointMass-v0: goal_ahead must be at most .* episode, 50, got 51",
+        ),
+        (
+            "Pendulum-v1",
+            25,
+            r"Pendulum-v1: goal_ahead needs .* here\(\) and aim\(goal\).*PendulumEnv has no here",
+        ),
     ],
 )
 def test_refusals(env_id, steps, message):
@@ -244,7 +254,7 @@ def test_in_vectors_and_simulators():
     simulator = make_simulator("forethought/PointMass-v0", options)
     idle = simulator.costs(vector.simulator_states(), np.zeros((2, 1, 1, 2)), goal)
     assert (idle > 0).all()
-    with pytest.raises(EnvError, match="goal_ahead=None, got .*goal_ahead=25"):
+    with pytest.raises(EnvError, match=r"goal_ahead=None, got .*goal_ahead=25"):
         make_vector("forethought/PointMass-v0", 2, options, backend="mujoco")
 
 
