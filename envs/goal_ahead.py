@@ -50,8 +50,8 @@ class GoalAhead(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     The episode is drawn anew where the behaviour ended it before the goal, and where the start counts as success. So
     all starts with `steps` more to come are equally likely, as if drawn from a data set of such episodes. (LeWM's
-    evaluation keeps starts that count as success, which standing still solves: some 7 of 100 in TwoRoom.) Success is the
-    environment's own, with the goal set as its own; nothing here judges.
+    evaluation keeps starts that count as success, which standing still solves: some 7 of 100 in TwoRoom.) Success is
+    the environment's own, with the goal set as its own; nothing here judges.
 
     Args:
         env: offers `Aimable`, and plays the same episode again after a reset with the same seed.

@@ -22,7 +22,7 @@ from typing_extensions import override
 from . import robotics_shim
 from .dm_control_adapter import lift_time_limit
 from .goal_ahead import Behaviour
-from .gymnasium_adapter import AnyEnv, Obs, make_gymnasium
+from .gymnasium_adapter import AnyEnv, Obs, inner_robot, make_gymnasium
 from .ogbench_adapter import SeededOGBench
 from .rendering import RenderingUnavailable, require
 from .spec import EnvError
@@ -224,7 +224,7 @@ class WorldEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: AnyEnv, image_size: int | None) -> None:
         super().__init__(env)
-        self._robot: Any = env.unwrapped
+        self._robot = inner_robot(env)
         self._image_size = image_size
         self._mujoco = hasattr(self._robot, "dmc_env")
         if self._mujoco:
