@@ -84,7 +84,8 @@ def make_policy(env: ForethoughtEnv, policy: str, seed: int) -> Policy | None:
         return lambda: middle
     longest = MAX_HOLD if policy == "held" else 1
     draws = [
-        np.tile(uniform(env, rng), (rng.integers(1, longest + 1), 1)) for _ in range(env.env_spec.max_episode_steps)
+        np.tile(uniform(env, rng), (int(rng.integers(1, longest + 1)), 1))
+        for _ in range(env.env_spec.max_episode_steps)
     ]
     actions = iter(np.concatenate(draws))
     return lambda: next(actions)

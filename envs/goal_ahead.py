@@ -48,10 +48,11 @@ class GoalAhead(gymnasium.Wrapper[Any, Any, Any, Any]):
     start. What the simulation carries along beside its state (contacts, the solver's warm start) is thereby exactly
     what it was, and nothing but `reset` and `step` is needed to get there.
 
-    The episode is drawn anew where the behaviour ended it before the goal, and where the start counts as success. So
-    all starts with `steps` more to come are equally likely, as if drawn from a data set of such episodes. (LeWM's
-    evaluation keeps starts that count as success, which standing still solves: some 7 of 100 in TwoRoom.) Success is
-    the environment's own, with the goal set as its own; nothing here judges.
+    The episode is drawn anew where the behaviour ended it before the goal, where being at the goal does not count as
+    success (tasks that want a robot to stop there), and where being at the start does. Apart from that, all starts with
+    `steps` more to come are equally likely, as if drawn from a data set of such episodes. (LeWM's evaluation keeps
+    starts that count as success, which standing still solves: some 7 of 100 in TwoRoom.) Success is the environment's
+    own, with the goal set as its own; nothing here judges.
 
     Args:
         env: offers `Aimable`, and plays the same episode again after a reset with the same seed.
@@ -92,7 +93,7 @@ class GoalAhead(gymnasium.Wrapper[Any, Any, Any, Any]):
                 return drawn
         raise EnvError(
             f"no start was found with goal_ahead={self._steps} in {_ATTEMPTS} episodes of the behaviour: "
-            "they end too early, or their goals are reached before they begin"
+            "they end too early, begin where they should end, or end where being there is no success"
         )
 
     def _draw(self, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]] | None:
@@ -110,6 +111,8 @@ class GoalAhead(gymnasium.Wrapper[Any, Any, Any, Any]):
             if step + 1 == start_step:
                 before = obs
         goal = self._here()
+        if not self._aim(goal)["success"]:
+            return None
         obs = self.env.reset(seed=seed, options=options)[0]
         for action in actions[:start_step]:
             obs = self.env.step(action)[0]

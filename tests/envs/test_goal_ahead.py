@@ -14,6 +14,7 @@ from forethought.envs.goal_ahead import MAX_HOLD, GoalAhead
 from forethought.envs.registry import make_env
 from forethought.envs.simulator import make_simulator
 from forethought.envs.spec import EnvError, EnvOptions, GoalSpec
+from forethought.envs.tasks.cartpole import Cartpole
 from forethought.envs.tasks.maze import Rooms
 from forethought.envs.tasks.pointmass import PointMass
 from forethought.envs.vector import MujocoVector, SyncVector, make_vector
@@ -129,6 +130,16 @@ def test_goals_that_are_never_away_are_refused():
     env = GoalAhead(AlwaysThere(), 2, episode_steps=2)
     with pytest.raises(EnvError, match="no start was found with goal_ahead=2 in 200 episodes"):
         env.reset(seed=0)
+
+
+def test_goals_at_which_there_is_no_success_are_redrawn(monkeypatch):
+    monkeypatch.setattr(Rooms, "MAX_SPEED", 0.15)
+    env = GoalAhead(Rooms(), 25, episode_steps=100)
+    for seed in range(10):
+        assert np.linalg.norm(env.reset(seed=seed)[1]["goal"]["velocity"]) < 0.15
+    # Success there is an upright pole, which random actions never see.
+    with pytest.raises(EnvError, match="end where being there is no success"):
+        GoalAhead(Cartpole(), 25, episode_steps=30).reset(seed=0)
 
 
 class Ends(PointMass):
