@@ -41,8 +41,9 @@ def check_options(options: EnvOptions) -> None:
     """
     for name in ("action_repeat", "image_size", "frame_stack"):
         _at_least_one(name, getattr(options, name))
-    if options.max_episode_steps is not None:
-        _at_least_one("max_episode_steps", options.max_episode_steps)
+    for name in ("max_episode_steps", "goal_ahead"):
+        if getattr(options, name) is not None:
+            _at_least_one(name, getattr(options, name))
     if options.observation not in _OBSERVATIONS:
         raise UnknownNameError("observation", str(options.observation), _OBSERVATIONS)
     timeout = options.step_timeout_s

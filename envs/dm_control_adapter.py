@@ -55,10 +55,10 @@ def make_dm_control(
     adapter: Any = env.unwrapped
     # From here on, episodes differ unless a reset is seeded.
     adapter.np_random = np.random.RandomState()
-    return env, _lift_time_limit(adapter)
+    return env, lift_time_limit(adapter)
 
 
-def _lift_time_limit(adapter: Any) -> int | None:
+def lift_time_limit(adapter: Any) -> int | None:
     """Let the episodes of the dm_control environment inside `adapter` run for ever; returns the steps they had."""
     inner = adapter._env
     if hasattr(inner, "_step_limit"):  # dm_control.rl.control.Environment

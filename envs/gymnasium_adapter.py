@@ -68,11 +68,13 @@ def inner_robot(env: AnyEnv) -> Any:
 def control_timestep(env: AnyEnv) -> float:
     """Seconds between environment steps, or nan where the environment does not say.
 
-    Looked for as `dt` (Gymnasium's MuJoCo and robotics environments), `control_timestep` (dm_control, OGBench), and
-    physics time step times `frame_skip`.
+    Looked for as `control_dt` of a wrapper, `dt` (Gymnasium's MuJoCo and robotics environments), `control_timestep`
+    (dm_control, OGBench), and physics time step times `frame_skip`.
     """
     robot = inner_robot(env)
     value = getattr(robot, "dt", getattr(robot, "control_timestep", None))
+    if env.has_wrapper_attr("control_dt"):
+        value = env.get_wrapper_attr("control_dt")
     if callable(value):
         value = value()
     if value is None and hasattr(robot, "model") and hasattr(robot, "frame_skip"):

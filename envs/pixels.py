@@ -106,6 +106,7 @@ def _coverage(old: int, new: int) -> NDArray[np.float32]:
 def _draw_fast(robot: Any) -> None:
     """Switch off what a software renderer spends almost all its time on, before the first picture is drawn."""
     model: Any = getattr(robot, "model", None)
+    robot = getattr(robot, "dmc_env", robot)  # where stable-worldmodel keeps it
     if model is None and hasattr(robot, "physics"):  # dm_control
         model = robot.physics.model.ptr
     if hasattr(model, "mat_reflectance"):  # a mujoco.MjModel

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import io
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -15,9 +16,10 @@ from gymnasium.envs.registration import EnvSpec as RegisteredEnv
 
 from .. import UnknownNameError
 from .checks import check_options
+from .goal_ahead import GoalAhead
 from .gymnasium_adapter import AnyEnv, make_gymnasium
 from .spec import EnvError, EnvOptions, ShiftOptions
-from .wrappers import ForethoughtEnv
+from .wrappers import DEFAULT_EPISODE_STEPS, ForethoughtEnv
 
 _EXTRAS = {
     "gymnasium_robotics": re.compile(r"^(Fetch|Hand|AntMaze|PointMaze|AdroitHand|FrankaKitchen)"),
@@ -30,8 +32,9 @@ def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
 
     Ids: Gymnasium's (`HalfCheetah-v5`), dm_control's (`dm_control/cartpole-swingup-v0`), Forethought's own
     (`forethought/Reacher-v0`), with the extra `robotics` those of Gymnasium-Robotics (`FetchReach-v4`) and OGBench
-    (`pointmaze-medium-v0`), and `module:EnvId`, which imports `module` first so that it can register `EnvId`. Nothing
-    is imported before an id needs it.
+    (`pointmaze-medium-v0`), with the extra `worldmodel` those of stable-worldmodel (`swm/TwoRoom-v1`), and
+    `module:EnvId`, which imports `module` first so that it can register `EnvId`. Nothing is imported before an id needs
+    it.
 
     Args:
         env_id: the id.
@@ -52,6 +55,9 @@ def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
 
         env = ShiftedEnv(env, options.shift)
     try:
+        if options.goal_ahead is not None:
+            env = _ahead(env, env_id, options.goal_ahead, native_limit or DEFAULT_EPISODE_STEPS)
+            native_limit = 2 * options.goal_ahead
         return ForethoughtEnv(env, env_id, options, native_limit)
     except BaseException:
         env.close()
@@ -59,12 +65,13 @@ def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
 
 
 def list_envs() -> dict[str, list[str]]:
-    """Known ids by source: `forethought`, `gymnasium-mujoco`, `dm_control`, `robotics`, `ogbench`.
+    """Known ids by source: `forethought`, `gymnasium-mujoco`, `dm_control`, `robotics`, `ogbench`, `worldmodel`.
 
     A source whose package is not installed is an empty list. Takes a second or two when first called, because
-    dm_control's tasks are only known after importing it.
+    dm_control's tasks are only known after importing it, and some more with stable-worldmodel.
     """
     _load_everything()
+    discrete = getattr(sys.modules.get("stable_worldmodel.envs"), "DISCRETE_WORLDS", ())
     sources: dict[str, Callable[[str, str], bool]] = {
         "forethought": lambda env_id, entry: env_id.startswith("forethought/"),
         "gymnasium-mujoco": lambda env_id, entry: entry.startswith("gymnasium.envs.mujoco.") and env_id.endswith("-v5"),
@@ -77,6 +84,7 @@ def list_envs() -> dict[str, list[str]]:
         ),
         # Without the discrete actions of Powderworld.
         "ogbench": lambda env_id, entry: entry.startswith("ogbench.") and "powderworld" not in entry,
+        "worldmodel": lambda env_id, entry: env_id.startswith("swm/") and env_id not in discrete,
     }
     entries = {env_id: str(registered.entry_point) for env_id, registered in gymnasium.registry.items()}
     return {
@@ -105,11 +113,22 @@ def _make(registered: RegisteredEnv, options: EnvOptions) -> tuple[AnyEnv, int |
         from . import robotics_shim
 
         robotics_shim.apply()
+    if entry.startswith("stable_worldmodel."):
+        from .worldmodel_adapter import make_worldmodel
+
+        return make_worldmodel(registered, kwargs, options.image_size if drawn else None)
     if entry.startswith("ogbench."):
         from .ogbench_adapter import make_ogbench
 
         return make_ogbench(registered, kwargs, options.image_size if drawn else None)
     return make_gymnasium(registered, kwargs, drawn)
+
+
+def _ahead(env: AnyEnv, env_id: str, steps: int, episode_steps: int) -> GoalAhead:
+    try:
+        return GoalAhead(env, steps, episode_steps)
+    except EnvError as error:
+        raise EnvError(f"{env_id}: {error}") from error
 
 
 def _find(env_id: str) -> RegisteredEnv:
@@ -135,6 +154,15 @@ def _load_source(env_id: str) -> None:
     if env_id.startswith("dm_control/"):
         _load_dm_control()
         return
+    if env_id.startswith("swm/"):
+        try:
+            _load_worldmodel()
+        except Exception as error:
+            raise EnvError(
+                f"{env_id} needs stable-worldmodel, which cannot be imported: pip install 'forethought[worldmodel]' "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        return
     for package, pattern in _EXTRAS.items():
         if not _load_extra(package) and pattern.match(env_id):
             name = package.replace("_", "-")
@@ -144,6 +172,9 @@ def _load_source(env_id: str) -> None:
 
 
 def _load_everything() -> None:
+    # Before dm_control opens a display: importing Triton, which CUDA builds of torch bring, crashes afterwards.
+    with contextlib.suppress(Exception):  # who asks for one of its ids is told
+        _load_worldmodel()
     _load_own()
     _load_dm_control()
     for package in _EXTRAS:
@@ -158,6 +189,12 @@ def _load_own() -> None:
 
 def _load_dm_control() -> None:
     from .dm_control_adapter import register
+
+    register()
+
+
+def _load_worldmodel() -> None:
+    from .worldmodel_adapter import register
 
     register()
 

@@ -139,7 +139,11 @@ class EnvOptions:
     action_repeat: int = 1
     """Environment steps per decision; rewards are summed, success is any."""
     max_episode_steps: int | None = None
-    """Decisions until truncation; None keeps the environment's own limit (1000 where it has none)."""
+    """Decisions until truncation; None keeps the environment's own limit (1000 where it has none), or with `goal_ahead`
+    twice that."""
+    goal_ahead: int | None = None
+    """Environment steps ahead along an episode of its own that the goal of an episode lies; None keeps the goals that
+    the environment draws."""
     observation: str = "state"
     """`state`, `pixels` or `both`."""
     image_size: int = 64

@@ -198,8 +198,8 @@ def make_vector(env_id: str, num_envs: int, options: EnvOptions | None = None, b
         env_id: any id that `make_env` accepts.
         num_envs: how many.
         options: of every one of them.
-        backend: `sync` works for everything; `mujoco` for Forethought's own tasks on state observations, where it is
-            several times faster; `auto` takes the fastest that works.
+        backend: `sync` works for everything; `mujoco` for Forethought's own tasks on state observations with goals of
+            their own, where it is several times faster; `auto` takes the fastest that works.
 
     Raises:
         UnknownNameError: no such environment.
@@ -210,11 +210,11 @@ def make_vector(env_id: str, num_envs: int, options: EnvOptions | None = None, b
     if num_envs < 1:
         raise EnvError(f"num_envs must be at least 1, got {num_envs}")
     options = options or EnvOptions()
-    native = options.observation == "state" and env_id.split(":")[-1] in TASK_IDS
+    native = options.observation == "state" and options.goal_ahead is None and env_id.split(":")[-1] in TASK_IDS
     if backend == "mujoco" and not native:
         raise EnvError(
-            f"backend='mujoco' needs one of {', '.join(TASK_IDS)} with observation='state', "
-            f"got {env_id!r} with observation={options.observation!r}"
+            f"backend='mujoco' needs one of {', '.join(TASK_IDS)} with observation='state' and goal_ahead=None, "
+            f"got {env_id!r} with observation={options.observation!r} and goal_ahead={options.goal_ahead}"
         )
     if native and backend != "sync":
         return MujocoVector(env_id, num_envs, options)

@@ -14,7 +14,8 @@ from .gymnasium_adapter import ActionAdapter, AnyEnv, Obs, control_timestep
 from .pixels import Pixels
 from .spec import ArraySpec, EnvError, EnvOptions, EnvSpec, GoalSpec
 
-_DEFAULT_EPISODE_STEPS = 1000
+DEFAULT_EPISODE_STEPS = 1000
+"""Environment steps until truncation where neither the options nor the environment say."""
 
 
 class ForethoughtEnv(gymnasium.Wrapper[Obs, NDArray[np.float32], Any, Any]):
@@ -67,7 +68,7 @@ class ForethoughtEnv(gymnasium.Wrapper[Obs, NDArray[np.float32], Any, Any]):
             action_high=self._actions.high,
             control_dt=control_timestep(env) * options.action_repeat,
             max_episode_steps=options.max_episode_steps
-            or math.ceil((native_limit or _DEFAULT_EPISODE_STEPS * options.action_repeat) / options.action_repeat),
+            or math.ceil((native_limit or DEFAULT_EPISODE_STEPS * options.action_repeat) / options.action_repeat),
             goal=self._guard.call("reset", self._goal_spec),
         )
         self.action_space = self._actions.space

@@ -136,7 +136,7 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
         (qpos, qvel), goal = self._draw(self.np_random)
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
-        self._goal_state, self._goal, self._held = goal, self.observe(*goal), 0
+        self.aim(goal)
         return self.observe(self.data.qpos, self.data.qvel), self._info()
 
     def change_goal(self, seed: int) -> Obs:
@@ -165,6 +165,19 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
         self._held = self._held + 1 if self.reached(obs, self._goal) else 0
         info = self._info()
         return obs, float(info["success"]) - 1.0, False, False, info
+
+    def here(self) -> State:
+        """The state right now, as `aim` takes it."""
+        return self.data.qpos.copy(), self.data.qvel.copy()
+
+    def aim(self, goal: State) -> dict[str, Any]:
+        """Make `goal` the state to be reached from here on.
+
+        Returns:
+            `info` as after a reset, where `success` says whether the goal is reached right now.
+        """
+        self._goal_state, self._goal, self._held = goal, self.observe(*goal), 0
+        return {**self._info(), "success": bool(self.reached(self.observe(*self.here()), self._goal))}
 
     def _info(self) -> dict[str, Any]:
         return {"success": self._held >= self.hold_steps, "goal": self.goal}

@@ -17,6 +17,10 @@ from forethought.envs.tasks import TASK_IDS
 
 robotics = pytest.mark.skipif(importlib.util.find_spec("gymnasium_robotics") is None, reason="needs the extra robotics")
 ogbench = pytest.mark.skipif(importlib.util.find_spec("ogbench") is None, reason="needs the extra robotics")
+worldmodel = [
+    pytest.mark.skipif(importlib.util.find_spec("stable_worldmodel") is None, reason="needs the extra worldmodel"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 CONTRACT = [
     "Pendulum-v1",
@@ -29,6 +33,7 @@ CONTRACT = [
     pytest.param("FetchReach-v4", marks=robotics),
     pytest.param("PointMaze_UMaze-v3", marks=robotics),
     pytest.param("pointmaze-medium-v0", marks=ogbench),
+    *(pytest.param(f"swm/{name}", marks=worldmodel) for name in ("TwoRoom-v1", "PushT-v1", "ReacherDMControl-v0")),
 ]
 DT = {
     "Pendulum-v1": 0.05,
@@ -291,7 +296,7 @@ def test_a_missing_extra_is_named(env_id, package, monkeypatch):
 
 def test_list_envs():
     sources = list_envs()
-    assert list(sources) == ["forethought", "gymnasium-mujoco", "dm_control", "robotics", "ogbench"]
+    assert list(sources) == ["forethought", "gymnasium-mujoco", "dm_control", "robotics", "ogbench", "worldmodel"]
     assert sources["forethought"] == sorted(TASK_IDS)
     assert "HalfCheetah-v5" in sources["gymnasium-mujoco"]
     assert "dm_control/cartpole-swingup-v0" in sources["dm_control"]

@@ -110,6 +110,24 @@ def test_sample_episode_is_what_reset_plays(task):
         assert_same(info["goal"], task.observe(*goal))
 
 
+def test_a_goal_can_be_set(task):
+    task.reset(seed=0)
+    start = task.here()
+    before = task.observe(*start)
+    for _ in range(5):
+        task.step(task.action_space.high)
+    there = task.here()
+    assert_same(task.observe(*start), before)  # a copy
+    assert task.aim(start)["success"] is bool(task.reached(task.observe(*there), task.observe(*start)))
+    assert_same(task.step(task.action_space.low)[4]["goal"], task.observe(*start))
+    still = task.sample_episode(1)[1]
+    put(task, *still)
+    info = task.aim(still)
+    assert info["success"]  # reached, though not yet held
+    assert_same(info["goal"], task.observe(*still))
+    assert_same(task.observe(*task.here()), task.observe(*still))
+
+
 def test_a_reset_without_seed_goes_on_with_the_generator(task):
     task.reset(seed=3)
     second, _ = task.reset()
