@@ -605,7 +605,7 @@ def save_goal(run: str | Path, out: str | Path, seed: int = 0, checkpoint: str =
     """
     path, card = Path(out).expanduser(), read_card(Path(run).expanduser(), checkpoint)
     config = card["config"]
-    with contextlib.closing(make_vector(config["env"], 1, EnvOptions(**config["env_options"]))) as environments:
+    with contextlib.closing(make_vector(config["env"], 1, EnvOptions.from_json(config["env_options"]))) as environments:
         _, goal = environments.reset(episode_seeds("test", seed, 0, 1))
         suffix, content = write_goal({k: v[0] for k, v in (goal or {}).items()}, environments.env_spec)
     if path.suffix != suffix:
@@ -619,7 +619,7 @@ def _probed(
 ) -> list[Episode]:
     """Held-out episodes of random held actions with the true state among their observations, also beside pictures."""
     seeds = episode_seeds("test", options.seed, options.episodes, options.probe_episodes)
-    policy = RandomPolicy(agent.model.spec, TrainingOptions().max_hold)
+    policy = RandomPolicy(environments.env_spec, TrainingOptions().max_hold)
     if env_options.observation != "pixels" or not seeds:
         return run_arm(environments, policy, seeds, stop_on_success=False)
     rows, both = min(len(seeds), environments.num_envs), dataclasses.replace(env_options, observation="both")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from forethought.agent.build import read_card
 from forethought.agent.files import read_json
 from forethought.agent.training.checkpoint import load_checkpoint
 from forethought.agent.training.metrics import read_metrics
@@ -102,7 +103,7 @@ def carry_out(train: Sequence[str], evaluate: Sequence[str], run: Path) -> tuple
 
 def latents(run: Path) -> dict[str, float] | None:
     """Effective rank of the learned features at the end of a training, and how many there are; None where none are."""
-    world_model = load_checkpoint(run / "last.safetensors").state["card"]["config"]["world_model"]
+    world_model = read_card(run, "last")["config"]["world_model"]
     ranks = [m["latent/effective_rank"] for m in read_metrics(run / "metrics.jsonl") if "latent/effective_rank" in m]
     if world_model["encoder"] == "identity" or not ranks:
         return None

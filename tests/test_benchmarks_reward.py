@@ -42,6 +42,9 @@ def eval_json(mean: float) -> dict[str, Any]:
     }
 
 
+CARD = {"run_id": "x", "spec": {}, "config": {"world_model": {"encoder": "augmented", "latent_dim": 4}}}
+
+
 class Calls:
     """Stands in for `call`: trainings finish, and commands are noted."""
 
@@ -52,7 +55,7 @@ class Calls:
         self.commands.append(command)
         run = Path(next(word.split("=", 1)[1] for word in command if word.startswith(("out=", "run="))))
         run.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(run / "last.safetensors", {"x": torch.zeros(1)}, {"train": {"finished": True}})
+        save_checkpoint(run / "last.safetensors", {"x": torch.zeros(1)}, {"train": {"finished": True}, "card": CARD})
         shared = {"update": 0, "decisions": 0, "time": 0}
         lines = [
             {**shared, "phase": "collect", "frames": 1000, "seconds": 2.0},

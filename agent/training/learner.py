@@ -442,11 +442,10 @@ class Learner:
     ) -> Tensor:
         """Loss of a quasimetric on encoded latents `z [B, L+1, Z]` and on imagined ones `[E, B, L, Z]`, as plans have.
 
-        An imagined state is as far from the next encoded one as its encoded twin. Window `order[i]` has the goals for
-        window `i`.
+        Window `order[i]` has the goals for window `i`.
         """
         model, steps, z = self.model, z.shape[1] - 1, self._throttled(z)
-        imagined = z[:, :0] if predicted is None else predicted[0, :, :-1].detach()
+        imagined = z[:, :0] if predicted is None else predicted[0].detach()
         features = head.embed(torch.cat([z, imagined], dim=1))
         encoded, dreamed = features[:, :, : steps + 1], features[:, :, steps + 1 :]
         goals, same, point = encoded, None, model.goal_point(z).detach()
@@ -458,13 +457,13 @@ class Learner:
             same = torch.stack([encoded, goals])
         with torch.no_grad():
             head.get_buffer("stride").lerp_(point.diff(dim=1).square().mean(), 0.01)
-        far, last = self.options.far or float(model.spec.max_episode_steps), steps + 1 - dreamed.shape[2]
         return head.loss(
-            states=torch.cat([encoded[:, :, :-1], dreamed], dim=2),
-            ahead=torch.cat([encoded[:, :, 1:], encoded[:, :, last:]], dim=2),
+            states=encoded[:, :, :-1],
+            ahead=encoded[:, :, 1:],
             same=same,
-            goals=torch.cat([goals[:, order, :-1], goals[:, order, last:]], dim=2),
-            far=far,
+            goals=goals[:, order, :-1],
+            far=self.options.far or float(model.spec.max_episode_steps),
+            twins=None if predicted is None else torch.stack([dreamed, encoded[:, :, 1:]]),
         )
 
     def _pairwise(

@@ -103,7 +103,15 @@ class Quasimetric(nn.Module):
         both_ways = (difference[..., 1, :, :].square().sum(dim=-1) + 1e-6).sqrt()
         return (one_way + both_ways).mean(dim=-1)
 
-    def loss(self, states: Tensor, ahead: Tensor, same: Tensor | None, goals: Tensor, far: float) -> Tensor:
+    def loss(
+        self,
+        states: Tensor,
+        ahead: Tensor,
+        same: Tensor | None,
+        goals: Tensor,
+        far: float,
+        twins: Tensor | None = None,
+    ) -> Tensor:
         """How near unrelated states and goals are, plus the price of steps that are longer than 1.
 
         The price, a Lagrange multiplier, rises while too many steps are too long, see `SLACK`.
@@ -115,6 +123,8 @@ class Quasimetric(nn.Module):
                 latents.
             goals: those of goals that have nothing to do with the states.
             far: steps beyond which it hardly matters how much farther a goal is.
+            twins: features of states as they were imagined and as they were, `[2, M, n, ...]`. Those are drawn to these,
+                and these stay: whatever imagination takes for a way through a wall must not become one.
 
         Returns:
             the loss, in units of `far`.
@@ -124,11 +134,14 @@ class Quasimetric(nn.Module):
             excess = excess + self.between(same[0], same[1]).square().mean()
         near = F.softplus(far - self.between(states, goals), beta=5 / far).mean()
         price = self.get_buffer("price")
-        loss = (near + price.clone() * excess) / far
+        loss = near + price.clone() * excess
+        if twins is not None:
+            dreamed, encoded = twins[0], twins[1].detach()
+            loss = loss + (self.between(dreamed, encoded) + self.between(encoded, dreamed)).square().mean()
         with torch.no_grad():
             pressure = (excess / self.SLACK**2 - 1).clamp(-1, 1)
             price.mul_(torch.exp(self.RATE * pressure)).clamp_(1e-3, 1e5)
-        return loss
+        return loss / far
 
     SLACK = 0.2
     """Root mean square at which the price rests of how far steps are longer than `1 - SLACK`: they come out as 1."""
