@@ -67,12 +67,15 @@ def eval_json(success: float) -> dict[str, Any]:
     }
 
 
+CARD = {"run_id": "x", "spec": {}, "config": {"world_model": {"encoder": "augmented", "latent_dim": 4}}}
+
+
 def write_run(run: Path, *, finished: bool, success: float = 0.97) -> None:
     """A run folder as far as the benchmark looks into it."""
     run.mkdir(parents=True, exist_ok=True)
     state = {
         "train": {"finished": finished},
-        "card": {"config": {"world_model": {"encoder": "augmented", "latent_dim": 4}}},
+        "card": CARD,
     }
     save_checkpoint(run / "last.safetensors", {"x": torch.zeros(1)}, state)
     counts = {"phase": "train", "update": 1, "decisions": 1, "frames": 1, "time": 0.0}
