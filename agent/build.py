@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from .. import ForethoughtError, UnknownNameError
-from ..configs.schema import Config, EvalConfig
+from ..configs.schema import Config, EvalConfig, EvalEnvOptions
 from ..envs.goal_files import goal_picture, read_goal, write_goal
 from ..envs.pixels import resize
 from ..envs.simulator import make_simulator
@@ -413,7 +413,7 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         )  # fmt: skip
         goal = None if options.goal is None else _read_goal(agent, options.goal)
         saved = read_card(run_dir, config.checkpoint)["config"]
-        env_options = dataclasses.replace(EnvOptions.from_json(saved["env_options"]), shift=config.env_options.shift)
+        env_options = _evaluated_in(EnvOptions.from_json(saved["env_options"]), config.env_options)
         if options.goals_per_episode > 1:
             limit = options.goals_per_episode * agent.model.spec.max_episode_steps
             env_options = dataclasses.replace(env_options, max_episode_steps=limit)
@@ -432,6 +432,7 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         "planner": dataclasses.asdict(config.planner),
         "agent": dataclasses.asdict(config.agent),
         "shift": dataclasses.asdict(config.env_options.shift),
+        "goal_ahead": config.env_options.goal_ahead,
         "seed": options.seed,
         "seeds": seeds,
         "checkpoint": config.checkpoint,
@@ -446,6 +447,12 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
     write_report(run_dir)
     progress.message(f"report: {run_dir / 'report.html'}")
     return result
+
+
+def _evaluated_in(trained: EnvOptions, chosen: EvalEnvOptions) -> EnvOptions:
+    """Options of the environment that a run is evaluated in."""
+    limit = trained.max_episode_steps if chosen.goal_ahead == trained.goal_ahead else None
+    return dataclasses.replace(trained, shift=chosen.shift, goal_ahead=chosen.goal_ahead, max_episode_steps=limit)
 
 
 def read_card(run_dir: Path, checkpoint: str) -> dict[str, Any]:
@@ -494,7 +501,7 @@ def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
             overrides.append(f"{group}={saved[group]['name']}")
             walk(group, saved[group])
     walk("agent", saved["agent"])
-    walk("env_options.shift", saved["env_options"].get("shift", {}))
+    walk("env_options", {k: saved["env_options"][k] for k in ("shift", "goal_ahead") if k in saved["env_options"]})
     return overrides
 
 
@@ -619,11 +626,14 @@ def _probed(
 ) -> list[Episode]:
     """Held-out episodes of random held actions with the true state among their observations, also beside pictures."""
     seeds = episode_seeds("test", options.seed, options.episodes, options.probe_episodes)
-    policy = RandomPolicy(environments.env_spec, TrainingOptions().max_hold)
-    if env_options.observation != "pixels" or not seeds:
-        return run_arm(environments, policy, seeds, stop_on_success=False)
-    rows, both = min(len(seeds), environments.num_envs), dataclasses.replace(env_options, observation="both")
-    with contextlib.closing(make_vector(agent.model.spec.env_id, rows, both)) as seen_in_full:
+    if not seeds:
+        return []
+    observation = "both" if env_options.observation == "pixels" else env_options.observation
+    # Goals do not matter, and those ahead along an episode would make it short.
+    plain = dataclasses.replace(env_options, observation=observation, goal_ahead=None)
+    rows = min(len(seeds), environments.num_envs)
+    with contextlib.closing(make_vector(agent.model.spec.env_id, rows, plain)) as seen_in_full:
+        policy = RandomPolicy(seen_in_full.env_spec, TrainingOptions().max_hold)
         return run_arm(seen_in_full, policy, seeds, stop_on_success=False)
 
 

@@ -63,11 +63,14 @@ class EvalEnvOptions:
 
     shift: ShiftOptions = field(default_factory=ShiftOptions)
     """Changes of the physical world, to see how an agent stands them; for environments on MuJoCo."""
+    goal_ahead: int | None = None
+    """Environment steps ahead along an episode of its own that each goal lies, twice as many being the time limit; None
+    takes the goals that the environment states."""
 
 
 @dataclass
 class EvalConfig:
-    """What `forethought eval` takes; planner, agent, objective and shift are those of the run unless overridden."""
+    """What `forethought eval` takes; planner, agent, objective and env_options are the run's unless overridden."""
 
     run: str = "???"
     """Run folder, as `forethought train` left it."""

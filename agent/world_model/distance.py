@@ -123,8 +123,8 @@ class Quasimetric(nn.Module):
                 latents.
             goals: those of goals that have nothing to do with the states.
             far: steps beyond which it hardly matters how much farther a goal is.
-            twins: features of states as they were imagined and as they were, `[2, M, n, ...]`. Those are drawn to these,
-                and these stay: whatever imagination takes for a way through a wall must not become one.
+            twins: features of states as they were imagined and as they were, `[2, M, n, ...]`. Those are drawn to
+                these, which stay: whatever imagination takes for a way through a wall must not become one.
 
         Returns:
             the loss, in units of `far`.
