@@ -533,7 +533,7 @@ FIELDS = {
     "success_rate", "success_ci", "return_mean", "return_ci", "returns", "episodes", "decision_ms", "steps_to_goal",
     "random", "true_dynamics", "reason_true_dynamics", "arms", "plan", "video", "video_reason", "seeds", "command",
     "seed", "env", "objective", "planner", "checkpoint", "versions", "machine", "commit", "time", "seconds",
-    "goals_per_episode", "agent", "shift", "prediction_error",
+    "goals_per_episode", "agent", "shift", "goal_ahead", "prediction_error",
 }  # fmt: skip
 
 
@@ -697,3 +697,21 @@ def test_without_opengl_everything_but_the_video_is_there(tmp_path: Path, small_
     assert "libosmesa6" in result["video_reason"]
     assert (run / "report.html").exists()
     assert not (run / "rollout.mp4").exists()
+
+
+def test_goals_of_an_evaluation_may_lie_ahead_along_an_episode(
+    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    run = shutil.copytree(evaluated[0], tmp_path / "run")
+    off = [f"evaluation.{name}=false" for name in ("true_dynamics", "video")]
+    result = build.evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, *off, "env_options.goal_ahead=4"]))
+    assert (evaluated[1]["goal_ahead"], result["goal_ahead"]) == (None, 4)
+    assert min(result["random"]["returns"]) >= -8  # twice as many steps, each of which costs 1
+
+
+def test_an_evaluation_takes_over_goals_ahead_of_its_run() -> None:
+    saved = {
+        "planner": {"name": "icem"}, "objective": {"name": "goal"}, "agent": {}, "env_options": {"goal_ahead": 25}
+    }  # fmt: skip
+    assert "env_options.goal_ahead=25" in build.overrides_of_run(saved, {})
