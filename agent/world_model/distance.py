@@ -74,13 +74,14 @@ class Quasimetric(nn.Module):
         self.state = StackedMLP(members, [latent_dim, hidden, hidden, out], last_scale=1.0)
         self.goal = None if goal_dim is None else StackedMLP(members, [goal_dim, hidden, hidden, out], last_scale=1.0)
         self.register_buffer("price", torch.ones(()))
+        self.register_buffer("unit", torch.ones(()))
         self.register_buffer("stride", torch.zeros(()))
 
     @override
     def forward(self, z: Tensor, goal: Tensor) -> Tensor:
         """Steps `[M, ...]` from latents `[..., Z]` to goal embeddings `[..., G]`, which are broadcast."""
         lead = (1,) * (z.ndim - goal.ndim)  # or else members would meet what is before the shape of the goals
-        return self.between(self.embed(z), self.embed_goal(goal.reshape(*lead, *goal.shape)))
+        return self.between(self.embed(z), self.embed_goal(goal.reshape(*lead, *goal.shape))) / self.get_buffer("unit")
 
     def embed(self, z: Tensor) -> Tensor:
         """Latents `[..., Z]` to features `[M, ..., 2, GROUPS, SIZE]`."""
@@ -96,7 +97,7 @@ class Quasimetric(nn.Module):
         return out.reshape(self.members, *x.shape[:-1], 2, self.GROUPS, self.SIZE)
 
     def between(self, x: Tensor, y: Tensor) -> Tensor:
-        """Steps `[M, ...]` between features as of `embed`, which are broadcast."""
+        """Distances `[M, ...]` between features as of `embed`, which are broadcast; a step is one `unit`."""
         difference = x - y
         one_way = F.relu(difference[..., 0, :, :]).amax(dim=-1)
         # The square root has no gradient at 0.
@@ -114,7 +115,9 @@ class Quasimetric(nn.Module):
     ) -> Tensor:
         """How near unrelated states and goals are, plus the price of steps that are longer than 1.
 
-        The price, a Lagrange multiplier, rises while too many steps are too long, see `SLACK`.
+        The price, a Lagrange multiplier, begins low and rises slowly while too many steps are too long. What is dear
+        from the start never unfolds: places on two sides of a wall stay as near as they look. Steps are too long for
+        as long as the price rises, all alike; a step's length, as nine of ten are, is the `unit` of distances.
 
         Args:
             states: features `[M, n, ...]`, as of `embed`.
@@ -129,7 +132,8 @@ class Quasimetric(nn.Module):
         Returns:
             the loss, in units of `far`.
         """
-        excess = F.relu(self.between(states, ahead) - (1 - self.SLACK)).square().mean()
+        walked = self.between(states, ahead)
+        excess = F.relu(walked - 1).square().mean()
         if same is not None:
             excess = excess + self.between(same[0], same[1]).square().mean()
         near = F.softplus(far - self.between(states, goals), beta=5 / far).mean()
@@ -139,11 +143,11 @@ class Quasimetric(nn.Module):
             dreamed, encoded = twins[0], twins[1].detach()
             loss = loss + (self.between(dreamed, encoded) + self.between(encoded, dreamed)).square().mean()
         with torch.no_grad():
-            pressure = (excess / self.SLACK**2 - 1).clamp(-1, 1)
-            price.mul_(torch.exp(self.RATE * pressure)).clamp_(1e-3, 1e5)
+            price.add_(self.RATE * (excess / self.TOLERANCE - 1).clamp(-1, 1)).clamp_(min=self.RATE)
+            self.get_buffer("unit").lerp_(torch.quantile(walked.flatten(), 0.9).clamp(min=1e-3), 0.01)
         return loss / far
 
-    SLACK = 0.2
-    """Root mean square at which the price rests of how far steps are longer than `1 - SLACK`: they come out as 1."""
+    TOLERANCE = 0.25**2
+    """Mean squared excess of a step over 1 at which the price rests; this and the rate are those of Wang et al."""
     RATE = 0.01
-    """Largest relative change of the price in an update."""
+    """Largest change of the price in an update."""

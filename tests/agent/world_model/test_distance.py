@@ -158,7 +158,18 @@ def test_the_price_follows_what_is_too_long(metric: Quasimetric) -> None:
     for ahead in (away, away, near):
         metric.loss(here, ahead, None, goal, far=10.0)
         prices.append(float(metric.get_buffer("price")))
-    assert prices == pytest.approx([1.0, math.exp(0.01), math.exp(0.02), math.exp(0.01)], rel=1e-4)
+    assert prices == pytest.approx([1.0, 1.01, 1.02, 1.01], rel=1e-4)
+
+
+def test_a_step_as_long_as_most_is_the_unit(metric: Quasimetric) -> None:
+    z, ahead = noise(64, Z), noise(64, Z, seed=1)
+    with torch.no_grad():
+        here, there = metric.embed(z), metric.embed(ahead)
+        raw = metric(z, ahead)
+        for _ in range(1000):
+            metric.loss(here, there, None, here, far=10.0)
+        assert float(metric.get_buffer("unit")) == pytest.approx(float(torch.quantile(raw, 0.9)), rel=1e-3)
+        assert torch.allclose(metric(z, ahead), raw / metric.get_buffer("unit"))
 
 
 def test_goals_of_their_own_space_are_tied_to_their_states() -> None:
@@ -178,17 +189,18 @@ def test_imagined_states_are_drawn_to_what_they_stand_for(metric: Quasimetric) -
     with torch.no_grad():
         here, goal = metric.embed(noise(N, Z)), metric.embed(noise(N, Z, seed=1))
     dreamed, encoded = (metric.embed(noise(N, Z, seed=s)).detach().requires_grad_() for s in (2, 3))
-    plain = metric.loss(here, here, None, goal, far=10.0)
+    plain = metric.loss(here, here, None, goal, far=10.0).detach()
     metric.get_buffer("price").fill_(1.0)
     drawn = metric.loss(here, here, None, goal, far=10.0, twins=torch.stack([dreamed, encoded]))
     drawn.backward()
     apart = metric.between(dreamed, encoded) + metric.between(encoded, dreamed)
-    assert float(drawn - plain) == pytest.approx(float(apart.square().mean()) / 10, rel=1e-3)
+    assert float(drawn.detach() - plain) == pytest.approx(float(apart.detach().square().mean()) / 10, rel=1e-3)
     assert encoded.grad is None or not encoded.grad.any()
     assert dreamed.grad is not None
     with torch.no_grad():
         moved = dreamed - 0.1 * dreamed.grad
-        assert float((metric.between(moved, encoded) + metric.between(encoded, moved)).mean()) < float(apart.mean())
+        nearer = metric.between(moved, encoded) + metric.between(encoded, moved)
+        assert float(nearer.mean()) < float(apart.mean())
 
 
 def test_far_is_where_distances_stop_to_matter(metric: Quasimetric) -> None:
