@@ -82,6 +82,26 @@ TASKS = {
     "fetch_reach": Task("FetchReach-v4", ("env=FetchReach-v4",), (0, 1, 2), 0.95, 600, halves(32)),
     "reacher_pixels": Task("Reacher from 64x64 pixels", ("preset=reacher_pixels",), (0,), 0.9, 1500),
     "rooms": Task("Rooms: two rooms and a door", ("preset=rooms",), (0, 1, 2), 0.95, 300, PAIRWISE, table="ways"),
+    "pointmaze": Task(
+        "OGBench pointmaze-medium, its five tasks",
+        ("preset=pointmaze",),
+        (0, 1, 2),
+        0.8,
+        3600,
+        PAIRWISE,
+        table="ways",
+        reported="QRL 82 %, with OGBench's data",
+    ),
+    "two_room": Task(
+        "TwoRoom from 64x64 pixels",
+        ("preset=two_room",),
+        (0,),
+        0.97,
+        2700,
+        evaluation=("env_options.goal_ahead=25",),
+        table="ways",
+        reported="LeWM 87 %, PLDM 97 %, RC-aux 98 %, with an expert's data",
+    ),
 }
 
 
