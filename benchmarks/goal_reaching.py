@@ -102,6 +102,16 @@ TASKS = {
         table="ways",
         reported="LeWM 87 %, PLDM 97 %, RC-aux 98 %, with an expert's data",
     ),
+    "swm_reacher": Task(
+        "stable-worldmodel's Reacher from 64x64 pixels",
+        ("preset=swm_reacher",),
+        (0,),
+        0.88,
+        2700,
+        evaluation=("env_options.goal_ahead=25",),
+        table="ways",
+        reported="LeWM 86 %, PLDM 78 %, RC-aux 87 %",
+    ),
 }
 
 
