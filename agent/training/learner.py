@@ -346,7 +346,7 @@ class Learner:
             terms |= self._control(model.control, z, predicted, actions, rewards, terminated, drawn, terminates)
         if options.time_to_goal and isinstance(model.time_to_goal, Quasimetric):
             assert drawn is not None
-            terms["time_to_goal"] = self._quasimetric(model.time_to_goal, batch, z, predicted, drawn)
+            terms["time_to_goal"] = self._quasimetric(model.time_to_goal, batch, z, drawn)
         elif options.time_to_goal and isinstance(model.time_to_goal, PairwiseDistance):
             terms["time_to_goal"] = self._pairwise(model.time_to_goal, batch, seen, z, start)
         if model.probe is not None:
@@ -437,17 +437,13 @@ class Learner:
             target = cast(WorldModel, self.target.module).encode_sequence(seen.obs, seen.actions)
         return target[:, self.options.burn_in + 1 :]
 
-    def _quasimetric(
-        self, head: Quasimetric, batch: SequenceBatch, z: Tensor, predicted: Tensor | None, order: Tensor
-    ) -> Tensor:
-        """Loss of a quasimetric on encoded latents `z [B, L+1, Z]` and on imagined ones `[E, B, L, Z]`, as plans have.
+    def _quasimetric(self, head: Quasimetric, batch: SequenceBatch, z: Tensor, order: Tensor) -> Tensor:
+        """Loss of a quasimetric on encoded latents `z [B, L+1, Z]`; window `order[i]` has the goals for window `i`.
 
-        Window `order[i]` has the goals for window `i`.
+        Not on imagined ones: what imagination takes for a way through a wall would become one.
         """
-        model, steps, z = self.model, z.shape[1] - 1, self._throttled(z)
-        imagined = z[:, :0] if predicted is None else predicted[0].detach()
-        features = head.embed(torch.cat([z, imagined], dim=1))
-        encoded, dreamed = features[:, :, : steps + 1], features[:, :, steps + 1 :]
+        model, z = self.model, self._throttled(z)
+        encoded = head.embed(z)
         goals, same, point = encoded, None, model.goal_point(z).detach()
         if head.goal is not None:
             assert model.spec.goal is not None
@@ -457,14 +453,8 @@ class Learner:
             same = torch.stack([encoded, goals])
         with torch.no_grad():
             head.get_buffer("stride").lerp_(point.diff(dim=1).square().mean(), 0.01)
-        return head.loss(
-            states=encoded[:, :, :-1],
-            ahead=encoded[:, :, 1:],
-            same=same,
-            goals=goals[:, order, :-1],
-            far=self.options.far or float(model.spec.max_episode_steps),
-            twins=None if predicted is None else torch.stack([dreamed, encoded[:, :, 1:]]),
-        )
+        far = self.options.far or float(model.spec.max_episode_steps)
+        return head.loss(encoded[:, :, :-1], encoded[:, :, 1:], same, goals[:, order, :-1], far)
 
     def _pairwise(
         self, head: PairwiseDistance, batch: SequenceBatch, seen: SequenceBatch, z: Tensor, start: int

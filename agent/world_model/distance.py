@@ -104,15 +104,7 @@ class Quasimetric(nn.Module):
         both_ways = (difference[..., 1, :, :].square().sum(dim=-1) + 1e-6).sqrt()
         return (one_way + both_ways).mean(dim=-1)
 
-    def loss(
-        self,
-        states: Tensor,
-        ahead: Tensor,
-        same: Tensor | None,
-        goals: Tensor,
-        far: float,
-        twins: Tensor | None = None,
-    ) -> Tensor:
+    def loss(self, states: Tensor, ahead: Tensor, same: Tensor | None, goals: Tensor, far: float) -> Tensor:
         """How near unrelated states and goals are, plus the price of steps that are longer than 1.
 
         The price, a Lagrange multiplier, begins low and rises slowly while too many steps are too long. What is dear
@@ -126,8 +118,6 @@ class Quasimetric(nn.Module):
                 latents.
             goals: those of goals that have nothing to do with the states.
             far: steps beyond which it hardly matters how much farther a goal is.
-            twins: features of states as they were imagined and as they were, `[2, M, n, ...]`. Those are drawn to
-                these, which stay: whatever imagination takes for a way through a wall must not become one.
 
         Returns:
             the loss, in units of `far`.
@@ -138,14 +128,11 @@ class Quasimetric(nn.Module):
             excess = excess + self.between(same[0], same[1]).square().mean()
         near = F.softplus(far - self.between(states, goals), beta=5 / far).mean()
         price = self.get_buffer("price")
-        loss = near + price.clone() * excess
-        if twins is not None:
-            dreamed, encoded = twins[0], twins[1].detach()
-            loss = loss + (self.between(dreamed, encoded) + self.between(encoded, dreamed)).square().mean()
+        loss = (near + price.clone() * excess) / far
         with torch.no_grad():
             price.add_(self.RATE * (excess / self.TOLERANCE - 1).clamp(-1, 1)).clamp_(min=self.RATE)
             self.get_buffer("unit").lerp_(torch.quantile(walked.flatten(), 0.9).clamp(min=1e-3), 0.01)
-        return loss / far
+        return loss
 
     TOLERANCE = 0.25**2
     """Mean squared excess of a step over 1 at which the price rests; this and the rate are those of Wang et al."""

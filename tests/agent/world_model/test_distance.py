@@ -185,24 +185,6 @@ def test_goals_of_their_own_space_are_tied_to_their_states() -> None:
     assert float(apart - alike) == pytest.approx(float(expected), rel=0.05)
 
 
-def test_imagined_states_are_drawn_to_what_they_stand_for(metric: Quasimetric) -> None:
-    with torch.no_grad():
-        here, goal = metric.embed(noise(N, Z)), metric.embed(noise(N, Z, seed=1))
-    dreamed, encoded = (metric.embed(noise(N, Z, seed=s)).detach().requires_grad_() for s in (2, 3))
-    plain = metric.loss(here, here, None, goal, far=10.0).detach()
-    metric.get_buffer("price").fill_(1.0)
-    drawn = metric.loss(here, here, None, goal, far=10.0, twins=torch.stack([dreamed, encoded]))
-    drawn.backward()
-    apart = metric.between(dreamed, encoded) + metric.between(encoded, dreamed)
-    assert float(drawn.detach() - plain) == pytest.approx(float(apart.detach().square().mean()) / 10, rel=1e-3)
-    assert encoded.grad is None or not encoded.grad.any()
-    assert dreamed.grad is not None
-    with torch.no_grad():
-        moved = dreamed - 0.1 * dreamed.grad
-        nearer = metric.between(moved, encoded) + metric.between(encoded, moved)
-        assert float(nearer.mean()) < float(apart.mean())
-
-
 def test_far_is_where_distances_stop_to_matter(metric: Quasimetric) -> None:
     with torch.no_grad():
         here, there = metric.embed(noise(N, Z)), metric.embed(10 * noise(N, Z, seed=1))
