@@ -92,6 +92,7 @@ TASKS = {
         table="ways",
         reported="QRL 82 %, with OGBench's data",
     ),
+    "fetch_push": Task("FetchPush-v4", ("preset=fetch_push",), (0,), 0.6, 5400, table="ways"),
     "two_room": Task(
         "TwoRoom from 64x64 pixels",
         ("preset=two_room",),
