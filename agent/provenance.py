@@ -11,7 +11,17 @@ from typing import Any
 
 from .. import __version__
 
-_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "dm-control", "lmdb", "gymnasium-robotics", "ogbench")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "gymnasium",
+    "mujoco",
+    "dm-control",
+    "lmdb",
+    "gymnasium-robotics",
+    "ogbench",
+    "stable-worldmodel",
+)
 
 
 def versions() -> dict[str, str]:
