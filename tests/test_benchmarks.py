@@ -126,7 +126,7 @@ def test_commands_are_valid_configurations(goals: ModuleType) -> None:
         assert config.world_model.encoder == (job.arm if job.arm in ("identity", "learned") else "augmented")
         if job.arm == "pairwise":
             assert config.world_model.distance == "pairwise"
-        assert (config.env_options.observation == "pixels") == ("pixels" in job.task)
+        assert (config.env_options.observation == "pixels") == ("pixels" in goals.TASKS[job.task].title)
         evaluate = build_parser().parse_args(job.eval_command(Path("runs/x"), 100, [])[1:])
         named = [o.replace("episodes=", "evaluation.episodes=") for o in evaluate.overrides if o[:5] != "seed="]
         assert load(EvalConfig, named).evaluation.latent_l2 == (job.arm == "default" and job.seed == 0)
