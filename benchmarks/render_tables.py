@@ -190,13 +190,12 @@ def adaptation(results: Path) -> str:
             *(f"{fmean(r['steps_mean_all'] for r in arm):.1f}" for arm in arms),
             f"{fmean(r['success_rate'] - r['return_mean'] for r in true):.1f}" if true else NONE,
             *(f"{fmean(r['prediction_error']['model'] for r in arm):.3f}" for arm in arms),
-            *(f"{fmean(r['decision_ms']['p50'] for r in arm):.0f} ms" for arm in arms),
         ])  # fmt: skip
     if not rows:
         return "No results yet: `python benchmarks/adaptation.py` makes them.\n"
     header = [
         "task, world", "decisions per plan", "success (95 % CI)", "adapting", "steps", "adapting", "true dynamics",
-        "error", "adapting", "decision p50", "adapting",
+        "error", "adapting",
     ]  # fmt: skip
     return markdown(header, rows)
 
