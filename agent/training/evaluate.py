@@ -16,7 +16,7 @@ from ..agent import Agent
 from ..memory.store import Episode
 from ..world_model.control import ControlHeads
 from ..world_model.model import WorldModel
-from .probing import linear_probe
+from .probing import latents_of, linear_probe
 from .rollout import Array, Environments, Policy, Step, run_episodes
 
 
@@ -183,7 +183,7 @@ def distances_to_goal(agent: Agent, episodes: Sequence[Episode], goal_obs: Mappi
     goal = agent.embed_goal({k: v[None] for k, v in goal_obs.items()})
     steps, latent = [], []
     for episode in episodes:
-        z = _latents(agent, episode)
+        z = latents_of(agent, episode)
         steps.append(model.steps_to_goal(z, goal).mean(dim=0).cpu().numpy())
         latent.append(model.goal_distance(z, goal).sqrt().cpu().numpy())
     return {"steps": _over_time(steps), "latent": _over_time(latent)}
@@ -266,13 +266,9 @@ def prediction_error(agent: Agent, episodes: Sequence[Episode]) -> dict[str, flo
         `model`, with what the agent learned within each episode where it adapts, and `persistence`, that of "nothing
         changes".
     """
-    model, lengths = agent.model, torch.tensor([len(e.actions) for e in episodes])
-    latents, actions = [], []
-    for episode in episodes:
-        obs = {k: v.unsqueeze(0) for k, v in agent.tensors(episode.obs).items()}
-        done = torch.as_tensor(episode.actions, device=agent.device)
-        latents.append(model.encode_sequence(obs, done.unsqueeze(0))[0])
-        actions.append(done)
+    lengths = torch.tensor([len(e.actions) for e in episodes])
+    latents = [latents_of(agent, episode) for episode in episodes]
+    actions = [torch.as_tensor(episode.actions, device=agent.device) for episode in episodes]
     z, taken = (torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in (latents, actions))
     correction = agent.init(len(episodes)).correction
     wrong, moved = [], []
@@ -376,7 +372,7 @@ def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[
     heads: list[Tensor] = []
     taken: list[Array] = []
     for episode in episodes:
-        z, begin = _latents(agent, episode), 0
+        z, begin = latents_of(agent, episode), 0
         for end in (np.flatnonzero(episode.success) + 1).tolist() if reached else [len(episode.actions)]:
             goal_obs = {k: v[end : end + 1] for k, v in episode.obs.items()}
             goal = agent.embed_goal(goal_obs if goal_key is None else {"desired_goal": goal_obs[goal_key]})
@@ -400,12 +396,6 @@ def _calibration(agent: Agent, episodes: Sequence[Episode], pairs: int) -> dict[
     }
 
 
-def _latents(agent: Agent, episode: Episode) -> Tensor:
-    """Latents `[T+1, Z]` of all states of an episode."""
-    obs = {k: v.unsqueeze(0) for k, v in agent.tensors(episode.obs).items()}
-    return agent.model.encode_sequence(obs, torch.as_tensor(episode.actions, device=agent.device).unsqueeze(0))[0]
-
-
 def _value_calibration(
     agent: Agent, heads: ControlHeads, episodes: Sequence[Episode], pairs: int
 ) -> dict[str, list[float]]:
@@ -420,7 +410,7 @@ def _value_calibration(
         for t in reversed(range(steps)):
             returns[t] = episode.rewards[t] + heads.discount * returns[t + 1]
         known = steps if episode.terminated else max(1, steps - tail)
-        z = _latents(agent, episode)
+        z = latents_of(agent, episode)
         chosen = rng.choice(known, min(per_episode, known), replace=False)
         actions = model.normalize_action(torch.as_tensor(episode.actions[chosen], device=agent.device))
         predicted += heads.expected(heads.value_logits(torch.cat([z[chosen], actions], dim=-1))).mean(dim=0).tolist()

@@ -77,7 +77,7 @@ def linear_probe(agent: Agent, episodes: Sequence[Episode]) -> dict[str, Any]:
     if not keys or len(episodes) < 2:
         reason = "the environment shows nothing but pictures" if len(episodes) > 1 else "it needs two episodes or more"
         return {"names": [], "r2": [], "r2_learned": None, "constant": [], "episodes": 0, "states": 0, "reason": reason}
-    latents = [_latents(agent, episode) for episode in episodes]
+    latents = [latents_of(agent, episode).cpu().numpy().astype(np.float64) for episode in episodes]
     states = [_states(episode, keys) for episode in episodes]
     fitted, held_out = (
         (np.concatenate(latents[half::2]), np.concatenate(states[half::2])) for half in (0, 1)
@@ -99,11 +99,11 @@ def linear_probe(agent: Agent, episodes: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-def _latents(agent: Agent, episode: Episode) -> Floats:
-    """Latents `[T+1, Z]` of an episode, of which the model sees its own observations alone."""
+def latents_of(agent: Agent, episode: Episode) -> Tensor:
+    """Latents `[T+1, Z]` of all states of an episode, of which the model sees its own observations alone."""
     obs = {k: v.unsqueeze(0) for k, v in agent.tensors(episode.obs).items()}
     actions: Tensor = torch.as_tensor(episode.actions, device=agent.device).unsqueeze(0)
-    return agent.model.encode_sequence(obs, actions)[0].cpu().numpy().astype(np.float64)
+    return agent.model.encode_sequence(obs, actions)[0]
 
 
 def _states(episode: Episode, keys: Sequence[str]) -> Floats:
