@@ -346,7 +346,7 @@ class Learner:
             terms |= self._control(model.control, z, predicted, actions, rewards, terminated, drawn, terminates)
         if options.time_to_goal and isinstance(model.time_to_goal, Quasimetric):
             assert drawn is not None
-            terms["time_to_goal"] = self._quasimetric(model.time_to_goal, batch, z, drawn)
+            terms["time_to_goal"] = self._quasimetric(model.time_to_goal, batch, seen, z, drawn)
         elif options.time_to_goal and isinstance(model.time_to_goal, PairwiseDistance):
             terms["time_to_goal"] = self._pairwise(model.time_to_goal, batch, seen, z, start)
         if model.probe is not None:
@@ -437,20 +437,25 @@ class Learner:
             target = cast(WorldModel, self.target.module).encode_sequence(seen.obs, seen.actions)
         return target[:, self.options.burn_in + 1 :]
 
-    def _quasimetric(self, head: Quasimetric, batch: SequenceBatch, z: Tensor, order: Tensor) -> Tensor:
+    def _quasimetric(
+        self, head: Quasimetric, batch: SequenceBatch, seen: SequenceBatch, z: Tensor, order: Tensor
+    ) -> Tensor:
         """Loss of a quasimetric on encoded latents `z [B, L+1, Z]`; window `order[i]` has the goals for window `i`.
 
         Not on imagined ones: what imagination takes for a way through a wall would become one.
         """
         model, z = self.model, self._throttled(z)
         encoded = head.embed(z)
-        goals, same, point = encoded, None, model.goal_point(z).detach()
+        goals, point = encoded, model.goal_point(z).detach()
         if head.goal is not None:
             assert model.spec.goal is not None
             reached = batch.obs[model.spec.goal.achieved_key or ""][:, self.options.burn_in :]
             point = model.normalize_achieved(reached)
             goals = head.embed_goal(point)
-            same = torch.stack([encoded, goals])
+        elif model.sees_motion:
+            obs = {k: v[:, self.options.burn_in :] for k, v in seen.obs.items()}
+            goals = head.embed_goal(self._throttled(model.embed_goal(obs)))
+        same = None if goals is encoded else torch.stack([encoded, goals])
         with torch.no_grad():
             head.get_buffer("stride").lerp_(point.diff(dim=1).square().mean(), 0.01)
         far = self.options.far or float(model.spec.max_episode_steps)
@@ -468,7 +473,7 @@ class Learner:
         with torch.set_grad_enabled(options.goal_gradient > 0):
             point = model.goal_point(states)
             if model.achieved is None:
-                goal = self._throttled(model.encode(seen.goal_obs))
+                goal = self._throttled(model.embed_goal(seen.goal_obs))
             else:
                 assert model.spec.goal is not None
                 goal = model.normalize_achieved(batch.goal_obs[model.spec.goal.achieved_key or ""])

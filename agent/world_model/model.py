@@ -248,6 +248,11 @@ class WorldModel(nn.Module):
         return self.state_dim
 
     @property
+    def sees_motion(self) -> bool:
+        """Whether pictures are stacked, so that a latent differs from the embedding of its state as a goal."""
+        return any(self.spec.obs[key].shape[-1] > 3 for key in self.image_keys)
+
+    @property
     def target_std(self) -> float:
         """Standard deviation that latents of this architecture can reach; SimNorm and a GRU bound theirs."""
         if self.options.latent_norm == "simnorm":
@@ -357,11 +362,14 @@ class WorldModel(nn.Module):
     def embed_goal(self, goal_obs: Mapping[str, Tensor]) -> Tensor:
         """A goal as the environment states it, to goal space `[..., G]`.
 
+        Stacked pictures show motion, but a goal is a place: its newest picture stands for it, as it does where the
+        environment draws a goal. What passes there has been there.
+
         Args:
             goal_obs: a whole observation, or `{"desired_goal": [..., G]}`.
         """
         if self.achieved is None:
-            return self.encode(goal_obs)
+            return self.encode({**goal_obs, **{k: _still(goal_obs[k]) for k in self.image_keys}})
         return self.normalize_achieved(goal_obs["desired_goal"])
 
     def normalize_achieved(self, achieved: Tensor) -> Tensor:
@@ -409,3 +417,9 @@ class WorldModel(nn.Module):
     @override
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         return self.encode(obs)
+
+
+def _still(images: Tensor) -> Tensor:
+    """The newest of the frames that are stacked in `[..., 3 * frames]`, in the place of all of them."""
+    frames, rest = divmod(images.shape[-1], 3)
+    return images if rest or frames == 1 else images[..., -3:].repeat(*[1] * (images.ndim - 1), frames)
