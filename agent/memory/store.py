@@ -8,6 +8,7 @@ whole or not at all, and readers keep the snapshot they started from. One tree h
     c + key          idempotency keys -> episode id
     d + episode u64  + block u32: episodes, in the records of `episode`
     e + episode u64  index: length, spec, end and size of each episode
+    N + name         notes: what was made of the episodes, under a checksum
 
 and the index sorts last, so that opening reads it in one sweep to the end and touches no episode.
 
@@ -20,8 +21,9 @@ import math
 import os
 import struct
 import threading
+import zlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,7 +55,7 @@ from .episode import Array, Episode, EpisodeError, EpisodeHeader, EpisodeLayout
 
 __all__ = ["Episode", "EpisodeError", "EpisodeReader", "EpisodeStore", "GivenUpError", "MemoryOptions", "StoreError"]
 
-_SPEC, _KEY, _EPISODE, _INDEX = b"b", b"c", b"d", b"e"
+_SPEC, _KEY, _EPISODE, _INDEX, _NOTE = b"b", b"c", b"d", b"e", b"N"
 _INDEX_ROW: Final = np.dtype([("length", "<u4"), ("spec", "<u2"), ("terminated", "<u2"), ("num_bytes", "<u8")])
 _MAX_KEY_BYTES: Final = 500
 
@@ -275,6 +277,24 @@ class EpisodeStore:
         with self.reading() as reader:
             return reader.episode(episode_id)
 
+    def note(self, name: str) -> bytes | None:
+        """What was last noted under `name`, or None."""
+        with self._read() as txn:
+            record = txn.get(_keyed(name, _NOTE))
+            if record is None:
+                return None
+            if len(record) < 4 or struct.unpack_from("<I", record)[0] != zlib.crc32(record[4:]):
+                raise self._damaged(f"note {name!r} does not match its checksum")
+            return bytes(record[4:])
+
+    def notes(self, prefix: str = "") -> list[str]:
+        """The names of all notes that begin with `prefix`, sorted."""
+        start = _NOTE + prefix.encode()
+        with self._read() as txn:
+            cursor = txn.cursor()
+            keys = map(bytes, cursor.iternext(values=False)) if cursor.set_range(start) else iter(())
+            return [key[1:].decode() for key in takewhile(lambda key: key.startswith(start), keys)]
+
     @contextmanager
     def reading(self) -> Iterator["EpisodeReader"]:
         """Read arrays in place: `with store.reading() as reader: window = reader.rows(7, "obs/state", 3, 8)`.
@@ -401,20 +421,51 @@ class EpisodeStore:
             known = self.next_id
             if new:
                 try:
-                    self._commit(spec, new)
+                    sizes = [len(record) for _, records in new.values() for record in records]
+                    self._commit(sizes, lambda txn: self._put(txn, spec, new))
                 except (lmdb.Error, OSError) as error:
                     raise StoreError(f"cannot append to {self.path}, which is as it was before: {error}") from error
                 self.refresh()
             ids.update({name: known + i for i, name in enumerate(new)})
             return [ids[position if key is None else key] for position, key in enumerate(keys)]
 
-    def _commit(self, spec: EnvSpec, new: Mapping[str | int, tuple[Episode, list[memoryview]]]) -> None:
+    def annotate(self, notes: Mapping[str, bytes | None]) -> None:
+        """Note something under each of these names, in place of what is there, or with None take it away.
+
+        Notes hold what was made of episodes (graphs, counts), not what happened. All are written in one commit or none.
+
+        Raises:
+            StoreError: the store is read-only or the disk is full; the store is as it was before.
+        """
+        if self._lock is None:
+            raise StoreError(f"{self.path} was opened for reading; open it with mode 'a' to take notes")
+        records = {
+            _keyed(name, _NOTE): None if note is None else struct.pack("<I", zlib.crc32(note)) + note
+            for name, note in notes.items()
+        }
+
+        def put(txn: "lmdb.Transaction[bytes]") -> None:
+            for key, record in records.items():
+                if record is None:
+                    txn.delete(key)
+                else:
+                    txn.put(key, record)
+
+        with self._mutex:
+            self._refuse_while_reading("annotate")
+            try:
+                self._commit([len(record or b"") for record in records.values()], put)
+            except (lmdb.Error, OSError) as error:
+                raise StoreError(f"cannot annotate {self.path}, which is as it was before: {error}") from error
+
+    def _commit(self, sizes: Sequence[int], put: Callable[["lmdb.Transaction[bytes]"], None]) -> None:
+        """Carry out `put`, which writes records of these sizes, in one transaction."""
         env = self._environment()
         while True:
             try:
-                self._reserve([len(record) for _, records in new.values() for record in records])
+                self._reserve(sizes)
                 with env.begin(write=True) as txn:
-                    self._put(txn, spec, new)
+                    put(txn)
                 return
             except lmdb.MapFullError:
                 self._resize(2 * env.info()["map_size"])
@@ -636,11 +687,11 @@ def _numbered(kind: bytes, number: int) -> bytes:
     return kind + struct.pack(">Q", number)
 
 
-def _keyed(key: str) -> bytes:
+def _keyed(key: str, kind: bytes = _KEY) -> bytes:
     encoded = key.encode()
     if not 1 <= len(encoded) <= _MAX_KEY_BYTES:
         raise StoreError(f"key must have 1 to {_MAX_KEY_BYTES} bytes, got {len(encoded)}")
-    return _KEY + encoded
+    return kind + encoded
 
 
 def _find(txn: "lmdb.Transaction[Any]", key: str) -> int | None:

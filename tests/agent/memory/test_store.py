@@ -452,3 +452,21 @@ def _in_a_fork(child: Callable[[], None]) -> None:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     assert status == 0, f"child ended with wait status {status}"
+
+
+def test_notes_are_kept_beside_episodes(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
+    with EpisodeStore.open(folder, "a", spec) as store:
+        store.annotate({"graph/nodes": b"one", "graph/edges": b"two", "other": b""})
+        store.append(make_episode(spec))
+        assert store.note("graph/nodes") == b"one"
+        assert store.note("other") == b""
+        assert store.note("graph") is None
+        assert store.notes("graph/") == ["graph/edges", "graph/nodes"]
+        store.annotate({"graph/nodes": b"three", "graph/edges": None})
+    with EpisodeStore.open(folder) as store:
+        assert store.notes() == ["graph/nodes", "other"]
+        assert store.note("graph/nodes") == b"three"
+        assert len(store) == 1
+        assert store.verify() == []
+        with pytest.raises(StoreError, match="opened for reading"):
+            store.annotate({"graph/nodes": b""})
