@@ -2,8 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from .. import ForethoughtError
 from ..planners.base import Plan, Planner
 from .compilation import CHOICES, worth_compiling
+from .configurator import Configurator, ConfiguratorOptions, Course
+from .memory.graph import GraphOptions
 from .objectives import ImaginedCost, Objective, propose
 from .threads import threads_for
 from .world_model.model import WorldModel
@@ -40,6 +42,10 @@ class AgentOptions:
     adapt_rate: float = 0.0
     """Share of each error of prediction, 0 to 1, by which the agent corrects what it expects of its actions for the
     rest of the episode, where the world is no longer the one learned from; 0 leaves the model as it was learned."""
+    configurator: ConfiguratorOptions = field(default_factory=ConfiguratorOptions)
+    """When it goes by what is in its memory."""
+    graph: GraphOptions = field(default_factory=GraphOptions)
+    """The landmarks there, by which it goes."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
@@ -52,6 +58,12 @@ class AgentOptions:
             raise AgentError(f"deadline_s must be positive, got {self.deadline_s}")
         if not 0 <= self.adapt_rate <= 1:
             raise AgentError(f"adapt_rate must be between 0 and 1, got {self.adapt_rate}")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild options from what `dataclasses.asdict` made of them."""
+        configurator, graph = ConfiguratorOptions(**data["configurator"]), GraphOptions(**data["graph"])
+        return cls(**{**data, "configurator": configurator, "graph": graph})
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class Carry:
         goal: what it was made for `[B, G]`; None without a goal.
         correction: what each episode taught about the model, `[B, A, Z]`, see `Agent.adapt`; None without
             adaptation.
+        course: where each episode is on its way along landmarks, see `Configurator`; None without one.
     """
 
     planner: Any
@@ -76,6 +89,7 @@ class Carry:
     age: int = 0
     goal: Tensor | None = None
     correction: Tensor | None = None
+    course: Course | None = None
 
 
 def select(carry: T, rows: Tensor) -> T:
@@ -123,6 +137,7 @@ class Agent:
         objective: scores what the model imagines.
         options: replanning, precision, deadline, adaptation.
         generator: every random draw of the planner.
+        configurator: chooses what each decision is for; without one, that is always the goal itself.
     """
 
     def __init__(
@@ -132,8 +147,9 @@ class Agent:
         objective: Objective,
         options: AgentOptions,
         generator: torch.Generator,
+        configurator: Configurator | None = None,
     ) -> None:
-        self.model, self.planner, self.objective = model, planner, objective
+        self.model, self.planner, self.objective, self.configurator = model, planner, objective, configurator
         self.options, self.generator = options, generator
         # Cast once: autocast would cast the weights again at every call (and is slower than float32 on a CPU).
         dtype = planning_dtype(options.plan_dtype, self.device)
@@ -246,10 +262,14 @@ class Agent:
             ObjectiveError: the objective needs a goal and there is none.
         """
         with torch.no_grad():
-            latent = self.model.observe(carry.latent, carry.action, self.tensors(obs))
+            seen = self.tensors(obs)
+            latent = self.model.observe(carry.latent, carry.action, seen)
         if carry.correction is not None and carry.latent is not None and carry.action is not None:
             correction, _ = self.adapt(carry.correction, carry.latent, carry.action, latent)
             carry = dataclasses.replace(carry, correction=correction)
+        if self.configurator is not None and self.configurator.learns and carry.course is not None:
+            noticed = self.configurator.notice(latent, self.model.embed_reached(seen), carry.course)
+            carry = dataclasses.replace(carry, course=noticed)
         changed = None if carry.goal is None or goal is None else (goal != carry.goal).any(dim=-1)
         for_another = changed is not None and bool(changed.any())
         if (
@@ -262,7 +282,10 @@ class Agent:
         state = carry.planner if carry.plan is None else self.planner.advance(carry.planner, carry.age)
         if changed is not None and for_another:
             state = merge(changed, self.planner.init(len(latent)), state)
-        cost_fn = ImaginedCost(self.imagined, self.objective, latent, goal, carry.correction, compile=self._compile)
+        target, course = goal, carry.course
+        if self.configurator is not None and goal is not None:
+            target, course = self.configurator.aim(latent, goal, course)
+        cost_fn = ImaginedCost(self.imagined, self.objective, latent, target, carry.correction, compile=self._compile)
         seeds = None
         if self.objective.num_seeds:
             shape = (len(latent), self.objective.num_seeds, self.planner.horizon, self.model.spec.action_dim)
@@ -272,4 +295,4 @@ class Agent:
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
         action = plan.actions[:, 0]
         kept = None if goal is None else goal.clone()  # or a goal changed in place would pass unnoticed
-        return action, Carry(state, latent, action, plan.actions, 1, kept, carry.correction), plan
+        return action, Carry(state, latent, action, plan.actions, 1, kept, carry.correction, course), plan

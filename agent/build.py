@@ -32,8 +32,10 @@ from ..planners.risk import RiskOptions
 from . import provenance
 from .agent import Agent, AgentOptions
 from .compilation import worth_compiling
+from .configurator import Configurator
 from .files import read_json, write_bytes, write_json
-from .memory.store import Episode, EpisodeStore
+from .memory.graph import open_graph, save_graph
+from .memory.store import Episode, EpisodeStore, MemoryOptions
 from .objectives import (
     OBJECTIVES,
     DisagreementObjective,
@@ -96,6 +98,7 @@ def load_agent(
     planner: Any = None,
     objective: Any = None,
     options: AgentOptions | None = None,
+    memory: EpisodeStore | str | Path | None = None,
     device: str = "cpu",
     seed: int = 0,
 ) -> Agent:
@@ -117,11 +120,14 @@ def load_agent(
         planner: options of another planner than the run's (with its `name`), e.g. from `forethought.configs`.
         objective: other options of the objective.
         options: other options of the agent.
+        memory: a store, or its folder, whose episodes the agent goes by unless `agent.configurator.mode` is `plan`;
+            None takes the one it was trained with.
         device: where it computes.
         seed: of the planner's random draws.
 
     Raises:
         RunError: there is no such run, or no such device.
+        StoreError: there is no such memory.
         CheckpointError: no checkpoint, a damaged one, or one that does not fit its own description.
     """
     _check_device(device)
@@ -135,7 +141,7 @@ def load_agent(
         model = WorldModel(spec, WorldModelOptions(**world_model), purpose=purpose).to(device)
         named = dict(config["planner"])
         objective = objective or objective_options(config["objective"])
-        options = options or AgentOptions(**config["agent"])
+        options = options or AgentOptions.from_json(config["agent"])
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} was made by another version of forethought: {error!r}") from error
     restore_module(model, saved.under("model"), path)
@@ -146,10 +152,39 @@ def load_agent(
     else:
         planner_ = build_planner(planner, spec, device)
     generator = torch.Generator(device).manual_seed(seed)
-    agent = Agent(model, planner_, build_objective(objective), options, generator)
+    configurator = None
+    if options.configurator.mode != "plan":
+        folder = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
+        configurator = build_configurator(model, folder if memory is None else memory, options)
+    agent = Agent(model, planner_, build_objective(objective), options, generator, configurator)
     if options.deadline_s is not None:
         agent.warm_up()
     return agent
+
+
+def build_configurator(
+    model: WorldModel, memory: EpisodeStore | str | Path, options: AgentOptions, progress: Progress | None = None
+) -> Configurator:
+    """What chooses the way by landmarks in a memory: those kept there, and those of all episodes since.
+
+    Raises:
+        RunError: the model was made for rewards.
+        StoreError: there is no such memory.
+    """
+    if model.purpose != "goal":
+        raise RunError(
+            f"agent.configurator.mode={options.configurator.mode} needs a run with objective=goal, got "
+            f"objective={model.purpose}"
+        )
+    with contextlib.ExitStack() as stack:
+        store = memory if isinstance(memory, EpisodeStore) else stack.enter_context(EpisodeStore.open(memory))
+
+        def told(done: int, total: int) -> None:
+            if progress is not None:
+                progress.advance("landmarks", done, total)
+
+        graph = open_graph(model, store, options.graph, told)
+    return Configurator(graph, options.configurator)
 
 
 def _open_checkpoint(run_dir: Path, name: str, device: str = "cpu") -> tuple[Path, Checkpoint]:
@@ -406,24 +441,28 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
     run_dir, options = Path(config.run).expanduser(), config.evaluation
     if run_dir.is_dir() and not os.access(run_dir, os.W_OK):
         raise RunError(f"run={run_dir} cannot be written, and that is where results go; copy it to where you may write")
-    with _threads(config.threads):
+    with _threads(config.threads), contextlib.ExitStack() as stack:
+        saved = read_card(run_dir, config.checkpoint)["config"]
+        memory = _memory_of(config, saved, run_dir, stack)
         agent = load_agent(
             run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,
-            device=config.device, seed=options.seed,
+            memory=memory, device=config.device, seed=options.seed,
         )  # fmt: skip
         goal = None if options.goal is None else _read_goal(agent, options.goal)
-        saved = read_card(run_dir, config.checkpoint)["config"]
         env_options = _evaluated_in(EnvOptions.from_json(saved["env_options"]), config.env_options)
         if options.goals_per_episode > 1:
             limit = options.goals_per_episode * agent.model.spec.max_episode_steps
             env_options = dataclasses.replace(env_options, max_episode_steps=limit)
         seeds = episode_seeds("test", options.seed, 0, options.episodes)
-        rows = min(options.num_envs, options.episodes)
+        rows = 1 if options.remember else min(options.num_envs, options.episodes)
         with contextlib.closing(make_vector(saved["env"], rows, env_options)) as environments:
             _check_same(agent.model.spec, environments.env_spec)
             if options.goals_per_episode > 1:
                 _check_changes(agent, environments, seeds[0])
             measure = _measure if goal is None else partial(_measure_toward, goal)
+            if options.remember:
+                assert memory is not None
+                measure = partial(_live, memory)
             result = measure(agent, environments, env_options, options, seeds, run_dir, progress)
     result |= {
         "env": saved["env"],
@@ -452,7 +491,25 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
 def _evaluated_in(trained: EnvOptions, chosen: EvalEnvOptions) -> EnvOptions:
     """Options of the environment that a run is evaluated in."""
     limit = trained.max_episode_steps if chosen.goal_ahead == trained.goal_ahead else None
-    return dataclasses.replace(trained, shift=chosen.shift, goal_ahead=chosen.goal_ahead, max_episode_steps=limit)
+    return dataclasses.replace(
+        trained, shift=chosen.shift, goal_ahead=chosen.goal_ahead, max_episode_steps=limit,
+        kwargs={**trained.kwargs, **chosen.kwargs},
+    )  # fmt: skip
+
+
+def _memory_of(
+    config: EvalConfig, saved: dict[str, Any], run_dir: Path, stack: contextlib.ExitStack
+) -> EpisodeStore | None:
+    """The memory that an evaluation goes by, to be closed with the stack; None where it needs none."""
+    if config.agent.configurator.mode == "plan" and not config.evaluation.remember:
+        return None
+    folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
+    if not config.evaluation.remember:
+        return stack.enter_context(EpisodeStore.open(folder))
+    if config.evaluation.goal is not None or config.evaluation.goals_per_episode > 1:
+        raise RunError("evaluation.remember must be false with evaluation.goal or several goals per episode, got true")
+    spec = EnvSpec.from_json(read_card(run_dir, config.checkpoint)["spec"])
+    return stack.enter_context(EpisodeStore.open(folder, "a", spec, MemoryOptions(**saved["memory"])))
 
 
 def read_card(run_dir: Path, checkpoint: str) -> dict[str, Any]:
@@ -528,6 +585,9 @@ def _measure(
     policy = AgentPolicy(agent)
     result, acted = arm("planner", policy)
     result["plan"] = policy.statistics.summary()
+    if agent.configurator is not None:
+        graph = agent.configurator.graph
+        result["graph"] = {"landmarks": len(graph), "edges": len(graph.edges), "walked": int((graph.walked > 0).sum())}
     result["prediction_error"] = prediction_error(agent, acted)
     result["random"], held_out = None, acted
     if options.random:
@@ -543,6 +603,37 @@ def _measure(
     diagnostics = diagnose(agent, held_out, acted, _probed(agent, environments, env_options, options))
     write_json(run_dir / "diagnostics.json", _finite(diagnostics))
     return result
+
+
+def _live(
+    memory: EpisodeStore,
+    agent: Agent,
+    environments: VectorEnv,
+    env_options: EnvOptions,
+    options: EvaluationOptions,
+    seeds: list[int],
+    run_dir: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """As `_measure`, one episode after the other, each of which is kept with the ways that were found in it."""
+    policy, episodes = AgentPolicy(agent), list[Episode]()
+    began = perf_counter()
+    for number, seed in enumerate(seeds):
+        if agent.configurator is not None:
+            agent.configurator.learns, agent.configurator.episode = True, memory.next_id
+        (episode,) = run_arm(environments, policy, [seed], stop_on_success=True)
+        episodes.append(episode)
+        memory.append(dataclasses.replace(episode, meta={**episode.meta, "policy": "live", "run": run_dir.name}))
+        if agent.configurator is not None:
+            agent.configurator.graph.next_episode = memory.next_id
+            save_graph(agent.configurator.graph, memory)
+        progress.advance("live", number + 1, len(seeds))
+    result = score(episodes, environments.env_spec.goal is not None)
+    result |= {"seconds": round(perf_counter() - began, 2), "plan": policy.statistics.summary()}
+    result |= {"memory": str(memory.path), "episodes_in_memory": len(memory), "random": None, "arms": {}}
+    result |= {"true_dynamics": None, "reason_true_dynamics": "not where episodes are kept"}
+    times = decision_time(policy.statistics.milliseconds)
+    return result | {"decision_ms": times, "video": None, "video_reason": "not where episodes are kept"}
 
 
 def _read_goal(agent: Agent, path: str) -> dict[str, Array]:

@@ -66,6 +66,8 @@ class EvalEnvOptions:
     goal_ahead: int | None = None
     """Environment steps ahead along an episode of its own that each goal lies, twice as many being the time limit; None
     takes the goals that the environment states."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment's constructor that differ from those it was trained with: another maze, say."""
 
 
 @dataclass
@@ -76,6 +78,8 @@ class EvalConfig:
     """Run folder, as `forethought train` left it."""
     checkpoint: str = "best"
     """`best` or `last`."""
+    memory: str | None = None
+    """Folder of the memory that the agent goes by, unless agent.configurator.mode=plan; None for the run's own."""
     device: str = "cpu"
     """Where the world model and the planner compute."""
     threads: int = 2

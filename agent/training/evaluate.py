@@ -57,6 +57,9 @@ class EvaluationOptions:
     goals_per_episode: int = 1
     """Goals one after the other, without a reset in between, each with the time limit of an episode; success is to
     reach them all. For environments that can change their goal."""
+    remember: bool = False
+    """Live the episodes one after the other and keep each in the memory, with the ways that were found and those that
+    were tried in vain. The next evaluation with this memory begins where this one ended."""
     goal: str | None = None
     """File with one goal for all episodes: a picture where the model sees pixels, JSON where it reads vectors. The
     environment cannot judge it: distances are measured instead of success."""

@@ -15,6 +15,7 @@ from ...envs.spec import EnvSpec
 from ...planners.base import Plan, Planner
 from ...planners.noise import colour_matrix, sample_noise
 from ..agent import Agent, Carry, select
+from ..configurator import MODES, Course
 from ..memory.store import Episode, EpisodeStore
 from ..objectives import control_heads
 
@@ -143,9 +144,13 @@ class PlanStatistics:
     improvement: list[float] = field(default_factory=list)
     invalid: list[float] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
+    modes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MODES), np.int64))
+    """How often the configurator chose each of `MODES`."""
 
-    def add(self, plan: Plan, milliseconds: float) -> None:
-        """Note one plan and how long the decision took."""
+    def add(self, plan: Plan, milliseconds: float, course: Course | None = None) -> None:
+        """Note one plan, how long the decision took, and what the configurator chose."""
+        if course is not None:
+            self.modes += np.bincount(course.mode.cpu().numpy(), minlength=len(MODES))
         self.cost.append(float(plan.cost.mean()))
         self.improvement.append(float((plan.best_costs[:, 0] - plan.cost).mean()))
         self.invalid.append(float(plan.num_invalid.sum()))
@@ -155,7 +160,9 @@ class PlanStatistics:
         """Means by metric name, and the sum of the invalid candidates; empty before the first plan."""
         if not self.cost:
             return {}
-        return {
+        chosen = self.modes.sum()
+        shares = {f"mode/{m}": float(n / chosen) for m, n in zip(MODES, self.modes, strict=True)} if chosen else {}
+        return shares | {
             "plan/cost": float(np.mean(self.cost)),
             "plan/improvement": float(np.mean(self.improvement)),
             "plan/invalid": float(np.sum(self.invalid)),
@@ -233,7 +240,7 @@ class AgentPolicy(Policy):
         start = perf_counter()
         action, self.carry, plan = self.agent.act(obs, self.carry, self.goal)
         if plan is not None:
-            self.statistics.add(plan, 1e3 * (perf_counter() - start))
+            self.statistics.add(plan, 1e3 * (perf_counter() - start), self.carry.course)
         if self.noise or self.plan_noise:
             noise = self.draws[torch.as_tensor(rows, device=action.device), (self.time - 1) % self.steps]
             spread = plan.std.unsqueeze(1) if plan is not None else torch.zeros_like(action[:, :1])

@@ -372,6 +372,13 @@ class WorldModel(nn.Module):
             return self.encode({**goal_obs, **{k: _still(goal_obs[k]) for k in self.image_keys}})
         return self.normalize_achieved(goal_obs["desired_goal"])
 
+    def embed_reached(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """What is observed, `{key: [..., *shape]}`, as the goal of being there, in goal space `[..., G]`."""
+        if self.achieved is None:
+            return self.embed_goal(obs)
+        assert self.spec.goal is not None
+        return self.normalize_achieved(obs[self.spec.goal.achieved_key or ""])
+
     def normalize_achieved(self, achieved: Tensor) -> Tensor:
         """Achieved or desired goals `[..., G]` in the units of the goal space."""
         assert self.spec.goal is not None

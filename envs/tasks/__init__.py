@@ -1,12 +1,12 @@
 """Forethought's own goal tasks; importing this package registers them with Gymnasium, and nothing else.
 
 Ids: `forethought/Reacher-v0`, `forethought/PointMass-v0`, `forethought/Cartpole-v0`, `forethought/Push-v0`,
-`forethought/Rooms-v0`. MuJoCo is only imported when one of them is made.
+`forethought/Rooms-v0`, `forethought/Maze-v0`. MuJoCo is only imported when one of them is made.
 """
 
 import gymnasium
 
-_DECISIONS = {"Reacher": 50, "PointMass": 50, "Cartpole": 250, "Push": 100, "Rooms": 100}
+_DECISIONS = {"Reacher": 50, "PointMass": 50, "Cartpole": 250, "Push": 100, "Rooms": 100, "Maze": 200}
 _MODULES = {"Rooms": "maze"}
 
 TASK_IDS: tuple[str, ...] = tuple(f"forethought/{name}-v0" for name in _DECISIONS)

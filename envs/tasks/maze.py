@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from ..spec import EnvError
 from .base import Arrays, Floats, MujocoGoalTask, Obs, State
 
 _COLOURS = {"floor": (0.70, 0.71, 0.74, 1), "wall": (0.28, 0.32, 0.42, 1), "ball": (0.13, 0.37, 0.78, 1)}
@@ -18,15 +19,23 @@ class Maze(MujocoGoalTask):
     Observation: `position` (x, y in metres), `velocity` (m/s). Action: force along x and y, in [-1, 1] N, which the
     ball's damping turns into at most 0.5 m/s.
 
-    A subclass draws its maze. Starts and goals are anywhere in free cells, and at least `least_cells` apart by the
-    shortest way.
+    Starts and goals are anywhere in free cells, and at least `least_cells` apart by the shortest way; where a maze has
+    cells marked `S` and `G`, starts are in the former and goals in the latter.
+
+    Args:
+        render_mode: see `MujocoGoalTask`.
+        layout: a name among `LAYOUTS`, or rows of a maze of one's own from top to bottom, separated by slashes: `#` is
+            a wall, anything else is free; walls all round.
+
+    Raises:
+        EnvError: the layout is no such name and no such maze.
     """
 
     frame_skip = 20
 
-    layout: ClassVar[tuple[str, ...]]
-    """Rows of the maze from top to bottom: `#` is a wall, anything else is free; walls all round."""
-    least_cells: ClassVar[float] = 2.0
+    layout: ClassVar[str] = "medium"
+    """Where nothing else is asked for."""
+    least_cells: ClassVar[float] = 4.0
     """Shortest way from start to goal, in cells, at least."""
 
     CELL = 0.2
@@ -38,8 +47,13 @@ class Maze(MujocoGoalTask):
     MAX_SPEED = 0.2
     """Success: speed, in m/s."""
 
-    def __init__(self, render_mode: str | None = None) -> None:
-        self.walls: NDArray[np.bool_] = np.array([[cell == "#" for cell in row] for row in self.layout])
+    def __init__(self, render_mode: str | None = None, layout: str | None = None) -> None:
+        cells = _cells(layout or self.layout)
+        self.walls: NDArray[np.bool_] = cells == "#"
+        marks = cells[~self.walls]
+        self._starts, self._goals = (
+            np.flatnonzero(marks == mark) if (marks == mark).any() else np.arange(len(marks)) for mark in "SG"
+        )
         self.centres = self._centres()
         """Middle of every free cell `[C, 2]`, in metres."""
         self.ways, self._next = shortest_ways(self.walls)
@@ -102,13 +116,16 @@ class Maze(MujocoGoalTask):
 
     @override
     def sample_start(self, rng: np.random.Generator) -> State:
+        return self._somewhere(self._starts, rng)
+
+    def _somewhere(self, cells: NDArray[np.intp], rng: np.random.Generator) -> State:
         room = self.CELL / 2 - 1.2 * self.RADIUS
-        return self.centres[rng.integers(len(self.centres))] + rng.uniform(-room, room, 2), np.zeros(2)
+        return self.centres[cells[rng.integers(len(cells))]] + rng.uniform(-room, room, 2), np.zeros(2)
 
     @override
     def sample_goal(self, rng: np.random.Generator, start: State) -> State:
         while True:
-            goal = self.sample_start(rng)
+            goal = self._somewhere(self._goals, rng)
             if self.ways[self.cell_of(start[0]), self.cell_of(goal[0])] >= self.least_cells:
                 return goal
 
@@ -137,16 +154,34 @@ class Maze(MujocoGoalTask):
 class Rooms(Maze):
     """Two rooms and a door: half of the way to most goals leads away from them."""
 
-    layout = (
-        "###########",
-        "#    #    #",
-        "#    #    #",
-        "#    #    #",
-        "#    #    #",
-        "#         #",
-        "###########",
-    )
+    layout = "rooms"
     least_cells = 6.0
+
+
+LAYOUTS: dict[str, str] = {
+    "open": "#########/#       #/#       #/#       #/#       #/#       #/#       #/#       #/#########",
+    "rooms": "###########/#    #    #/#    #    #/#    #    #/#    #    #/#         #/###########",
+    # That of OGBench's pointmaze-medium.
+    "medium": "########/#  ##  #/#  #   #/##   ###/#  #   #/# #  # #/#   #  #/########",
+    "two_doors": "#########/#S  #  G#/#   #   #/#       #/#   #   #/#   #   #/#   #   #/#       #/#########",
+    "upper_door": "#########/#S  #  G#/#   #   #/#       #/#   #   #/#   #   #/#   #   #/#   #   #/#########",
+    "lower_door": "#########/#S  #  G#/#   #   #/#   #   #/#   #   #/#   #   #/#   #   #/#       #/#########",
+}
+"""Mazes by name, from top to bottom with slashes between rows."""
+
+
+def _cells(layout: str) -> NDArray[np.str_]:
+    rows = LAYOUTS.get(layout, layout).split("/")
+    if len(rows) < 3 or len(set(map(len, rows))) > 1 or len(rows[0]) < 3:
+        raise EnvError(
+            f"layout must be one of {', '.join(LAYOUTS)}, or three or more rows of one length, separated by slashes, "
+            f"got {layout!r}"
+        )
+    cells = np.array([list(row) for row in rows])
+    edge = np.concatenate([cells[0], cells[-1], cells[:, 0], cells[:, -1]])
+    if (edge != "#").any() or (cells != "#").sum() < 2:
+        raise EnvError(f"layout must have walls (#) all round and two free cells or more inside, got {layout!r}")
+    return cells
 
 
 def shortest_ways(walls: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp]]:

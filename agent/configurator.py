@@ -1,0 +1,329 @@
+"""The configurator: decides for every decision how to decide it, and toward what.
+
+In LeCun's architecture ("A path towards autonomous machine intelligence", 2022) it sets the other modules up for the
+task at hand. Here it chooses, episode by episode, between planning straight for the goal, planning for a landmark on a
+way that memory knows, and setting out where no way is known; what it chose is in the log and in the report.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import ForethoughtError
+from .memory.graph import CLOSED, NOWHERE, LandmarkGraph
+
+MODES = ("plan", "memory", "explore")
+"""What a decision can be: toward the goal itself, along a way that memory knows, or toward it over unknown ground."""
+PLAN, MEMORY, EXPLORE = range(3)
+DETOUR = 1.3
+"""How much longer than the learned distance a known way may be where landmarks on it are passed by: if it is longer,
+something stands in between that the distance does not know of."""
+NEAR = 1.5
+"""Spacings from a landmark within which an episode counts as being there."""
+
+Floats = NDArray[Any]
+
+
+class ConfiguratorError(ForethoughtError):
+    """Options of the configurator out of range."""
+
+
+@dataclass
+class ConfiguratorOptions:
+    """When the agent goes by its memory."""
+
+    mode: str = "plan"
+    """`plan` straight for the goal; `auto` goes along landmarks in memory where the goal is far, and sets out over
+    unknown ground where that is shorter by far; `memory` only does that where it must."""
+    patience: int = 15
+    """Decisions without coming nearer after which the way counts as closed."""
+    progress: float = 1.0
+    """Steps by which a decision must come nearer than any before to count as coming nearer."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("plan", "auto", "memory"):
+            raise ConfiguratorError(f"mode must be one of plan, auto, memory, got {self.mode!r}")
+        if self.patience < 1:
+            raise ConfiguratorError(f"patience must be at least 1, got {self.patience}")
+        if not self.progress > 0:
+            raise ConfiguratorError(f"progress must be positive, got {self.progress}")
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where `B` episodes are on their ways, for landmarks `N` and edges `E` of one version of the graph.
+
+    Args:
+        version: of the graph.
+        goal: goal embeddings `[B, G]`.
+        last: learned steps from each landmark to the goal, `[B, N]`.
+        value: expected steps from each landmark to the goal by the best way, `[B, N]`.
+        successor: the next landmark on that way, `[B, N]`; `N` for the goal.
+        barred: edges found closed in this episode, `[B, E]`.
+        closed: landmarks from which the last leg to the goal was found closed in this episode, `[B, N]`.
+        avoided: decisions for which a landmark, or the goal (last), is not headed for, `[B, N+1]`.
+        least: fewest expected steps to the goal so far, `[B]`.
+        since: decisions since then, `[B]`.
+        mode: what was chosen last, an index into `MODES`, `[B]`.
+        at: the landmark that each episode was at last, `[B]`, or `NOWHERE`; noted where the graph learns.
+        step: decisions so far; noted where the graph learns.
+    """
+
+    version: int
+    goal: Tensor
+    last: Tensor
+    value: Tensor
+    successor: Tensor
+    barred: Tensor
+    closed: Tensor
+    avoided: Tensor
+    least: Tensor
+    since: Tensor
+    mode: Tensor
+    at: Tensor
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one decision is for.
+
+    Args:
+        target: a landmark, or their number for the goal.
+        to_go: expected steps to the goal.
+        hops: landmarks on the way to the target, itself included.
+    """
+
+    target: int
+    to_go: float
+    hops: list[int]
+
+
+class Configurator:
+    """Chooses what each decision is for.
+
+    Args:
+        graph: landmarks in memory.
+        options: see `ConfiguratorOptions`.
+        learns: whether the graph learns from what is lived through, for all episodes to come: new landmarks, ways that
+            were walked, ways that were tried in vain. Otherwise such ways are known within the episode alone.
+
+    Attributes:
+        episode: number that the first of the running episodes will have in memory, where the graph learns.
+    """
+
+    def __init__(self, graph: LandmarkGraph, options: ConfiguratorOptions, learns: bool = False) -> None:
+        self.graph, self.options, self.learns = graph, options, learns
+        self.episode = 0
+        self._generator = torch.Generator().manual_seed(0)
+
+    def notice(self, z: Tensor, here: Tensor, course: Course) -> Course:
+        """Let the graph learn from the present moment of every episode, where it does.
+
+        Args:
+            z: latents `[B, Z]`.
+            here: the same moment as goal embeddings `[B, G]`.
+            course: from the last call of `aim`.
+        """
+        if not self.learns:
+            return course
+        at = course.at.clone()
+        for row in range(len(z)):
+            step, known = np.array([course.step]), int((~self.graph.imagined).sum())
+            found = int(self.graph.add(z[row : row + 1], here[row : row + 1], self.episode + row, step)[0])
+            before = int(at[row])
+            if found != NOWHERE:
+                at[row] = found
+                if before not in (NOWHERE, found):
+                    self.graph.walk(np.array([[before, found]]))
+            if int((~self.graph.imagined).sum()) > known:
+                self.graph.imagine(self._around(z[row : row + 1]))
+        self.graph.believe()
+        return replace(course, at=at, step=course.step + 1)
+
+    @torch.no_grad()
+    def _around(self, z: Tensor) -> Tensor:
+        """Where held actions would lead from a latent `[1, Z]` in a few steps, as the model imagines it; `[n, Z]`."""
+        model, options = self.graph.model, self.graph.options
+        low, high = (x.to(z) for x in map(torch.tensor, (model.spec.action_low, model.spec.action_high)))
+        drawn = torch.rand(self.DIRECTIONS, len(low), generator=self._generator).to(z)
+        held = (low + (high - low) * drawn.round())[:, None].expand(-1, round(2 * options.spacing), -1)
+        ahead = model.rollout(z.expand(1, len(held), -1), held)[0]  # [n, H, Z]
+        start, flat = self.graph.ruler.states(z), ahead.flatten(0, 1)
+        steps = self.graph.ruler.steps(start, self.graph.ruler.goals(model.goal_point(flat)))[0]
+        return flat[(steps > options.spacing) & (steps <= 2 * options.spacing)]
+
+    DIRECTIONS = 32
+    """Actions that are imagined to be held when a landmark is laid."""
+
+    @torch.no_grad()
+    def aim(self, z: Tensor, goal: Tensor, course: Course | None) -> tuple[Tensor, Course]:
+        """What to plan for now.
+
+        Args:
+            z: present latents `[B, Z]`.
+            goal: goal embeddings `[B, G]`.
+            course: from the last call; None at the start.
+
+        Returns:
+            goal embeddings `[B, G]`, of landmarks or the goal itself, and the course from now on.
+        """
+        graph, count, options = self.graph, len(self.graph), self.options
+        course = self._course(goal, course)
+        states = graph.ruler.states(z)
+        steps = graph.ruler.steps(states, graph.targets).cpu().numpy()  # [B, N]
+        direct = graph.ruler.paired(states, graph.ruler.goals(goal).unsqueeze(1))[:, 0].cpu().numpy()  # [B]
+        imagined, chosen = graph.imagined, list[Choice]()
+        mode, targets = torch.empty_like(course.mode), goal.clone()
+        least, since = course.least.clone(), course.since + 1
+        stuck: dict[int, Choice] = {}
+        for row in range(len(z)):
+            choice = self._choose(steps[row], float(direct[row]), _row(course, row, ~imagined))
+            if choice.target < count:
+                targets[row] = graph.goals[choice.target]
+                mode[row] = EXPLORE if imagined[choice.target] else MEMORY
+            else:
+                mode[row] = PLAN if direct[row] <= graph.options.reach else EXPLORE
+            if choice.to_go < float(least[row]) - options.progress:
+                least[row], since[row] = choice.to_go, 0
+            elif int(since[row]) > options.patience:
+                least[row], since[row] = torch.inf, 0
+                stuck[row] = choice
+            chosen.append(choice)
+        course = replace(course, mode=mode, least=least, since=since)
+        return targets, self._close(course, steps, stuck) if stuck else course
+
+    def _choose(self, steps: Floats, direct: float, way: "_Way") -> Choice:
+        """What one episode is to head for.
+
+        Args:
+            steps: learned steps to each landmark, `[N]`.
+            direct: to the goal.
+            way: what it knows.
+        """
+        graph, goal, reach = self.graph, len(self.graph), self.graph.options.reach
+        within = direct <= reach
+        straight = direct / float(graph.trust(direct)) if within else graph.options.hope * direct
+        if way.avoided[goal] or (not within and self.options.mode == "memory"):
+            straight = np.inf
+        first, rest = goal, np.inf
+        if goal:
+            here = int(np.where(way.real, steps, np.inf).argmin())
+            if steps[here] <= NEAR * graph.options.spacing and way.real[here]:
+                # Here only what is known of the ways from this landmark counts: walls may stand between it and others.
+                first, rest = int(way.successor[here]), float(way.value[here])
+                straight = np.inf if way.closed[here] else straight
+            else:
+                over = np.where((steps <= reach) & (way.avoided[:-1] == 0), steps / graph.trust(steps), np.inf)
+                first = int((over + way.value).argmin())
+                rest = float(over[first] + way.value[first])
+        if straight <= rest or first in (goal, NOWHERE) or not np.isfinite(rest):
+            return Choice(goal, float(min(straight, rest)), [])
+        hops, along = [first], float(steps[first])
+        to_go = along + float(way.value[first])
+        while True:
+            following = int(way.successor[hops[-1]])
+            if following == goal and within and not way.avoided[goal] and along + way.last[hops[-1]] <= DETOUR * direct:
+                return Choice(goal, to_go, hops)
+            if following in (goal, NOWHERE) or way.avoided[following]:
+                return Choice(hops[-1], to_go, hops)
+            along += graph.length_of(hops[-1], following)
+            if steps[following] > reach or along > DETOUR * steps[following]:
+                return Choice(hops[-1], to_go, hops)
+            hops.append(following)
+
+    def _course(self, goal: Tensor, course: Course | None) -> Course:
+        """The course of episodes that go on, with ways found anew where the goal or the graph has changed."""
+        graph, count, edges = self.graph, len(self.graph), len(self.graph.edges)
+        if course is not None and course.version == graph.version and torch.equal(course.goal, goal):
+            return replace(course, avoided=(course.avoided - 1).clamp(min=0))
+        batch, each = len(goal), goal.new_zeros(len(goal))
+        table, number = goal.new_zeros(batch, count), torch.zeros_like(each, dtype=torch.int64)
+        fresh = Course(
+            version=graph.version,
+            goal=goal.clone(),
+            last=table.clone(),
+            value=table.clone(),
+            successor=torch.full_like(table, NOWHERE, dtype=torch.int64),
+            barred=goal.new_zeros(batch, edges, dtype=torch.bool),
+            closed=torch.zeros_like(table, dtype=torch.bool),
+            avoided=goal.new_zeros(batch, count + 1),
+            least=each + torch.inf,
+            since=number.clone(),
+            mode=number.clone(),
+            at=number + NOWHERE,
+        )
+        stale = torch.ones_like(number, dtype=torch.bool)
+        if course is not None:
+            same = (course.goal == goal).all(dim=-1)
+            fresh.barred[:, : course.barred.shape[1]] = course.barred & same[:, None]
+            fresh.closed[:, : course.closed.shape[1]] = course.closed & same[:, None]
+            fresh.avoided[:, : course.closed.shape[1]] = course.avoided[:, :-1]
+            fresh.avoided[:, -1] = course.avoided[:, -1] * same
+            fresh = replace(
+                fresh, least=torch.where(same, course.least, torch.inf), since=course.since * same, mode=course.mode,
+                at=course.at, step=course.step,
+            )  # fmt: skip
+            if course.version == graph.version:
+                stale = ~same
+                for name in ("last", "value", "successor"):
+                    getattr(fresh, name).copy_(getattr(course, name))
+        self._find(fresh, torch.nonzero(stale)[:, 0].tolist())
+        return fresh
+
+    def _find(self, course: Course, rows: list[int]) -> None:
+        """Find the ways of these episodes, in place."""
+        graph = self.graph
+        for row in rows if len(graph) else ():
+            last = graph.to_goal(course.goal[row])
+            expected = graph.expected(last) + CLOSED * course.closed[row].cpu().numpy()
+            value, successor = graph.ways(expected, course.barred[row].cpu().numpy())
+            for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):
+                kept[row] = torch.from_numpy(found).to(kept)
+
+    def _close(self, course: Course, steps: Floats, stuck: dict[int, Choice]) -> Course:
+        """Close the ways that these episodes have tried in vain, from all landmarks around them."""
+        graph, spacing, count = self.graph, self.graph.options.spacing, len(self.graph)
+        names = ("last", "value", "successor", "barred", "closed", "avoided")
+        course = replace(course, **{name: getattr(course, name).clone() for name in names})
+        failed = []
+        for row, choice in stuck.items():
+            near = (steps[row] <= NEAR * spacing) & ~graph.imagined
+            if choice.target == count:
+                course.avoided[row, -1] = self.options.patience
+                course.closed[row] |= torch.from_numpy(near).to(course.closed.device)
+            if choice.hops:
+                tried = torch.tensor(choice.hops)
+                beyond = graph.ruler.steps(graph.states[tried], graph.targets).amin(dim=0).cpu().numpy() <= spacing
+                near[choice.hops] = False
+                beyond = beyond & ~near
+                edges = graph.between(near, beyond)
+                course.avoided[row, :-1][torch.from_numpy(beyond)] = self.options.patience
+                course.barred[row, torch.from_numpy(edges)] = True
+                failed.append(edges)
+        if self.learns and failed:
+            graph.fail(np.unique(np.concatenate(failed)))  # ways are found anew with the next call
+        else:
+            self._find(course, list(stuck))
+        return course
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One row of a course, as arrays."""
+
+    last: Floats
+    value: Floats
+    successor: NDArray[np.int64]
+    closed: NDArray[np.bool_]
+    avoided: Floats
+    real: NDArray[np.bool_]
+
+
+def _row(course: Course, row: int, real: NDArray[np.bool_]) -> _Way:
+    arrays = (course.last, course.value, course.successor, course.closed, course.avoided)
+    return _Way(*(array[row].cpu().numpy() for array in arrays), real)

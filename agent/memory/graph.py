@@ -1,0 +1,465 @@
+"""Landmarks: moments lived through, joined by the ways between them, on which far goals are reached leg by leg.
+
+The graph is what remains of many episodes when planning is all that matters: landmarks cover the latents that were
+visited, by the learned distance and not by looks; an edge says that one landmark was reached from another, or is
+believed to be because the learned distance is short, where it can be trusted (Savinov, Dosovitskiy and Koltun,
+"Semi-parametric topological memory", 2018; Eysenbach, Salakhutdinov and Levine, "Search on the replay buffer", 2019).
+What failed when it was tried counts for longer (Emmons et al., "Sparse graphical memory", 2020).
+
+A landmark is named by its episode and step. Latents are a model's view of it and are computed anew for every model;
+what was walked, how often, and what failed is kept in the notes of the episode store.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import dijkstra
+from torch import Tensor
+
+from ... import ForethoughtError
+from ..threads import threads_for
+from ..world_model.distance import Quasimetric
+from ..world_model.model import WorldModel
+from .store import EpisodeStore, GivenUpError
+
+Array = NDArray[Any]
+NOTE = "graph/"
+"""Where a store keeps the graph of an environment: under this and its id."""
+NOWHERE = -1
+"""A moment that belongs to no landmark; the successor of a landmark from which there is no way."""
+
+CLOSED = 1e6
+"""Steps that a way counts more when it was found closed: it is the last to be tried again."""
+
+
+class GraphError(ForethoughtError):
+    """Options of a graph out of range, or a graph that does not fit its store."""
+
+
+@dataclass
+class GraphOptions:
+    """How landmarks are laid and how far ways between them are trusted; distances are in decisions."""
+
+    spacing: float = 8.0
+    """Distance of a landmark from all others, at least, in the direction that is longer."""
+    reach: float = 24.0
+    """Distance up to which the planner gets along without landmarks, and the learned distance is believed."""
+    neighbours: int = 16
+    """Landmarks to which ways are believed from each one, beside the ways that were walked."""
+    max_landmarks: int = 4000
+    """Landmarks laid at most; what is new after that is not covered."""
+    stride: int = 4
+    """Every which moment of an episode is looked at."""
+    hope: float = 3.0
+    """How many times its distance an unknown way counts: less leads to more exploring."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("neighbours", 1), ("max_landmarks", 1), ("stride", 1), ("hope", 1.0)):
+            if not getattr(self, name) >= least:
+                raise GraphError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.spacing < self.reach:
+            raise GraphError(f"spacing must be between 0 and reach={self.reach}, got {self.spacing}")
+
+
+class Ruler:
+    """Learned steps between many states and many goals; what they need of each is computed once.
+
+    Where several heads measure, the length is their mean plus standard deviation: where they disagree it is long.
+
+    Args:
+        model: made for goals.
+    """
+
+    ELEMENTS = 1 << 24
+    """Numbers held at once while measuring."""
+
+    def __init__(self, model: WorldModel) -> None:
+        self.model = model
+        self.head = model.time_to_goal if isinstance(model.time_to_goal, Quasimetric) else None
+
+    def states(self, z: Tensor) -> Tensor:
+        """Latents `[n, Z]` to features `[n, ...]`."""
+        return z if self.head is None else self.head.embed(z).transpose(0, 1)
+
+    def goals(self, goal: Tensor) -> Tensor:
+        """Goal embeddings `[n, G]` to features `[n, ...]`."""
+        return goal if self.head is None else self.head.embed_goal(goal).transpose(0, 1)
+
+    @torch.no_grad()
+    def steps(self, states: Tensor, goals: Tensor) -> Tensor:
+        """Steps `[n, m]` from each of the states `[n, ...]` to each goal `[m, ...]`, both as features."""
+        per_row = goals.numel()
+        rows = max(1, self.ELEMENTS // max(per_row, 1))
+        return torch.cat([self._between(part.unsqueeze(1), goals.unsqueeze(0)) for part in torch.split(states, rows)])
+
+    @torch.no_grad()
+    def paired(self, states: Tensor, goals: Tensor) -> Tensor:
+        """Steps `[n, k]` from each of the states `[n, ...]` to goals of its own `[n, k, ...]`."""
+        rows = max(1, self.ELEMENTS // max(goals[0].numel(), 1)) if len(goals) else 1
+        parts = zip(torch.split(states, rows), torch.split(goals, rows), strict=True)
+        return torch.cat([self._between(s.unsqueeze(1), g) for s, g in parts])
+
+    def _between(self, states: Tensor, goals: Tensor) -> Tensor:
+        with threads_for(0):
+            if self.head is None:
+                n, m = max(len(states), len(goals)), goals.shape[1]
+                z, goal = states.expand(n, m, -1), goals.expand(n, m, -1)
+                return self.model.steps_to_goal(z, goal)[0]
+            steps = self.head.between(states, goals) / self.head.get_buffer("unit")  # [n, m, M]
+            return steps.mean(dim=-1) + steps.std(dim=-1, unbiased=False)
+
+
+class LandmarkGraph:
+    """Landmarks of one environment as one world model sees them, and the ways between them.
+
+    Args:
+        model: measures; made for goals.
+        options: see `GraphOptions`.
+
+    Attributes:
+        moments: episode and step of each landmark, `[N, 2]`.
+        latents: `[N, Z]`.
+        goals: the same as goal embeddings `[N, G]`.
+        states, targets: the same as features, of states and of goals, `[N, ...]`; see `Ruler`.
+        edges: landmarks from and to, `[E, 2]`.
+        length: learned steps of each edge, `[E]`.
+        walked: how often each was walked, `[E]`; 0 where it is only believed.
+        failed: how often each was tried in vain since it was last walked, `[E]`.
+        next_episode: the first episode that was not taken in yet.
+        version: counts changes; what was computed of an older one is out of date.
+    """
+
+    CANDIDATES = 48
+    """Nearest latents among which neighbours are looked for."""
+
+    def __init__(self, model: WorldModel, options: GraphOptions) -> None:
+        self.model, self.options, self.ruler = model, options, Ruler(model)
+        device = next(model.parameters()).device
+        self.moments = np.zeros((0, 2), np.int64)
+        self.latents = torch.zeros(0, model.latent_dim, device=device)
+        self.goals = torch.zeros(0, model.goal_dim, device=device)
+        self.states, self.targets = self.ruler.states(self.latents), self.ruler.goals(self.goals)
+        self.edges = np.zeros((0, 2), np.int64)
+        self.length, self.walked, self.failed = (np.zeros(0, np.float32) for _ in range(3))
+        self._index: dict[tuple[int, int], int] = {}
+        self._believed = 0  # landmarks whose neighbours are known
+        self.next_episode = 0
+        self.version = 0
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    # -- laying landmarks ---------------------------------------------------------------------------------------------
+
+    def add(self, latents: Tensor, goals: Tensor, episode: int, steps: Array) -> NDArray[np.int64]:
+        """Take in a stretch of an episode: lay landmarks where there are none, and note which ways were walked.
+
+        Args:
+            latents: of the moments, `[T, Z]`.
+            goals: the same moments as goal embeddings, `[T, G]`.
+            episode: number of the episode.
+            steps: when in the episode, `[T]`, ascending; ways are noted between moments that follow each other.
+
+        Returns:
+            the landmark that each moment belongs to, `[T]`, or `NOWHERE`.
+        """
+        with torch.no_grad():
+            states, targets = self.ruler.states(latents), self.ruler.goals(goals)
+        at, begin = np.full(len(latents), NOWHERE), 0
+        while begin < len(latents):
+            part = slice(begin, begin + 512)
+            near, gap = self.nearest(latents[part], states[part], targets[part])
+            covered = gap <= self.options.spacing
+            if len(self):
+                covered &= ~self.imagined[near]
+            full = len(self) >= self.options.max_landmarks
+            stop = len(near) if full or covered.all() else int(covered.argmin())
+            at[begin : begin + stop] = np.where(covered[:stop], near[:stop], NOWHERE)
+            begin += stop
+            if stop < len(near):
+                one, moment = slice(begin, begin + 1), np.array([[episode, int(steps[begin])]])
+                if gap[stop] <= self.options.spacing:
+                    at[begin] = near[stop]
+                    self._come_true(int(near[stop]), moment, latents[one], goals[one])
+                else:
+                    at[begin] = len(self)
+                    self.place(moment, latents[one], goals[one])
+                begin += 1
+        pairs = np.stack([at[:-1], at[1:]], axis=-1)
+        self.walk(pairs[(pairs != NOWHERE).all(axis=-1) & (pairs[:, 0] != pairs[:, 1])])
+        return at
+
+    def place(self, moments: NDArray[np.int64], latents: Tensor, goals: Tensor) -> None:
+        """Lay landmarks at these moments `[n, 2]`, wherever others are."""
+        self.moments = np.concatenate([self.moments, moments])
+        self.latents, self.goals = torch.cat([self.latents, latents]), torch.cat([self.goals, goals])
+        with torch.no_grad():
+            self.states = torch.cat([self.states, self.ruler.states(latents)])
+            self.targets = torch.cat([self.targets, self.ruler.goals(goals)])
+        self.version += 1
+
+    @torch.no_grad()
+    def imagine(self, latents: Tensor) -> None:
+        """Lay landmarks at latents `[n, Z]` that nobody was at, where there are none: what may lie beyond the known.
+
+        They are joined by belief alone. Whoever comes to one makes it true.
+        """
+        goals = self.model.goal_point(latents)
+        states, targets = self.ruler.states(latents), self.ruler.goals(goals)
+        for row in range(len(latents)):
+            one = slice(row, row + 1)
+            _, gap = self.nearest(latents[one], states[one], targets[one])
+            if gap[0] > self.options.spacing and len(self) < self.options.max_landmarks:
+                self.place(np.full((1, 2), NOWHERE), latents[one], goals[one])
+
+    def _come_true(self, landmark: int, moment: NDArray[np.int64], z: Tensor, goal: Tensor) -> None:
+        """Put an imagined landmark where somebody was."""
+        self.moments[landmark], self.latents[landmark], self.goals[landmark] = moment[0], z[0], goal[0]
+        self.states[landmark], self.targets[landmark] = self.ruler.states(z)[0], self.ruler.goals(goal)[0]
+        self.version += 1
+
+    @property
+    def imagined(self) -> NDArray[np.bool_]:
+        """Which landmarks nobody was at yet, `[N]`."""
+        return np.asarray(self.moments[:, 0] == NOWHERE)
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor, states: Tensor, targets: Tensor) -> tuple[NDArray[np.int64], Array]:
+        """The landmark nearest to each of `n` moments and its distance, the longer way counting; inf without landmarks.
+
+        Args:
+            z: latents `[n, Z]`.
+            states: the same as features of states.
+            targets: the same as features of goals.
+        """
+        if not len(self):
+            return np.zeros(len(z), np.int64), np.full(len(z), np.inf, np.float32)
+        candidates = torch.cdist(z, self.latents).topk(min(8, len(self)), largest=False).indices  # [n, k]
+        there = self.ruler.paired(states, self.targets[candidates])
+        flat = self.states[candidates].flatten(0, 1)
+        back = self.ruler.paired(flat, targets.repeat_interleave(candidates.shape[1], 0).unsqueeze(1))
+        gap, best = torch.maximum(there, back.reshape(there.shape)).min(dim=1)
+        return candidates.gather(1, best[:, None])[:, 0].cpu().numpy(), gap.cpu().numpy()
+
+    def walk(self, pairs: NDArray[np.int64]) -> None:
+        """Note that these ways `[n, 2]` were walked; what failed there before is forgiven."""
+        if not len(pairs):
+            return
+        ways, counts = np.unique(pairs, axis=0, return_counts=True)
+        at = self._edges_of(ways)
+        self.walked[at] += counts
+        self.failed[at] = 0
+        self.version += 1
+
+    def fail(self, edges: NDArray[np.int64]) -> None:
+        """Note that these edges (indices) were tried in vain; what was walked there once says little from now on."""
+        self.failed[edges] += 1
+        self.walked[edges] = np.minimum(self.walked[edges], 1)
+        self.version += 1
+
+    def _edges_of(self, ways: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices of the edges along these ways `[n, 2]`, which are made where there are none."""
+        new = [way for way in map(tuple, ways.tolist()) if way not in self._index]
+        if new:
+            for way in new:
+                self._index[way] = len(self._index)
+            added = np.array(new, np.int64)
+            self.edges = np.concatenate([self.edges, added])
+            self.length = np.concatenate([self.length, self._measured(added)])
+            nothing = np.zeros(len(new), np.float32)
+            self.walked, self.failed = (np.concatenate([old, nothing]) for old in (self.walked, self.failed))
+        return np.array([self._index[way] for way in map(tuple, ways.tolist())], np.int64)
+
+    def _measured(self, ways: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Learned steps along ways `[n, 2]`, at least 1."""
+        begin, end = torch.from_numpy(ways).to(self.latents.device).unbind(dim=1)
+        steps = self.ruler.paired(self.states[begin], self.targets[end].unsqueeze(1))[:, 0]
+        return np.asarray(np.maximum(steps.cpu().numpy(), 1), np.float32)
+
+    def believe(self) -> None:
+        """Join landmarks that were laid since the last call with those that the learned distance says are near."""
+        first, count = self._believed, min(self.CANDIDATES, len(self))
+        if first == len(self):
+            return
+        new = self.latents[first:]
+        near = torch.cdist(new, self.latents).topk(count, largest=False).indices  # [n, k]
+        out = self.ruler.paired(self.states[first:], self.targets[near])
+        flat = self.states[near].flatten(0, 1)
+        back = self.ruler.paired(flat, self.targets[first:].repeat_interleave(count, 0).unsqueeze(1)).reshape(out.shape)
+        here = torch.arange(first, len(self), device=near.device)[:, None].expand_as(near)
+        kept = min(self.options.neighbours + 1, count)  # one of them is the landmark itself
+        ways = []
+        for steps, begin, end in ((out, here, near), (back, near, here)):
+            least = steps.topk(kept, largest=False)
+            short = least.values <= self.options.reach
+            ways.append(torch.stack([x.gather(1, least.indices)[short] for x in (begin, end)], dim=-1))
+        pairs = torch.cat(ways).cpu().numpy()
+        self._edges_of(np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))
+        self._believed = len(self)
+        self.version += 1
+
+    # -- finding ways -------------------------------------------------------------------------------------------------
+
+    def trust(self, length: Array | float) -> Any:
+        """How likely a way of a learned length is believed to work, before it was tried: 1 to 1/2 within reach."""
+        return 1 - 0.5 * (length / self.options.reach)
+
+    def costs(self) -> NDArray[np.float64]:
+        """Expected steps of each edge, `[E]`: its length over the chance that it works, by what is known of it."""
+        prior = np.clip(self.trust(self.length), 0.1, 1.0)
+        chance = (self.walked + prior) / (self.walked + self.failed * 4 + 1)
+        return np.asarray(self.length / chance, np.float64)
+
+    @torch.no_grad()
+    def to_goal(self, goal: Tensor) -> NDArray[np.float64]:
+        """Learned steps of the last leg from each landmark to a goal `[G]`, `[N]`."""
+        steps = self.ruler.steps(self.states, self.ruler.goals(goal[None]))[:, 0]
+        return np.asarray(steps.cpu().numpy(), np.float64)
+
+    def expected(self, last: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Expected steps of a last leg of so many learned ones; beyond reach, `hope` times as many."""
+        within = last <= self.options.reach
+        return np.where(within, last / np.where(within, self.trust(last), 1.0), self.options.hope * last)
+
+    def ways(self, last: NDArray[np.float64], barred: Array | None = None) -> tuple[Array, NDArray[np.int64]]:
+        """Shortest ways of all landmarks to a goal (Dijkstra 1959).
+
+        Args:
+            last: expected steps of the last leg from each landmark, `[N]`, as of `expected`.
+            barred: edges that are closed, `[E]` bool.
+
+        Returns:
+            expected steps to the goal, `[N]`; and the next landmark on the way, `[N]`, which is `N` for the goal.
+        """
+        count, costs = len(self), self.costs()
+        if barred is not None:
+            costs = costs + CLOSED * barred
+        goal = np.full(count, count)
+        begin, end = np.concatenate([self.edges[:, 0], np.arange(count)]), np.concatenate([self.edges[:, 1], goal])
+        weights = np.concatenate([costs, last])
+        backwards = csr_matrix((weights, (end, begin)), shape=(count + 1, count + 1))
+        value, successor = dijkstra(backwards, indices=count, return_predecessors=True)
+        return value[:count], np.where(successor[:count] < 0, NOWHERE, successor[:count]).astype(np.int64)
+
+    def length_of(self, begin: int, end: int) -> float:
+        """Learned steps along an edge."""
+        return float(self.length[self._index[begin, end]])
+
+    def between(self, near: Array, beyond: Array) -> NDArray[np.int64]:
+        """The edges (indices) that lead from landmarks in `near` to landmarks in `beyond`, both `[N]` bool."""
+        if not len(self.edges):
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(near[self.edges[:, 0]] & beyond[self.edges[:, 1]])
+
+
+# -- from and to a store ----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def moments_of(
+    model: WorldModel, obs: Mapping[str, Array], actions: Array, stride: int = 1
+) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+    """Every `stride`-th moment of an episode as a model sees it.
+
+    Args:
+        model: made for goals.
+        obs: observations `{key: [T+1, ...]}`.
+        actions: between them, `[T, A]`.
+        stride: moments from one that is looked at to the next.
+
+    Returns:
+        latents `[n, Z]`, the same moments as goal embeddings `[n, G]`, and when they are, `[n]`.
+    """
+    device, at = next(model.parameters()).device, np.arange(0, len(actions) + 1, stride)
+    chosen = {k: torch.as_tensor(np.ascontiguousarray(obs[k][at])).to(device) for k in model.spec.obs}
+    if model.recurrence is None:
+        latents = model.encode(chosen)
+    else:  # a belief depends on all that was before
+        whole = {k: torch.as_tensor(np.ascontiguousarray(obs[k])).to(device).unsqueeze(0) for k in model.spec.obs}
+        done = torch.as_tensor(np.ascontiguousarray(actions)).to(device).unsqueeze(0)
+        latents = model.encode_sequence(whole, done)[0, torch.from_numpy(at).to(device)]
+    return latents, model.embed_reached(chosen), at
+
+
+def open_graph(
+    model: WorldModel,
+    store: EpisodeStore,
+    options: GraphOptions,
+    on_episode: Callable[[int, int], None] | None = None,
+) -> LandmarkGraph:
+    """The graph of a store: what was kept there, and every episode of the model's environment since.
+
+    Args:
+        model: made for goals.
+        store: of episodes.
+        options: see `GraphOptions`; landmarks laid with other ones are kept.
+        on_episode: told how many of how many episodes were taken in.
+
+    Raises:
+        GraphError: what was kept does not fit the store.
+    """
+    graph = LandmarkGraph(model, options)
+    note = store.note(NOTE + model.spec.env_id)
+    if note is not None:
+        _restore(graph, store, note)
+    new = [i for i in store.ids(spec=model.spec).tolist() if i >= graph.next_episode]
+    for number, episode_id in enumerate(new):
+        with store.reading() as reader:
+            obs = {k: reader.array(episode_id, f"obs/{k}") for k in model.spec.obs}
+            latents, goals, at = moments_of(model, obs, reader.array(episode_id, "actions"), options.stride)
+        graph.add(latents, goals, episode_id, at)
+        graph.next_episode = episode_id + 1
+        if on_episode is not None:
+            on_episode(number + 1, len(new))
+    graph.believe()
+    return graph
+
+
+def save_graph(graph: LandmarkGraph, store: EpisodeStore) -> None:
+    """Keep landmarks, and of the edges all that was lived through, in the notes of a store."""
+    lived = (graph.walked > 0) | (graph.failed > 0)
+    arrays = {
+        "moments": graph.moments,
+        "edges": graph.edges[lived],
+        "walked": graph.walked[lived],
+        "failed": graph.failed[lived],
+        "next_episode": np.array([graph.next_episode]),
+    }
+    store.annotate({NOTE + graph.model.spec.env_id: save({k: np.ascontiguousarray(v) for k, v in arrays.items()})})
+
+
+def _restore(graph: LandmarkGraph, store: EpisodeStore, note: bytes) -> None:
+    """Put what was noted into an empty graph. Landmarks of episodes that are gone are gone, with their ways."""
+    model = graph.model
+    try:
+        arrays = load(note)
+        moments, edges = arrays["moments"], arrays["edges"]
+        number, order = np.full(len(moments), NOWHERE), list[NDArray[np.int64]]()
+        rows: list[tuple[Tensor, Tensor]] = []
+        for episode_id in np.unique(moments[:, 0]).tolist():
+            mine = np.flatnonzero(moments[:, 0] == episode_id)
+            try:
+                with store.reading() as reader:
+                    obs = {k: reader.array(episode_id, f"obs/{k}") for k in model.spec.obs}
+                    latents, goals, _ = moments_of(model, obs, reader.array(episode_id, "actions"))
+            except GivenUpError:
+                continue
+            at = torch.from_numpy(moments[mine, 1]).to(latents.device)
+            rows.append((latents[at], goals[at]))
+            order.append(mine)
+        if rows:
+            found = np.concatenate(order)
+            graph.place(moments[found], *(torch.cat(part) for part in zip(*rows, strict=True)))
+            number[found] = np.arange(len(found))
+            alive = (number[edges] != NOWHERE).all(axis=-1)
+            kept = graph._edges_of(number[edges[alive]])
+            graph.walked[kept], graph.failed[kept] = arrays["walked"][alive], arrays["failed"][alive]
+        graph.next_episode = int(arrays["next_episode"][0])
+    except (KeyError, IndexError, ValueError) as error:
+        raise GraphError(f"the graph kept in {store.path} does not fit it: {error!r}") from error
