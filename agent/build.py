@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -324,8 +325,14 @@ def _trainer(
     planner = build_planner(config.planner, spec, config.device)
     objectives: dict[str, Objective] = {"plan": build_objective(config.objective), "explore": DisagreementObjective()}
 
+    @functools.lru_cache(maxsize=1)
+    def configurator(updates: int, episodes: int) -> Configurator:
+        return build_configurator(model, store, config.agent)
+
     def agents(kind: str, generator: torch.Generator) -> Agent:
-        return Agent(model, planner, objectives[kind], config.agent, generator)
+        goes_by_memory = kind == "plan" and config.agent.configurator.mode != "plan"
+        chooser = configurator(learner.updates, store.next_id) if goes_by_memory else None
+        return Agent(model, planner, objectives[kind], config.agent, generator, chooser)
 
     return Trainer(
         learner, store, environments, validation, agents, config.training,

@@ -41,14 +41,17 @@ class ConfiguratorOptions:
     unknown ground where that is shorter by far; `memory` only does that where it must."""
     patience: int = 15
     """Decisions without coming nearer after which the way counts as closed."""
+    wander: int = 8
+    """Decisions for which it then heads somewhere else, where it was exploring; 0 for none."""
     progress: float = 1.0
-    """Steps by which a decision must come nearer than any before to count as coming nearer."""
+    """Learned steps by which a decision must come nearer to where it heads than any before to count as that."""
 
     def __post_init__(self) -> None:
         if self.mode not in ("plan", "auto", "memory"):
             raise ConfiguratorError(f"mode must be one of plan, auto, memory, got {self.mode!r}")
-        if self.patience < 1:
-            raise ConfiguratorError(f"patience must be at least 1, got {self.patience}")
+        for name, least in (("patience", 1), ("wander", 0)):
+            if getattr(self, name) < least:
+                raise ConfiguratorError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not self.progress > 0:
             raise ConfiguratorError(f"progress must be positive, got {self.progress}")
 
@@ -66,8 +69,13 @@ class Course:
         barred: edges found closed in this episode, `[B, E]`.
         closed: landmarks from which the last leg to the goal was found closed in this episode, `[B, N]`.
         avoided: decisions for which a landmark, or the goal (last), is not headed for, `[B, N+1]`.
-        least: fewest expected steps to the goal so far, `[B]`.
-        since: decisions since then, `[B]`.
+        least: fewest learned steps to each landmark, and the goal (last), while it was headed for, `[B, N+1]`.
+        spent: decisions in which it was headed for since, `[B, N+1]`.
+        idle: decisions since it was headed for at all, `[B, N+1]`.
+        wander: decisions left in which it heads for nowhere in particular, `[B]`.
+        aside: where that is, as goal embeddings `[B, G]`.
+        frontier: the imagined landmark that each episode has set out for, `[B]`, or `NOWHERE`; it goes on until it is
+            there or cannot get there, or else it would turn back and forth between many that are as good.
         mode: what was chosen last, an index into `MODES`, `[B]`.
         at: the landmark that each episode was at last, `[B]`, or `NOWHERE`; noted where the graph learns.
         step: decisions so far; noted where the graph learns.
@@ -82,7 +90,11 @@ class Course:
     closed: Tensor
     avoided: Tensor
     least: Tensor
-    since: Tensor
+    spent: Tensor
+    idle: Tensor
+    wander: Tensor
+    aside: Tensor
+    frontier: Tensor
     mode: Tensor
     at: Tensor
     step: int = 0
@@ -94,12 +106,10 @@ class Choice:
 
     Args:
         target: a landmark, or their number for the goal.
-        to_go: expected steps to the goal.
         hops: landmarks on the way to the target, itself included.
     """
 
     target: int
-    to_go: float
     hops: list[int]
 
 
@@ -141,7 +151,7 @@ class Configurator:
                 if before not in (NOWHERE, found):
                     self.graph.walk(np.array([[before, found]]))
             if int((~self.graph.imagined).sum()) > known:
-                self.graph.imagine(self._around(z[row : row + 1]))
+                self.graph.imagine(found, self._around(z[row : row + 1]))
         self.graph.believe()
         return replace(course, at=at, step=course.step + 1)
 
@@ -177,25 +187,47 @@ class Configurator:
         states = graph.ruler.states(z)
         steps = graph.ruler.steps(states, graph.targets).cpu().numpy()  # [B, N]
         direct = graph.ruler.paired(states, graph.ruler.goals(goal).unsqueeze(1))[:, 0].cpu().numpy()  # [B]
-        imagined, chosen = graph.imagined, list[Choice]()
+        imagined = graph.imagined
         mode, targets = torch.empty_like(course.mode), goal.clone()
-        least, since = course.least.clone(), course.since + 1
+        frontier = course.frontier.clone()
+        least, spent, idle = course.least.clone(), course.spent.clone(), course.idle + 1
         stuck: dict[int, Choice] = {}
         for row in range(len(z)):
-            choice = self._choose(steps[row], float(direct[row]), _row(course, row, ~imagined))
+            if course.wander[row] > 0:
+                targets[row], mode[row] = course.aside[row], EXPLORE
+                continue
+            way = _row(course, row, ~imagined)
+            choice = self._choose(steps[row], float(direct[row]), way)
+            frontier[row] = _end(choice, way)
             if choice.target < count:
                 targets[row] = graph.goals[choice.target]
                 mode[row] = EXPLORE if imagined[choice.target] else MEMORY
             else:
-                mode[row] = PLAN if direct[row] <= graph.options.reach else EXPLORE
-            if choice.to_go < float(least[row]) - options.progress:
-                least[row], since[row] = choice.to_go, 0
-            elif int(since[row]) > options.patience:
-                least[row], since[row] = torch.inf, 0
-                stuck[row] = choice
-            chosen.append(choice)
-        course = replace(course, mode=mode, least=least, since=since)
-        return targets, self._close(course, steps, stuck) if stuck else course
+                mode[row] = PLAN if direct[row] <= graph.believed else EXPLORE
+            left, at = float(steps[row, choice.target] if choice.target < count else direct[row]), (row, choice.target)
+            if idle[at] > options.patience or left < float(least[at]) - options.progress:
+                least[at], spent[at] = left, 0
+            elif spent[at] >= options.patience:
+                spent[at], stuck[row] = 0, choice
+            else:
+                spent[at] += 1
+            idle[at] = 0
+        course = replace(course, mode=mode, least=least, spent=spent, idle=idle, frontier=frontier)
+        course = replace(course, wander=(course.wander - 1).clamp(min=0))
+        if not stuck:
+            return targets, course
+        for row in stuck:
+            if mode[row] == EXPLORE:
+                course.wander[row], course.aside[row] = self.options.wander, self._aside(z[row : row + 1])[0]
+        return targets, self._close(course, steps, stuck)
+
+    def _aside(self, z: Tensor) -> Tensor:
+        """Where some action that is held would lead, as a goal embedding `[1, G]`: away from where one is stuck."""
+        spec = self.graph.model.spec
+        low, high = (torch.tensor(bound).to(z) for bound in (spec.action_low, spec.action_high))
+        action = low + (high - low) * torch.rand(1, len(low), generator=self._generator).to(z)
+        ahead = self.graph.model.rollout(z[None], action[:, None].expand(-1, max(self.options.wander, 1), -1))
+        return self.graph.model.goal_point(ahead[0, :, -1])
 
     def _choose(self, steps: Floats, direct: float, way: "_Way") -> Choice:
         """What one episode is to head for.
@@ -206,43 +238,48 @@ class Configurator:
             way: what it knows.
         """
         graph, goal, reach = self.graph, len(self.graph), self.graph.options.reach
-        within = direct <= reach
+        within = direct <= graph.believed
         straight = direct / float(graph.trust(direct)) if within else graph.options.hope * direct
         if way.avoided[goal] or (not within and self.options.mode == "memory"):
             straight = np.inf
         first, rest = goal, np.inf
         if goal:
-            here = int(np.where(way.real, steps, np.inf).argmin())
-            if steps[here] <= NEAR * graph.options.spacing and way.real[here]:
+            there = way.real & (steps <= graph.options.spacing)
+            if there.any():  # of landmarks that are as good as reached, the one farthest on the way
+                here = int(np.where(there, way.value, np.inf).argmin())
+            else:
+                here = int(np.where(way.real, steps, np.inf).argmin())
+            if way.real[here] and steps[here] <= NEAR * graph.options.spacing:
                 # Here only what is known of the ways from this landmark counts: walls may stand between it and others.
                 first, rest = int(way.successor[here]), float(way.value[here])
                 straight = np.inf if way.closed[here] else straight
             else:
-                over = np.where((steps <= reach) & (way.avoided[:-1] == 0), steps / graph.trust(steps), np.inf)
+                near = (steps <= reach) & (way.avoided[:-1] == 0) & way.real
+                over = np.where(near, steps / np.maximum(graph.trust(steps), 1 / graph.options.hope), np.inf)
                 first = int((over + way.value).argmin())
                 rest = float(over[first] + way.value[first])
         if straight <= rest or first in (goal, NOWHERE) or not np.isfinite(rest):
-            return Choice(goal, float(min(straight, rest)), [])
+            return Choice(goal, [])
         hops, along = [first], float(steps[first])
-        to_go = along + float(way.value[first])
-        while True:
+        while way.real[first]:
             following = int(way.successor[hops[-1]])
             if following == goal and within and not way.avoided[goal] and along + way.last[hops[-1]] <= DETOUR * direct:
-                return Choice(goal, to_go, hops)
-            if following in (goal, NOWHERE) or way.avoided[following]:
-                return Choice(hops[-1], to_go, hops)
+                return Choice(goal, hops)
+            if following in (goal, NOWHERE) or way.avoided[following] or not way.real[following]:
+                return Choice(hops[-1], hops)
             along += graph.length_of(hops[-1], following)
             if steps[following] > reach or along > DETOUR * steps[following]:
-                return Choice(hops[-1], to_go, hops)
+                return Choice(hops[-1], hops)
             hops.append(following)
+        return Choice(first, hops)
 
     def _course(self, goal: Tensor, course: Course | None) -> Course:
         """The course of episodes that go on, with ways found anew where the goal or the graph has changed."""
         graph, count, edges = self.graph, len(self.graph), len(self.graph.edges)
         if course is not None and course.version == graph.version and torch.equal(course.goal, goal):
             return replace(course, avoided=(course.avoided - 1).clamp(min=0))
-        batch, each = len(goal), goal.new_zeros(len(goal))
-        table, number = goal.new_zeros(batch, count), torch.zeros_like(each, dtype=torch.int64)
+        batch = len(goal)
+        table, number = goal.new_zeros(batch, count), goal.new_zeros(batch, dtype=torch.int64)
         fresh = Course(
             version=graph.version,
             goal=goal.clone(),
@@ -252,8 +289,12 @@ class Configurator:
             barred=goal.new_zeros(batch, edges, dtype=torch.bool),
             closed=torch.zeros_like(table, dtype=torch.bool),
             avoided=goal.new_zeros(batch, count + 1),
-            least=each + torch.inf,
-            since=number.clone(),
+            least=goal.new_full((batch, count + 1), torch.inf),
+            spent=goal.new_zeros(batch, count + 1),
+            idle=goal.new_full((batch, count + 1), torch.inf),
+            wander=number.clone(),
+            aside=goal.clone(),
+            frontier=number + NOWHERE,
             mode=number.clone(),
             at=number + NOWHERE,
         )
@@ -262,12 +303,17 @@ class Configurator:
             same = (course.goal == goal).all(dim=-1)
             fresh.barred[:, : course.barred.shape[1]] = course.barred & same[:, None]
             fresh.closed[:, : course.closed.shape[1]] = course.closed & same[:, None]
-            fresh.avoided[:, : course.closed.shape[1]] = course.avoided[:, :-1]
-            fresh.avoided[:, -1] = course.avoided[:, -1] * same
+            for name in ("avoided", "least", "spent", "idle"):
+                kept, now = getattr(course, name), getattr(fresh, name)
+                now[:, : course.closed.shape[1]] = kept[:, :-1]
+                now[same, -1] = kept[same, -1]
             fresh = replace(
-                fresh, least=torch.where(same, course.least, torch.inf), since=course.since * same, mode=course.mode,
-                at=course.at, step=course.step,
-            )  # fmt: skip
+                fresh,
+                frontier=torch.where(same, course.frontier, NOWHERE),
+                mode=course.mode,
+                at=course.at,
+                step=course.step,
+            )
             if course.version == graph.version:
                 stale = ~same
                 for name in ("last", "value", "successor"):
@@ -281,6 +327,11 @@ class Configurator:
         for row in rows if len(graph) else ():
             last = graph.to_goal(course.goal[row])
             expected = graph.expected(last) + CLOSED * course.closed[row].cpu().numpy()
+            frontier = int(course.frontier[row])
+            if frontier != NOWHERE and graph.moments[frontier, 0] == NOWHERE:
+                others = graph.imagined
+                others[frontier] = False
+                expected = expected + CLOSED * others
             value, successor = graph.ways(expected, course.barred[row].cpu().numpy())
             for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):
                 kept[row] = torch.from_numpy(found).to(kept)
@@ -306,6 +357,7 @@ class Configurator:
                 course.barred[row, torch.from_numpy(edges)] = True
                 failed.append(edges)
         if self.learns and failed:
+            graph.dismiss(np.unique([hop for choice in stuck.values() for hop in choice.hops[:1]]))
             graph.fail(np.unique(np.concatenate(failed)))  # ways are found anew with the next call
         else:
             self._find(course, list(stuck))
@@ -324,6 +376,20 @@ class _Way:
     real: NDArray[np.bool_]
 
 
+def _end(choice: Choice, way: _Way) -> int:
+    """The imagined landmark where the way that was chosen ends, or `NOWHERE`."""
+    end, count = choice.target, len(way.real)
+    while 0 <= end < count and way.real[end]:
+        end = int(way.successor[end])
+    return end if 0 <= end < count else NOWHERE
+
+
 def _row(course: Course, row: int, real: NDArray[np.bool_]) -> _Way:
-    arrays = (course.last, course.value, course.successor, course.closed, course.avoided)
-    return _Way(*(array[row].cpu().numpy() for array in arrays), real)
+    return _Way(
+        last=course.last[row].cpu().numpy(),
+        value=course.value[row].cpu().numpy(),
+        successor=course.successor[row].cpu().numpy(),
+        closed=course.closed[row].cpu().numpy(),
+        avoided=course.avoided[row].cpu().numpy(),
+        real=real,
+    )

@@ -89,6 +89,8 @@ TASKS = {
         0.8,
         3600,
         PAIRWISE,
+        # Memory has a table of its own: here the planner is on its own.
+        evaluation=("agent.configurator.mode=plan", "agent.replan_every=1"),
         table="ways",
         reported="QRL 82 %, with OGBench's data",
     ),

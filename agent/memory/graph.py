@@ -32,7 +32,9 @@ Array = NDArray[Any]
 NOTE = "graph/"
 """Where a store keeps the graph of an environment: under this and its id."""
 NOWHERE = -1
-"""A moment that belongs to no landmark; the successor of a landmark from which there is no way."""
+"""No landmark: of a moment, or as the successor of one from which there is no way. The episode of an imagined one."""
+DISMISSED = -2
+"""The episode of a landmark that was imagined and is not there."""
 
 CLOSED = 1e6
 """Steps that a way counts more when it was found closed: it is the last to be tried again."""
@@ -50,6 +52,9 @@ class GraphOptions:
     """Distance of a landmark from all others, at least, in the direction that is longer."""
     reach: float = 24.0
     """Distance up to which the planner gets along without landmarks, and the learned distance is believed."""
+    believe: float | None = None
+    """Distance up to which a way is believed that nobody walked; None for `reach`. Where the world may have changed, or
+    is another than the one learned from, it should be little more than `spacing`."""
     neighbours: int = 16
     """Landmarks to which ways are believed from each one, beside the ways that were walked."""
     max_landmarks: int = 4000
@@ -205,10 +210,14 @@ class LandmarkGraph:
         self.version += 1
 
     @torch.no_grad()
-    def imagine(self, latents: Tensor) -> None:
-        """Lay landmarks at latents `[n, Z]` that nobody was at, where there are none: what may lie beyond the known.
+    def imagine(self, landmark: int, latents: Tensor) -> None:
+        """Lay landmarks where nobody was, if there are none near: what may lie beyond a landmark.
 
-        They are joined by belief alone. Whoever comes to one makes it true.
+        The only way to them is the one from there. Whoever comes to one makes it true.
+
+        Args:
+            landmark: beyond which.
+            latents: where one would get from it, `[n, Z]`.
         """
         goals = self.model.goal_point(latents)
         states, targets = self.ruler.states(latents), self.ruler.goals(goals)
@@ -217,17 +226,29 @@ class LandmarkGraph:
             _, gap = self.nearest(latents[one], states[one], targets[one])
             if gap[0] > self.options.spacing and len(self) < self.options.max_landmarks:
                 self.place(np.full((1, 2), NOWHERE), latents[one], goals[one])
+                self._edges_of(np.array([[landmark, len(self) - 1]]))
 
     def _come_true(self, landmark: int, moment: NDArray[np.int64], z: Tensor, goal: Tensor) -> None:
         """Put an imagined landmark where somebody was."""
         self.moments[landmark], self.latents[landmark], self.goals[landmark] = moment[0], z[0], goal[0]
+        self._believed = 0  # it may have neighbours now
         self.states[landmark], self.targets[landmark] = self.ruler.states(z)[0], self.ruler.goals(goal)[0]
         self.version += 1
+
+    def dismiss(self, landmarks: Array) -> None:
+        """Take imagined landmarks (indices) for places where nobody can be: no way leads there any more."""
+        self.moments[landmarks[self.imagined[landmarks]]] = DISMISSED
+        self.version += 1
+
+    @property
+    def believed(self) -> float:
+        """Distance up to which ways are believed that nobody walked."""
+        return self.options.reach if self.options.believe is None else self.options.believe
 
     @property
     def imagined(self) -> NDArray[np.bool_]:
         """Which landmarks nobody was at yet, `[N]`."""
-        return np.asarray(self.moments[:, 0] == NOWHERE)
+        return np.asarray(self.moments[:, 0] < 0)
 
     @torch.no_grad()
     def nearest(self, z: Tensor, states: Tensor, targets: Tensor) -> tuple[NDArray[np.int64], Array]:
@@ -244,7 +265,8 @@ class LandmarkGraph:
         there = self.ruler.paired(states, self.targets[candidates])
         flat = self.states[candidates].flatten(0, 1)
         back = self.ruler.paired(flat, targets.repeat_interleave(candidates.shape[1], 0).unsqueeze(1))
-        gap, best = torch.maximum(there, back.reshape(there.shape)).min(dim=1)
+        gone = torch.from_numpy(self.moments[:, 0] == DISMISSED).to(z.device)[candidates]
+        gap, best = torch.maximum(there, back.reshape(there.shape)).masked_fill(gone, torch.inf).min(dim=1)
         return candidates.gather(1, best[:, None])[:, 0].cpu().numpy(), gap.cpu().numpy()
 
     def walk(self, pairs: NDArray[np.int64]) -> None:
@@ -260,7 +282,7 @@ class LandmarkGraph:
     def fail(self, edges: NDArray[np.int64]) -> None:
         """Note that these edges (indices) were tried in vain; what was walked there once says little from now on."""
         self.failed[edges] += 1
-        self.walked[edges] = np.minimum(self.walked[edges], 1)
+        self.walked[edges] /= 2
         self.version += 1
 
     def _edges_of(self, ways: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -287,6 +309,7 @@ class LandmarkGraph:
         first, count = self._believed, min(self.CANDIDATES, len(self))
         if first == len(self):
             return
+        lived = torch.from_numpy(~self.imagined).to(self.latents.device)
         new = self.latents[first:]
         near = torch.cdist(new, self.latents).topk(count, largest=False).indices  # [n, k]
         out = self.ruler.paired(self.states[first:], self.targets[near])
@@ -297,8 +320,9 @@ class LandmarkGraph:
         ways = []
         for steps, begin, end in ((out, here, near), (back, near, here)):
             least = steps.topk(kept, largest=False)
-            short = least.values <= self.options.reach
-            ways.append(torch.stack([x.gather(1, least.indices)[short] for x in (begin, end)], dim=-1))
+            begin, end = begin.gather(1, least.indices), end.gather(1, least.indices)
+            short = (least.values <= self.believed) & lived[begin] & lived[end]
+            ways.append(torch.stack([begin[short], end[short]], dim=-1))
         pairs = torch.cat(ways).cpu().numpy()
         self._edges_of(np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))
         self._believed = len(self)
@@ -307,14 +331,15 @@ class LandmarkGraph:
     # -- finding ways -------------------------------------------------------------------------------------------------
 
     def trust(self, length: Array | float) -> Any:
-        """How likely a way of a learned length is believed to work, before it was tried: 1 to 1/2 within reach."""
-        return 1 - 0.5 * (length / self.options.reach)
+        """How likely a way of a learned length is thought to work before it was tried: 1 to 1/2 if it is believed."""
+        return 1 - 0.5 * (length / self.believed)
 
     def costs(self) -> NDArray[np.float64]:
         """Expected steps of each edge, `[E]`: its length over the chance that it works, by what is known of it."""
-        prior = np.clip(self.trust(self.length), 0.1, 1.0)
-        chance = (self.walked + prior) / (self.walked + self.failed * 4 + 1)
-        return np.asarray(self.length / chance, np.float64)
+        prior = np.clip(self.trust(self.length), 1 / self.options.hope, 1.0)
+        chance = (self.walked + prior) / (self.walked + 2 * self.failed + 1)
+        gone = (self.moments[:, 0] == DISMISSED)[self.edges].any(axis=-1)
+        return np.asarray(self.length / chance + CLOSED * gone, np.float64)
 
     @torch.no_grad()
     def to_goal(self, goal: Tensor) -> NDArray[np.float64]:
@@ -323,9 +348,13 @@ class LandmarkGraph:
         return np.asarray(steps.cpu().numpy(), np.float64)
 
     def expected(self, last: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Expected steps of a last leg of so many learned ones; beyond reach, `hope` times as many."""
-        within = last <= self.options.reach
-        return np.where(within, last / np.where(within, self.trust(last), 1.0), self.options.hope * last)
+        """Expected steps of a last leg of so many learned ones; beyond belief, `hope` times as many.
+
+        Where anything is imagined to lie beyond what is known, that is where to set out from.
+        """
+        within, frontier = last <= self.believed, self.moments[:, 0] == NOWHERE
+        far = np.where(frontier | ~frontier.any(), self.options.hope * last, np.inf)
+        return np.where(within & ~frontier, last / np.where(within, self.trust(last), 1.0), far)
 
     def ways(self, last: NDArray[np.float64], barred: Array | None = None) -> tuple[Array, NDArray[np.int64]]:
         """Shortest ways of all landmarks to a goal (Dijkstra 1959).

@@ -6,7 +6,7 @@ Ids: `forethought/Reacher-v0`, `forethought/PointMass-v0`, `forethought/Cartpole
 
 import gymnasium
 
-_DECISIONS = {"Reacher": 50, "PointMass": 50, "Cartpole": 250, "Push": 100, "Rooms": 100, "Maze": 200}
+_DECISIONS = {"Reacher": 50, "PointMass": 50, "Cartpole": 250, "Push": 100, "Rooms": 100, "Maze": 400}
 _MODULES = {"Rooms": "maze"}
 
 TASK_IDS: tuple[str, ...] = tuple(f"forethought/{name}-v0" for name in _DECISIONS)
