@@ -39,6 +39,16 @@ def add_actions(add: Add) -> None:
     forget.add_argument("--yes", action="store_true", help="do not ask")
     compact = add("compact", "rewrite the file without the room of what is gone")
     compact.add_argument("dir", **folder)
+    formats: dict[str, Any] = {"choices": ("minari", "lerobot"), "required": True, "help": "whose"}
+    export = add("export", "write episodes of one environment as a dataset of another tool")
+    export.add_argument("dir", **folder)
+    export.add_argument("out", type=Path, help="folder to make; for Minari named like a dataset: arm-v0")
+    export.add_argument("--format", **formats)
+    _add_selection(export, required=False)
+    into = add("import", "append the episodes of a dataset of another tool")
+    into.add_argument("source", type=Path, help="folder of the dataset")
+    into.add_argument("dir", type=Path, help="folder of the memory, made where there is none")
+    into.add_argument("--format", **formats)
 
 
 def _add_selection(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -185,12 +195,11 @@ def _selected(store: "EpisodeStore", parsed: argparse.Namespace) -> list[int]:
     """Numbers of the episodes that are asked for and there."""
     from .store import StoreError
 
-    kept = store.ids().tolist()
+    kept: list[int] = store.ids(parsed.env).tolist()
     if parsed.env is not None:
         known = [spec.env_id for spec in store.specs]
         if parsed.env not in known:
             raise UnknownNameError("environment", parsed.env, known)
-        return store.ids(parsed.env).tolist()
     if parsed.before is not None:
         return [i for i in kept if i < parsed.before]
     if parsed.episodes is not None:
@@ -208,6 +217,28 @@ def _compact(parsed: argparse.Namespace, console: Console) -> int:
     with EpisodeStore.open(parsed.dir, "a") as store:
         before, after = store.compact()
     _say(console, f"{parsed.dir}: {before} bytes before, {after} after ({after / before:.1%})")
+    return 0
+
+
+def _export(parsed: argparse.Namespace, console: Console) -> int:
+    from .interop import export_episodes
+    from .store import EpisodeStore
+
+    with EpisodeStore.open(parsed.dir) as store:
+        ids = _selected(store, parsed)
+        export_episodes(store, ids, parsed.out, parsed.format)
+        _say(console, f"{parsed.out}: {len(ids)} episodes, {int(store.lengths(ids).sum())} transitions")
+    return 0
+
+
+def _import(parsed: argparse.Namespace, console: Console) -> int:
+    from .interop import import_episodes
+    from .store import EpisodeStore
+
+    with EpisodeStore.open(parsed.dir, "a") as store:
+        count, new = import_episodes(parsed.source, store, parsed.format)
+    known = "" if new == count else f", {count - new} were known under their keys"
+    _say(console, f"{parsed.dir}: {new} episodes imported{known}")
     return 0
 
 
@@ -250,4 +281,6 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "verify": _verify,
     "forget": _forget,
     "compact": _compact,
+    "export": _export,
+    "import": _import,
 }

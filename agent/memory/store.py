@@ -236,6 +236,10 @@ class EpisodeStore:
         """Whether the last transition of each of these episodes ended the task itself; otherwise as `lengths`."""
         return self._column("terminated", ids).astype(np.bool_)
 
+    def spec_of(self, episode_id: int) -> EnvSpec:
+        """The environment that an episode comes from, given up or not."""
+        return self._specs[int(self._column("spec", [episode_id])[0])]
+
     def find(self, key: str) -> int | None:
         """The episode appended under `key`, also if it was given up since, or None."""
         with self._read() as txn:
@@ -501,7 +505,7 @@ class EpisodeStore:
         self._refuse_unless_writable("forget")
         with self._mutex:
             self._refuse_while_reading("forget")
-            gone = np.unique(self.kept(self._known(list(ids)))).tolist()
+            gone: list[int] = np.unique(self.kept(self._known(list(ids)))).tolist()
             if gone:
                 header = self._header_without(gone, self.next_id)
                 pages = int(self._column("num_bytes", gone).sum()) // 512  # LMDB's list of them: 8 bytes of 4096
@@ -557,7 +561,8 @@ class EpisodeStore:
         numbers = np.concatenate([self.ids(), np.arange(self.next_id, self.next_id + len(new))])
         sizes = np.concatenate([self._column("num_bytes"), np.asarray(new, dtype=np.int64)])
         count = int(np.searchsorted(np.cumsum(sizes), excess)) + 1
-        return numbers[: min(count, len(numbers) - 1)].tolist()
+        oldest: list[int] = numbers[: min(count, len(numbers) - 1)].tolist()
+        return oldest
 
     def _header_without(self, gone: Sequence[int], total: int) -> bytes:
         """The header of the store of `total` episodes when these are given up too."""
