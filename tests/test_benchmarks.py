@@ -437,6 +437,7 @@ def test_the_memory_is_killed_and_every_fault_would_be_seen(tmp_path: Path) -> N
     expected = crash.Expected(there={0, 1, 99}, gone={2}, note=7)
     faults = expected.faults(tmp_path / "other")
     assert faults == [
+        "episodes [99] cannot be seen",
         "episodes [99] are lost, [2, 3] too many",
         "a note of 7 bytes is lost, None are there",
         "episode 0 is another",

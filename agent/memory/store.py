@@ -165,6 +165,9 @@ class EpisodeStore:
             self._header = read_header(path, txn)
         if lock is not None:
             environment.reader_check()  # frees what killed readers held
+            # A killed writer may have committed without having said so in the table of readers, and while one of them
+            # lives all go by that table; LMDB puts it right when the next one begins to write.
+            environment.begin(write=True).abort()
         self.refresh()
 
     # What is there ---------------------------------------------------------------------------------------------
