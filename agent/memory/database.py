@@ -78,9 +78,11 @@ def compact(folder: Path, env: lmdb.Environment) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
+        with env.begin() as txn:
+            transaction = txn.id()
         env.copy(str(temporary), compact=True)
         with (temporary / DATA_FILE).open("r+b") as file:
-            _count_from(file, env.info()["last_txnid"])
+            _count_from(file, transaction)
             file.flush()
             os.fsync(file.fileno())
         _move_in(temporary, folder)
