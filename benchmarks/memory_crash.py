@@ -201,8 +201,8 @@ class Expected:
         """What is not as it must be; what was under way is settled by what is found."""
         with EpisodeStore.open(folder) as store:
             found = [f"verify: {problem}" for problem in store.verify()]
-            action, value = self.under_way or ("", None)
-            missing = self.there - set(store.ids().tolist()) - set(value if action == "forget" else ())
+            leaving = self.under_way[1] if self.under_way and self.under_way[0] == "forget" else []
+            missing = self.there - set(store.ids().tolist()) - set(leaving)
             if missing:
                 found.append(f"episodes {sorted(missing)} cannot be seen")
         # What was committed and not said yet, readers may see only after the next writer has come.

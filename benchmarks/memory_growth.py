@@ -76,14 +76,14 @@ def measure(folder: Path, transitions: int, arguments: argparse.Namespace, rng: 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Times against size, both logarithmic."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
     sizes = [row["transitions"] for row in rows]
     for name, label in TIMES.items():
         axes.plot(sizes, [row[name] for row in rows], "o-", label=label)
     axes.set(xscale="log", yscale="log", xlabel="transitions in the memory", ylabel="median time (ms)")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

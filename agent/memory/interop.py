@@ -65,9 +65,9 @@ def export_episodes(store: EpisodeStore, ids: Sequence[int], out: Path, format: 
         if format == "minari":
             _write_minari(temporary, out.name, dataset)
         else:
-            from . import interop_lerobot
+            from . import interop_lerobot_write
 
-            interop_lerobot.write(temporary, dataset)
+            interop_lerobot_write.write(temporary, dataset)
         temporary.rename(out)
 
 

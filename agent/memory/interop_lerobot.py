@@ -1,4 +1,6 @@
-"""LeRobot datasets, format v3.0 (huggingface/lerobot, `lerobot.datasets`), written and read without that library.
+"""LeRobot datasets, format v3.0 (huggingface/lerobot, `lerobot.datasets`), without that library.
+
+`interop_lerobot_write` writes them, this reads them.
 
     meta/info.json                      features, frames per second, counts
     meta/stats.json                     least, greatest, mean, std of every feature
@@ -13,7 +15,6 @@ feature each.
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -24,17 +25,14 @@ import numpy as np
 
 from ...envs.spec import ArraySpec, EnvSpec
 from .episode import Array, Episode, stored_dtype
-from .interop import OURS, Dataset, InteropError, bounds_of, digest_of, ours, record_of, spec_of
+from .interop import OURS, Dataset, InteropError, bounds_of, digest_of, spec_of
 
-_VERSION: Final = "v3.0"
-_PLACE: Final = "chunk-{chunk_index:03d}/file-{file_index:03d}"
-_FILE_BYTES, _CHUNK_FILES = 100_000_000, 1000
-_OURS_FILE: Final = Path("meta") / f"{OURS}.parquet"
-_COUNTERS: Final = ("frame_index", "episode_index", "index", "task_index")
+VERSION: Final = "v3.0"
+OURS_FILE: Final = Path("meta") / f"{OURS}.parquet"
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
     """A feature: rows `[N, *shape]` of an array as cells of a table, numbers as lists and pictures as PNG.
 
     `part` is which three channels of the array named `key` it holds, None for all of it.
@@ -48,6 +46,7 @@ class _Column:
 
     @property
     def feature(self) -> dict[str, Any]:
+        """What the format says of it."""
         if self.part is not None:
             return {"dtype": "image", "shape": list(self.shape), "names": ["height", "width", "channels"]}
         return {"dtype": self.dtype, "shape": [int(np.prod(self.shape))], "names": None}
@@ -80,17 +79,18 @@ class _Column:
         return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(rows, *self.shape)
 
 
-def _columns_of(key: str, array: ArraySpec) -> list[_Column]:
+def _columns_of(key: str, array: ArraySpec) -> list[Column]:
     """The features of an observation: pictures one by one, everything else as a vector."""
     name, dtype = key.replace("/", "."), stored_dtype(array)
     if not array.is_image or array.shape[-1] % 3:
-        return [_Column(f"observation.{name}", key, array.shape, dtype)]
+        return [Column(f"observation.{name}", key, array.shape, dtype)]
     frames, shape = array.shape[-1] // 3, (*array.shape[:2], 3)
     names = [f"observation.images.{name}" + (f".{k}" if frames > 1 else "") for k in range(frames)]
-    return [_Column(feature, key, shape, dtype, k) for k, feature in enumerate(names)]
+    return [Column(feature, key, shape, dtype, k) for k, feature in enumerate(names)]
 
 
-def _obs_columns(spec: EnvSpec) -> list[_Column]:
+def obs_columns(spec: EnvSpec) -> list[Column]:
+    """The features of what is seen."""
     columns = [column for key, array in spec.obs.items() for column in _columns_of(key, array)]
     names = [column.name for column in columns]
     if len(set(names)) < len(names):
@@ -98,191 +98,21 @@ def _obs_columns(spec: EnvSpec) -> list[_Column]:
     return columns
 
 
-def _goal_columns(spec: EnvSpec) -> list[_Column]:
+def goal_columns(spec: EnvSpec) -> list[Column]:
+    """The same of a goal; none without goals."""
     if spec.goal is None:
         return []
     if spec.goal.kind == "observation":
-        return _obs_columns(spec)
-    return [_Column("desired_goal", "desired_goal", (spec.goal.dim or 0,), "float32")]
+        return obs_columns(spec)
+    return [Column("desired_goal", "desired_goal", (spec.goal.dim or 0,), "float32")]
 
 
-def _read_arrays(columns: Sequence[_Column], table: Any, prefix: str = "") -> dict[str, Array]:
+def _read_arrays(columns: Sequence[Column], table: Any, prefix: str = "") -> dict[str, Array]:
     """The arrays that columns of a table hold, by key."""
     parts: dict[str, list[Array]] = {}
     for column in columns:
         parts.setdefault(column.key, []).append(column.decode(table[prefix + column.name]))
     return {key: arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1) for key, arrays in parts.items()}
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
-def write(folder: Path, dataset: Dataset) -> None:
-    """Write a dataset into an empty folder."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    spec = dataset.spec
-    fps = _frames_per_second(spec)
-    obs, goal = _obs_columns(spec), _goal_columns(spec)
-    action = _Column("action", "action", (spec.action_dim,), "float32")
-    outcome = [_Column(f"next.{name}", name, (1,), kind) for name, kind in _OUTCOME.items()]
-    statistics: dict[str, _Statistics] = {}
-    places, extras, total, written = [], [], 0, 0
-    writer, file = None, -1
-    try:
-        for number, (key, episode) in enumerate(dataset.episodes):
-            steps = len(episode)
-            last = np.arange(steps) == steps - 1
-            of_step = {"reward": episode.rewards, "success": episode.success, "done": last}
-            cells = {c.name: c.encode(episode.obs[c.key][:-1]) for c in obs}
-            cells |= {action.name: action.encode(episode.actions)}
-            cells |= {c.name: c.encode(of_step[c.key]) for c in outcome}
-            cells |= {"timestamp": pa.array((np.arange(steps) / fps).astype(np.float32))}
-            counters = (np.arange(steps), np.full(steps, number), total + np.arange(steps), np.zeros(steps))
-            cells |= {n: pa.array(c.astype(np.int64)) for n, c in zip(_COUNTERS, counters, strict=True)}
-            table = pa.table(cells)
-            if writer is None or written > _FILE_BYTES:
-                if writer is not None:
-                    writer.close()
-                file, written = file + 1, 0
-                writer = pq.ParquetWriter(_made(folder / "data" / _place(file)), table.schema)
-            writer.write_table(table)
-            written += table.nbytes
-            for c, rows in [*((c, episode.obs[c.key][:-1]) for c in obs), (action, episode.actions)]:
-                statistics.setdefault(c.name, _Statistics()).add(c, rows)
-            for c in outcome:
-                statistics.setdefault(c.name, _Statistics()).add(c, of_step[c.key])
-            places.append(_row(number, steps, total, file, spec.env_id))
-            tables = {f"last.{c.name}": c.encode(episode.obs[c.key][-1:]) for c in obs}
-            tables |= {f"goal.{c.name}": _goal_cell(c, episode) for c in goal}
-            extras.append(pa.table({"record": [record_of(key, episode)], **tables}))
-            total += steps
-    finally:
-        if writer is not None:
-            writer.close()
-    pq.write_table(pa.Table.from_pylist(places), _made(folder / "meta" / "episodes" / _place(0)))
-    pq.write_table(pa.concat_tables(extras), folder / _OURS_FILE)
-    _write_tasks(folder / "meta" / "tasks.parquet", [spec.env_id])
-    stats = {name: found.summary() for name, found in statistics.items()}
-    (folder / "meta" / "stats.json").write_text(json.dumps(stats, indent=4))
-    features = {c.name: c.feature for c in (*obs, action, *outcome)}
-    features |= {"timestamp": {"dtype": "float32", "shape": [1], "names": None}}
-    features |= {name: {"dtype": "int64", "shape": [1], "names": None} for name in _COUNTERS}
-    info = {
-        "codebase_version": _VERSION,
-        "robot_type": spec.env_id,
-        "total_episodes": len(places),
-        "total_frames": total,
-        "total_tasks": 1,
-        "chunks_size": _CHUNK_FILES,
-        "data_files_size_in_mb": _FILE_BYTES // 1_000_000,
-        "video_files_size_in_mb": 200,
-        "fps": fps,
-        "splits": {"train": f"0:{len(places)}"},
-        "data_path": f"data/{_PLACE}.parquet",
-        "video_path": None,
-        "features": features,
-        OURS: ours(spec),
-    }
-    (folder / "meta" / "info.json").write_text(json.dumps(info, indent=4))
-
-
-_OUTCOME: Final = {"reward": "float32", "success": "bool", "done": "bool"}
-
-
-class _Statistics:
-    """Least, greatest, mean and standard deviation of a feature, of pictures by channel and of values up to 1."""
-
-    def __init__(self) -> None:
-        self.count = self.values = 0
-        self.least: Array = np.array(np.inf)
-        self.greatest: Array = np.array(-np.inf)
-        self.total: Array = np.array(0.0)
-        self.squares: Array = np.array(0.0)
-
-    def add(self, column: _Column, rows: Array) -> None:
-        """Take in rows of the whole array."""
-        if column.part is None:
-            numbers = rows.reshape(len(rows), -1).astype(np.float64)
-        else:
-            numbers = rows[..., 3 * column.part : 3 * column.part + 3].reshape(-1, 3) / 255
-        self.picture = column.part is not None
-        self.count, self.values = self.count + len(rows), self.values + len(numbers)
-        self.least = np.minimum(self.least, numbers.min(axis=0))
-        self.greatest = np.maximum(self.greatest, numbers.max(axis=0))
-        self.total, self.squares = self.total + numbers.sum(axis=0), self.squares + (numbers**2).sum(axis=0)
-
-    def summary(self) -> dict[str, Any]:
-        """As JSON, in the shapes of the format."""
-        mean = self.total / self.values
-        std = np.sqrt(np.maximum(self.squares / self.values - mean**2, 0))
-        found = {"min": self.least, "max": self.greatest, "mean": mean, "std": std}
-        shape = (3, 1, 1) if self.picture else (-1,)
-        return {**{name: value.reshape(shape).tolist() for name, value in found.items()}, "count": [self.count]}
-
-
-def _frames_per_second(spec: EnvSpec) -> int:
-    """The format knows whole numbers only; the exact time between decisions stands in our part."""
-    return 1 if math.isnan(spec.control_dt) else max(1, round(1 / spec.control_dt))
-
-
-def _goal_cell(column: _Column, episode: Episode) -> Any:
-    import pyarrow as pa
-
-    if episode.goal is not None:
-        return column.encode(episode.goal[column.key][None])
-    return pa.nulls(1, column.encode(np.zeros((1, *_whole(column)), column.dtype)).type)
-
-
-def _whole(column: _Column) -> tuple[int, ...]:
-    """The shape of an array that has room for the part that a column holds."""
-    return column.shape if column.part is None else (*column.shape[:2], 3 * column.part + 3)
-
-
-def _row(number: int, steps: int, before: int, file: int, task: str) -> dict[str, Any]:
-    """What the format says of an episode."""
-    chunk, in_chunk = divmod(file, _CHUNK_FILES)
-    return {
-        "episode_index": number,
-        "tasks": [task],
-        "length": steps,
-        "dataset_from_index": before,
-        "dataset_to_index": before + steps,
-        "data/chunk_index": chunk,
-        "data/file_index": in_chunk,
-        "meta/episodes/chunk_index": 0,
-        "meta/episodes/file_index": 0,
-    }
-
-
-def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
-    """A table whose index is the task in words, as pandas writes it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    index = "__index_level_0__"
-    column = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
-    of_index = {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"}
-    about = {
-        "index_columns": [index],
-        "column_indexes": [],
-        "columns": [{**column, "metadata": None}, {**of_index, "metadata": None}],
-        "creator": {"library": "pyarrow", "version": pa.__version__},
-        "pandas_version": "2.0.0",
-    }
-    table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), index: list(tasks)})
-    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(about)}), path)
-
-
-def _place(file: int) -> str:
-    chunk, in_chunk = divmod(file, _CHUNK_FILES)
-    return f"{_PLACE.format(chunk_index=chunk, file_index=in_chunk)}.parquet"
-
-
-def _made(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -293,28 +123,27 @@ def read(source: Path) -> Dataset:
     import pyarrow.parquet as pq
 
     info = json.loads((source / "meta" / "info.json").read_text())
-    if info["codebase_version"] != _VERSION:
-        raise InteropError(f"the format is {info['codebase_version']!r}, this release reads {_VERSION!r}")
+    if info["codebase_version"] != VERSION:
+        raise InteropError(f"the format is {info['codebase_version']!r}, this release reads {VERSION!r}")
     prefix = f"import/{digest_of(source / 'meta' / 'info.json', source / 'meta' / 'stats.json')}"
     if OURS not in info:
         return _foreign(source, info, prefix)
     spec = spec_of(info[OURS])
-    extras = pq.read_table(source / _OURS_FILE)
+    extras = pq.read_table(source / OURS_FILE)
     if len(extras) != info["total_episodes"]:
-        raise InteropError(f"{_OURS_FILE} tells of {len(extras)} episodes, the dataset holds {info['total_episodes']}")
+        raise InteropError(f"{OURS_FILE} tells of {len(extras)} episodes, the dataset holds {info['total_episodes']}")
 
     def episodes() -> Iterator[tuple[str | None, Episode]]:
-        obs_columns = _obs_columns(spec)
+        seen, goals = obs_columns(spec), goal_columns(spec)
         for number, table in enumerate(_tables(source)):
             extra = extras.slice(number, 1)
             record = json.loads(extra["record"][0].as_py())
-            obs, last = _read_arrays(obs_columns, table), _read_arrays(obs_columns, extra, "last.")
-            goals = _goal_columns(spec)
+            obs, last = _read_arrays(seen, table), _read_arrays(seen, extra, "last.")
             known = bool(goals) and extra[f"goal.{goals[0].name}"][0].is_valid
             goal = {key: rows[0] for key, rows in _read_arrays(goals, extra, "goal.").items()} if known else None
             episode = Episode(
                 obs={key: np.concatenate([rows, last[key]]) for key, rows in obs.items()},
-                actions=_Column("action", "action", (spec.action_dim,), "float32").decode(table["action"]),
+                actions=Column("action", "action", (spec.action_dim,), "float32").decode(table["action"]),
                 rewards=table["next.reward"].to_numpy(),
                 success=table["next.success"].to_numpy(),
                 terminated=record["terminated"],
@@ -372,7 +201,7 @@ def _foreign(source: Path, info: Mapping[str, Any], prefix: str) -> Dataset:
             }
             obs |= {c.key: films[c.name].frames(row) for c in videos}
             outcome = {name: _outcome(table, name)[:steps] for name in ("reward", "success")}
-            action = _Column("action", "action", (len(low),), "float32").decode(table["action"])
+            action = Column("action", "action", (len(low),), "float32").decode(table["action"])
             yield (
                 f"{prefix}/{row['episode_index']}",
                 Episode(
@@ -389,20 +218,20 @@ def _foreign(source: Path, info: Mapping[str, Any], prefix: str) -> Dataset:
     return Dataset(spec, episodes())
 
 
-def _features(features: Mapping[str, Any]) -> tuple[list[_Column], list[_Column]]:
+def _features(features: Mapping[str, Any]) -> tuple[list[Column], list[Column]]:
     """Observations in the rows, and those in videos."""
-    numbers: list[_Column] = []
-    videos: list[_Column] = []
+    numbers: list[Column] = []
+    videos: list[Column] = []
     for name, feature in features.items():
         if not name.startswith("observation") or feature["dtype"] == "string":
             continue
         key, shape = name.removeprefix("observation.").removeprefix("images."), tuple(feature["shape"])
         if feature["dtype"] in ("image", "video"):
             sides = [n for n, what in zip(shape, feature["names"], strict=True) if not what.startswith("channel")]
-            column = _Column(name, key, (*sides, 3), "uint8", 0)
+            column = Column(name, key, (*sides, 3), "uint8", 0)
             (videos if feature["dtype"] == "video" else numbers).append(column)
         else:
-            numbers.append(_Column(name, key, shape, feature["dtype"]))
+            numbers.append(Column(name, key, shape, feature["dtype"]))
     if not numbers and not videos:
         raise InteropError(f"there is no feature observation.… among {sorted(features)}")
     return numbers, videos
