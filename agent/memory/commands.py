@@ -111,14 +111,13 @@ def _stats(parsed: argparse.Namespace, console: Console) -> int:
         console.print_json(json.dumps(found))
         return 0
     table = Table("env", title=escape(str(parsed.dir)))
-    for column in ("episodes", "transitions", "success", "mean return", "first", "last"):
+    timed = any(row["first_time"] for row in found["environments"])
+    for column in ("episodes", "transitions", "success", "mean return", *(["first", "last"] if timed else [])):
         table.add_column(column, justify="right")
     for row in found["environments"]:
-        table.add_row(
-            escape(row["env_id"]), str(row["episodes"]), str(row["transitions"]),
-            *(["-", "-"] if not row["episodes"] else [f"{row['success_share']:.1%}", f"{row['mean_return']:.4g}"]),
-            str(row["first_time"] or "-"), str(row["last_time"] or "-"),
-        )  # fmt: skip
+        cells = ["-", "-"] if not row["episodes"] else [f"{row['success_share']:.1%}", f"{row['mean_return']:.4g}"]
+        cells += [str(row["first_time"] or "-"), str(row["last_time"] or "-")] if timed else []
+        table.add_row(escape(row["env_id"]), str(row["episodes"]), str(row["transitions"]), *cells)
     console.print(table)
     if found["notes"]:
         notes = Table("note", "bytes")
@@ -232,11 +231,12 @@ def _export(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _import(parsed: argparse.Namespace, console: Console) -> int:
-    from .interop import import_episodes
+    from .interop import import_episodes, read_dataset
     from .store import EpisodeStore
 
+    dataset = read_dataset(parsed.source, parsed.format)  # before a memory is made for it
     with EpisodeStore.open(parsed.dir, "a") as store:
-        count, new = import_episodes(parsed.source, store, parsed.format)
+        count, new = import_episodes(dataset, store)
     known = "" if new == count else f", {count - new} were known under their keys"
     _say(console, f"{parsed.dir}: {new} episodes imported{known}")
     return 0

@@ -7,6 +7,7 @@ importing it again gives the same episodes. What others made is imported with a 
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,39 +58,52 @@ def export_episodes(store: EpisodeStore, ids: Sequence[int], out: Path, format: 
         raise InteropError(f"a dataset holds episodes of one environment and time limit, got {found}")
     if out.exists():
         raise InteropError(f"{out} exists already; a dataset is written into a folder of its own")
-    temporary = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if format == "minari" and not re.fullmatch(r"[\w.-]+-v\d+", out.name):
+        raise InteropError(f"a Minari dataset has a name and a version, such as {out.name}-v0, got {out.name!r}")
+    temporary = out.absolute().with_name(f".{out.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # what an export that was killed has left
     dataset = Dataset(specs[0], ((store.info(i)["key"], store.get(i)) for i in ids))
-    with _explained(f"cannot export to {out}"):
-        temporary.mkdir(parents=True)
+    try:
+        with _explained(f"cannot export to {out}"):
+            temporary.mkdir(parents=True)
+            if format == "minari":
+                _write_minari(temporary, out.name, dataset)
+            else:
+                from . import interop_lerobot_write
+
+                interop_lerobot_write.write(temporary, dataset)
+            temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_dataset(source: Path, format: Format) -> Dataset:
+    """A dataset that was exported or made by others; its episodes are read as they are asked for.
+
+    Raises:
+        InteropError: there is no such dataset, it cannot be brought into our form, or a package is missing.
+    """
+    with _explained(f"cannot import {source}"):
         if format == "minari":
-            _write_minari(temporary, out.name, dataset)
-        else:
-            from . import interop_lerobot_write
+            return _read_minari(source.absolute())
+        from . import interop_lerobot
 
-            interop_lerobot_write.write(temporary, dataset)
-        temporary.rename(out)
+        return interop_lerobot.read(source.absolute())
 
 
-def import_episodes(source: Path, store: EpisodeStore, format: Format) -> tuple[int, int]:
+def import_episodes(dataset: Dataset, store: EpisodeStore) -> tuple[int, int]:
     """Append the episodes of a dataset; returns how many it holds, and how many of them are new to the store.
 
     Each comes under the key it had when it was exported, or one made of the dataset and its number, so that importing
     again, also after an import that was interrupted, appends only what is missing.
 
     Raises:
-        InteropError: there is no such dataset, it cannot be brought into our form, or a package is missing.
+        InteropError: an episode cannot be brought into our form.
         EpisodeError: an episode holds numbers that are not finite.
         StoreError: an episode cannot be appended.
     """
-    with _explained(f"cannot import {source}"):
-        if format == "minari":
-            dataset = _read_minari(source)
-        else:
-            from . import interop_lerobot
-
-            dataset = interop_lerobot.read(source)
-        before, count = store.next_id, 0
+    before, count = store.next_id, 0
+    with _explained("cannot import an episode"):
         for batch in _batches(dataset.episodes):
             store.append_many([episode for _, episode in batch], [key for key, _ in batch], spec=dataset.spec)
             count += len(batch)
@@ -154,11 +168,9 @@ def _batches(episodes: Iterable[tuple[str | None, Episode]]) -> Iterator[list[tu
 
 def _write_minari(folder: Path, name: str, dataset: Dataset) -> None:
     from minari.data_collector import EpisodeBuffer
-    from minari.dataset.minari_dataset import parse_dataset_id
     from minari.dataset.minari_storage import MinariStorage
     from minari.serialization import deserialize_space
 
-    parse_dataset_id(name)
     spec = dataset.spec
     obs = {key: _box(array.shape, stored_dtype(array)) for key, array in spec.obs.items()}
     actions = {**_box((spec.action_dim,), "float32"), "low": spec.action_low, "high": spec.action_high}

@@ -14,7 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forethought.agent.memory.interop import FORMATS, Format, InteropError, export_episodes, import_episodes
+from forethought.agent.memory.interop import (
+    FORMATS,
+    Format,
+    InteropError,
+    export_episodes,
+    import_episodes,
+    read_dataset,
+)
 from forethought.agent.memory.store import Episode, EpisodeStore, MemoryOptions
 from forethought.envs.spec import ArraySpec, EnvSpec, GoalSpec
 
@@ -84,13 +91,13 @@ def test_what_is_exported_comes_back_the_same(
             keys_before = [store.info(i)["key"] for i in store.ids()]
             export_episodes(store, store.ids().tolist(), root / "arm-v0", format)
         with EpisodeStore.open(root / "two", "a", options=quick) as store:
-            assert import_episodes(root / "arm-v0", store, format) == (len(lengths), len(lengths))
+            assert import_episodes(read_dataset(root / "arm-v0", format), store) == (len(lengths), len(lengths))
             assert [spec.to_json() for spec in store.specs] == [spec.to_json()]
             for one, other in zip(before, store, strict=True):
                 assert_same(one, other)
             for i, key in enumerate(keys_before):
                 assert store.info(i)["key"] == key or (key is None and store.info(i)["key"].startswith("import/"))
-            assert import_episodes(root / "arm-v0", store, format) == (len(lengths), 0)  # all are known
+            assert import_episodes(read_dataset(root / "arm-v0", format), store) == (len(lengths), 0)  # all are known
 
 
 def test_some_are_exported_and_a_failure_leaves_nothing(
@@ -108,25 +115,27 @@ def test_some_are_exported_and_a_failure_leaves_nothing(
             patch.setattr(EpisodeStore, "get", lambda self, i: make_episode(spec, 3, i) if i == 1 else 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 export_episodes(store, [1, 3], out, format)
-        assert not out.exists()
-        export_episodes(store, [1, 3], out, format)  # what the failure left is no hindrance
+        assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+        (folder.parent / ".toy-v0.partial" / "data").mkdir(parents=True)  # as an export that was killed leaves it
+        monkeypatch.chdir(folder.parent)
+        export_episodes(store, [1, 3], Path("toy-v0"), format)
         with pytest.raises(InteropError, match="exists already"):
             export_episodes(store, [1, 3], out, format)
     with EpisodeStore.open(folder.with_name("two"), "a", options=quick) as store:
-        assert import_episodes(out, store, format) == (2, 2)
+        assert import_episodes(read_dataset(out, format), store) == (2, 2)
         assert [store.info(i)["meta"] for i in store.ids()] == [{"seed": 1}, {"seed": 3}]
 
 
 def test_what_cannot_be_imported(format: Format, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with EpisodeStore.open(folder, "a", options=quick) as store:
         with pytest.raises(InteropError, match=r"cannot import .*gone"):
-            import_episodes(tmp_path / "gone", store, format)
+            import_episodes(read_dataset(tmp_path / "gone", format), store)
         monkeypatch.setitem(sys.modules, NEEDS[format], None)
         monkeypatch.setitem(sys.modules, "minari.dataset.minari_storage", None)
         (tmp_path / "meta").mkdir()
         (tmp_path / "meta" / "info.json").write_text('{"codebase_version": "v3.0"}')
         with pytest.raises(InteropError, match=r"pip install 'forethought\[interop\]'"):
-            import_episodes(tmp_path, store, format)
+            import_episodes(read_dataset(tmp_path, format), store)
 
 
 def test_other_versions_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -142,7 +151,7 @@ def test_other_versions_are_refused(folder: Path, tmp_path: Path) -> None:
         ):
             (tmp_path / "meta" / "info.json").write_text(json.dumps(info))
             with pytest.raises(InteropError, match=message):
-                import_episodes(tmp_path, store, "lerobot")
+                import_episodes(read_dataset(tmp_path, "lerobot"), store)
 
 
 # -- Minari -----------------------------------------------------------------------------------------------------------
@@ -156,7 +165,7 @@ def test_minari_reads_what_we_export(
     episodes = [with_goal(make_episode(spec, 4 + i, i, terminated=i == 1), spec) for i in range(3)]
     with EpisodeStore.open(folder, "a", spec, quick) as store:
         store.append_many(episodes)
-        with pytest.raises(InteropError, match="Malformed dataset ID"):
+        with pytest.raises(InteropError, match="such as no version-v0, got 'no version'"):
             export_episodes(store, [0], folder.with_name("no version"), "minari")
         export_episodes(store, [0, 1, 2], folder.with_name("toy-v0"), "minari")
     dataset = minari.load_dataset("toy-v0")
@@ -207,7 +216,7 @@ def test_a_dataset_that_minari_made_is_imported(folder: Path, tmp_path: Path, mo
     env = gymnasium.make("Pendulum-v1", max_episode_steps=30)
     buffers = foreign_minari("pendulum/random-v0", env, 30, monkeypatch, tmp_path)
     with EpisodeStore.open(folder, "a", options=quick) as store:
-        assert import_episodes(tmp_path / "pendulum" / "random-v0", store, "minari") == (2, 2)
+        assert import_episodes(read_dataset(tmp_path / "pendulum" / "random-v0", "minari"), store) == (2, 2)
         spec = store.specs[0]
         assert (spec.env_id, spec.max_episode_steps, spec.goal) == ("Pendulum-v1", 30, None)
         assert spec.obs == {"observation": ArraySpec((3,), "float32")}
@@ -249,7 +258,7 @@ def test_a_dataset_with_goals_that_minari_made_is_imported(
 
     buffers = foreign_minari("reach-v0", Reach(), 2, monkeypatch, tmp_path)
     with EpisodeStore.open(folder, "a", options=quick) as store:
-        import_episodes(tmp_path / "reach-v0", store, "minari")
+        import_episodes(read_dataset(tmp_path / "reach-v0", "minari"), store)
         spec, episode = store.specs[0], store.get(1)
         assert spec.goal == GoalSpec("achieved", "achieved_goal", 2)
         assert list(spec.obs) == ["achieved_goal", "camera", "observation"]
@@ -333,7 +342,7 @@ def test_a_dataset_that_lerobot_made_is_imported(folder: Path, tmp_path: Path, m
         made.save_episode()
     made.finalize()
     with EpisodeStore.open(folder, "a", options=quick) as store:
-        assert import_episodes(tmp_path / "theirs", store, "lerobot") == (2, 2)
+        assert import_episodes(read_dataset(tmp_path / "theirs", "lerobot"), store) == (2, 2)
         spec = store.specs[0]
         assert (spec.env_id, spec.control_dt, spec.max_episode_steps) == ("theirs", 0.1, 5)
         assert spec.obs["cam"] == ArraySpec((32, 48, 3), "uint8")
