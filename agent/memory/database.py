@@ -149,6 +149,7 @@ def lock_writer(folder: Path) -> IO[bytes]:
         with contextlib.suppress(OSError):
             file.close()
         raise StoreError(f"cannot write {folder / _WRITER_LOCK}: {error.strerror or error}") from error
+    shutil.rmtree(folder / _COMPACTING, ignore_errors=True)  # what a killed writer has left
     return file
 
 

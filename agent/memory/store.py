@@ -561,7 +561,7 @@ class EpisodeStore:
         excess = self._num_bytes + sum(new) - (self.max_bytes or math.inf)
         if excess <= 0:
             return []
-        numbers = np.concatenate([self.ids(), np.arange(self.next_id, self.next_id + len(new))])
+        numbers = np.concatenate([np.flatnonzero(self._kept), np.arange(self.next_id, self.next_id + len(new))])
         sizes = np.concatenate([self._column("num_bytes"), np.asarray(new, dtype=np.int64)])
         count = int(np.searchsorted(np.cumsum(sizes), excess)) + 1
         oldest: list[int] = numbers[: min(count, len(numbers) - 1)].tolist()

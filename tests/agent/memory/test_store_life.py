@@ -225,6 +225,15 @@ def test_a_compaction_that_fails_leaves_the_store_as_it_was(
         assert store.append(make_episode(spec)) == 12
 
 
+def test_a_writer_clears_away_what_a_killed_compaction_has_left(filled: Path, spec: EnvSpec) -> None:
+    (filled / "compacting").mkdir()
+    (filled / "compacting" / "data.mdb").write_bytes(b"half written")
+    EpisodeStore.open(filled).close()
+    assert (filled / "compacting").exists()
+    EpisodeStore.open(filled, "a", spec).close()
+    assert not (filled / "compacting").exists()
+
+
 def test_a_reader_refuses_another_store_in_the_place_of_its_own(filled: Path, spec: EnvSpec, tmp_path: Path) -> None:
     EpisodeStore.open(tmp_path / "other", "a", spec).close()
     with EpisodeStore.open(filled) as store:
