@@ -34,7 +34,7 @@ ARRAYS = {
     "state": ArraySpec((3,), "float32"),
     "a/b": ArraySpec((1,), "float32"),
     "a/c": ArraySpec((2, 2), "float64"),
-    "image": ArraySpec((8, 6, 3), "uint8"),
+    "image": ArraySpec((36, 32, 3), "uint8"),  # from this size on Minari would use JPEG
     "stack": ArraySpec((4, 5, 6), "uint8"),
     "gray": ArraySpec((4, 4, 1), "uint8"),
     "bytes": ArraySpec((5,), "uint8"),
