@@ -2,14 +2,13 @@
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,9 +18,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from .. import ForethoughtError, UnknownNameError, __version__
-
-if TYPE_CHECKING:
-    from .memory.store import EpisodeStore
+from .memory import commands as memory_commands
 
 _EXAMPLES = {
     "quickstart": """
@@ -56,7 +53,9 @@ _EXAMPLES = {
     "memory": """
   forethought memory ls runs/reacher/memory
   forethought memory inspect runs/reacher/memory --episode 12
-  forethought memory verify runs/reacher/memory""",
+  forethought memory verify runs/reacher/memory
+  forethought memory forget runs/reacher/memory --episodes 3,5-9 --dry-run
+  forethought memory compact runs/reacher/memory""",
 }
 
 
@@ -146,11 +145,13 @@ def build_parser() -> argparse.ArgumentParser:
     envs.add_argument("filter", nargs="?", default="", help="only ids that contain this")
     doctor = add("doctor", "check this installation, and an environment")
     doctor.add_argument("--env", help="also make, reset and step this environment")
-    memory = add("memory", "look into a memory on disk")
-    memory.add_argument("action", choices=("ls", "inspect", "verify"), help="what to do")
-    memory.add_argument("dir", type=Path, help="folder of the memory")
-    memory.add_argument("--episode", type=int, help="inspect this episode")
-    memory.add_argument("--limit", type=int, default=20, help="rows of ls (default 20, 0 for all)")
+    memory = add("memory", "look into a memory on disk, thin it out, and exchange it with other tools")
+    actions = memory.add_subparsers(dest="action", metavar="action", required=True)
+    memory_commands.add_actions(
+        lambda name, text: actions.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[debug]
+        )
+    )
     return parser
 
 
@@ -396,39 +397,7 @@ def _doctor(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _memory(parsed: argparse.Namespace, console: Console) -> int:
-    from .memory.store import EpisodeStore
-
-    if parsed.limit < 0:
-        raise UsageError(f"limit must be at least 0, got {parsed.limit}")
-    with EpisodeStore.open(parsed.dir) as store:
-        if parsed.action == "verify":
-            problems = store.verify()
-            for problem in problems:
-                _say(console, problem)
-            _say(console, f"{parsed.dir}: {len(store)} episodes, {len(problems)} problems")
-            return 1 if problems else 0
-        if parsed.action == "inspect":
-            data = store.stats() if parsed.episode is None else store.info(parsed.episode)
-            console.print_json(json.dumps(data))
-            return 0
-        return _list_episodes(store, parsed.limit, console)
-
-
-def _list_episodes(store: "EpisodeStore", limit: int, console: Console) -> int:
-    ids = store.ids().tolist()
-    table = Table("episode", "env", "steps", "policy", "success", "seed", title=escape(str(store.path)))
-    for i in ids[-limit:] if limit else ids:
-        info = store.info(i)
-        meta = info["meta"]
-        table.add_row(
-            str(i), escape(info["env_id"]), str(info["length"]), escape(str(meta.get("policy", "-"))),
-            "yes" if info["success"] else "no", str(meta.get("seed", "-")),
-        )  # fmt: skip
-    console.print(table)
-    shown = f" (the last {limit} are shown, --limit 0 shows all)" if 0 < limit < len(ids) else ""
-    gone = f", {store.num_given_up} older ones were given up" if store.num_given_up else ""
-    _say(console, f"{len(ids)} episodes, {store.num_transitions} transitions{shown}{gone}")
-    return 0
+    return memory_commands.run(parsed, console)
 
 
 def _say(console: Console, text: str) -> None:

@@ -32,6 +32,8 @@ _EXTRAS = {
     "gymnasium_robotics": ("gymnasium-robotics", "robotics"),
     "ogbench": ("OGBench", "robotics"),
     "tensorboard": ("TensorBoard", "track"),
+    "minari": ("Minari", "interop"),
+    "pyarrow": ("pyarrow", "interop"),
 }
 
 

@@ -420,3 +420,42 @@ def test_all_worlds_share_a_training(
     (tmp_path / "adaptation").symlink_to(out)
     assert len(tables.adaptation(tmp_path).splitlines()) == 2 + 4
     assert "No results yet" in tables.adaptation(tmp_path / "nothing")
+
+
+# -- the memory -------------------------------------------------------------------------------------------------------
+
+
+def test_the_memory_is_killed_and_every_fault_would_be_seen(tmp_path: Path) -> None:
+    crash = importlib.import_module("memory_crash")
+    result = crash.measure(tmp_path / "memory", kills=3, seed=0, longest_s=0.1)
+    assert result["faults"] == []
+    assert result["kills_of_writers"] == 3
+    assert result["done"]["append"] > 0
+    assert result["rounds_of_reading"] > 0
+    with crash.EpisodeStore.open(tmp_path / "other", "a", crash.SPEC) as store:
+        store.append_many([crash.episode(n) for n in (5, 1, 2, 3)], ["run/0", "run/9", "run/2", "run/3"])
+    expected = crash.Expected(there={0, 1, 99}, gone={2}, note=7)
+    faults = expected.faults(tmp_path / "other")
+    assert faults == [
+        "episodes [99] cannot be seen",
+        "episodes [99] are lost, [2, 3] too many",
+        "a note of 7 bytes is lost, None are there",
+        "episode 0 is another",
+        "key of 1 is lost",
+        "key of 99 is lost",
+        "episode 2 was forgotten and can be read",
+    ]
+
+
+def test_growth_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    growth = importlib.import_module("memory_growth")
+    out = tmp_path / "growth.json"
+    options = ["--transitions", "4000", "2000", "--repeats", "2", "--appends", "2", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["memory_growth.py", *options])
+    growth.main()
+    rows = json.loads(out.read_text())["results"]
+    assert [row["transitions"] for row in rows] == [2000, 6000]  # the smaller first, and the appended ones stay
+    assert set(rows[0]["ratios"].values()) == {1.0}
+    for name in growth.TIMES:
+        assert rows[1]["ratios"][name] == pytest.approx(rows[1][name] / rows[0][name], abs=0.01)
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

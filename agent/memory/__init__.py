@@ -4,6 +4,8 @@
 - `store`: the episodes of any number of environments in an embedded, crash-safe database.
 - `sampler`: batches of short sequences and hindsight goal pairs for training.
 - `normalizer`: running mean and standard deviation of vector observations.
+- `interop`, `interop_lerobot`, `interop_lerobot_write`: exchange with Minari and LeRobot datasets.
+- `commands`: what `forethought memory` does.
 
-Retrieval (`index`), landmarks (`graph`) and exchange with other formats (`interop`) have their place here too.
+Retrieval (`index`) and landmarks (`graph`) have their place here too.
 """

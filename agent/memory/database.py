@@ -21,14 +21,17 @@ from ... import ForethoughtError
 
 FORMAT: Final = "forethought-episodes"
 VERSION: Final = 1
-VERSION_BOUNDED: Final = 2
-"""Of a store that has given up its oldest episodes; its header says how many, as `given_up`."""
+VERSION_GIVEN_UP: Final = 3
+"""Of a store that has given up episodes; its header says which, as `given_up` (version 2: how many of the oldest)."""
 HEADER_KEY: Final = b"a"
 DATA_FILE: Final = "data.mdb"
 RESERVE: Final = 1 << 20
 """Bytes by which the file is longer than its pages need, at least; the file grows in these steps."""
 
-_WRITER_LOCK, _READER_TABLE, _CREATING = "writer.lock", "lock.mdb", "creating"
+_WRITER_LOCK, _READER_TABLE, _CREATING, _COMPACTING = "writer.lock", "lock.mdb", "creating", "compacting"
+_META: Final = struct.Struct("=QQ")
+"""At the end of a meta page's content: the last page in use and the number of the transaction."""
+_META_AT: Final = 136
 
 
 class StoreError(ForethoughtError):
@@ -36,7 +39,7 @@ class StoreError(ForethoughtError):
 
 
 class GivenUpError(StoreError):
-    """An episode that was there, and has made room for newer ones."""
+    """An episode that was there, and has made room for newer ones or was to be forgotten."""
 
 
 def create(folder: Path) -> None:
@@ -46,7 +49,7 @@ def create(folder: Path) -> None:
         with lock_writer(folder):
             if (folder / DATA_FILE).exists():  # another process was faster
                 return
-            foreign = {entry.name for entry in folder.iterdir()} - {_WRITER_LOCK, _READER_TABLE, _CREATING}
+            foreign = {entry.name for entry in folder.iterdir()} - {_WRITER_LOCK, _READER_TABLE, _CREATING, _COMPACTING}
             if foreign:
                 raise StoreError(f"{folder} is not empty and no episode store: found {sorted(foreign)[0]!r}")
             temporary = folder / _CREATING
@@ -59,15 +62,67 @@ def create(folder: Path) -> None:
             }
             with lmdb.open(str(temporary), map_size=RESERVE) as env, env.begin(write=True) as txn:
                 txn.put(HEADER_KEY, seal(header))
-            (temporary / DATA_FILE).replace(folder / DATA_FILE)
-            shutil.rmtree(temporary)
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _move_in(temporary, folder)
     except (OSError, lmdb.Error) as error:
         raise StoreError(f"cannot create an episode store in {folder}: {error}") from error
+
+
+def compact(folder: Path, env: lmdb.Environment) -> None:
+    """Copy a store without its free pages, and put the copy in its place; `env` goes on showing the file of before.
+
+    For the holder of the writer's lock. Processes that read share LMDB's table of readers with those that open the
+    copy, and in it the number of the last transaction. The copy therefore counts on from that number, instead of from
+    1 as LMDB would have it: otherwise they would take the wrong one of its two meta pages for the newest.
+    """
+    temporary = folder / _COMPACTING
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        with env.begin() as txn:
+            transaction = txn.id()
+        env.copy(str(temporary), compact=True)
+        with (temporary / DATA_FILE).open("r+b") as file:
+            _count_from(file, transaction)
+            file.flush()
+            os.fsync(file.fileno())
+        _move_in(temporary, folder)
+    except (OSError, lmdb.Error) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StoreError(f"cannot compact {folder}, which is as it was before: {error}") from error
+
+
+def _count_from(file: IO[bytes], transaction: int) -> None:
+    """Give the newest state in an LMDB file the number `transaction`, in the meta page that goes with it."""
+    head = file.read(1 << 17)
+    (page,) = struct.unpack_from("=I", head, 40)
+    newest = max((0, page), key=lambda start: int(_META.unpack_from(head, start + _META_AT)[1]))
+    last_page, _ = _META.unpack_from(head, newest + _META_AT)
+    slot = transaction % 2
+    meta = bytearray(head[newest : newest + _META_AT + _META.size])
+    struct.pack_into("=Q", meta, 0, slot)  # the page's own number
+    _META.pack_into(meta, _META_AT, last_page, transaction)
+    file.seek(slot * page)
+    file.write(meta)
+
+
+def _move_in(temporary: Path, folder: Path) -> None:
+    """Put the data file in `temporary` into its place, in one step."""
+    (temporary / DATA_FILE).replace(folder / DATA_FILE)
+    shutil.rmtree(temporary)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def identity(folder: Path) -> tuple[int, int] | None:
+    """What tells the data file that is in place now from one that was there before; None where there is none."""
+    try:
+        status = os.stat(folder / DATA_FILE)  # noqa: PTH116, twice as fast, and it stands before every read
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def lock_writer(folder: Path) -> IO[bytes]:
@@ -94,6 +149,7 @@ def lock_writer(folder: Path) -> IO[bytes]:
         with contextlib.suppress(OSError):
             file.close()
         raise StoreError(f"cannot write {folder / _WRITER_LOCK}: {error.strerror or error}") from error
+    shutil.rmtree(folder / _COMPACTING, ignore_errors=True)  # what a killed writer has left
     return file
 
 
@@ -132,7 +188,7 @@ def _check_file(data: Path) -> int:
     newest, last_page = -1, 0
     for start in (0, page):
         magic, version = struct.unpack_from("=II", head, start + 16)
-        pages, transaction = struct.unpack_from("=QQ", head, start + 136)
+        pages, transaction = _META.unpack_from(head, start + _META_AT)
         if (magic, version) != (0xBEEFC0DE, 1):
             raise StoreError(f"{data} is no episode store, or damaged at its start")
         if transaction > newest:
@@ -150,8 +206,8 @@ def read_header(folder: Path, txn: "lmdb.Transaction[memoryview]") -> dict[str, 
         raise StoreError(f"{folder} holds the database of another program, or is damaged: {error}") from error
     if header["format"] != FORMAT:
         raise StoreError(f"{folder} holds {header['format']!r}, not {FORMAT!r}")
-    if header["version"] not in (VERSION, VERSION_BOUNDED):
-        known = f"{VERSION} and {VERSION_BOUNDED}"
+    if header["version"] not in range(VERSION, VERSION_GIVEN_UP + 1):
+        known = f"{VERSION} to {VERSION_GIVEN_UP}"
         raise StoreError(f"{folder} has format version {header['version']}; this release reads {known}")
     return header
 

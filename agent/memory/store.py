@@ -3,7 +3,7 @@
 LMDB (Chu 2011, "MDB: A Memory-Mapped Database and Backend for OpenLDAP") writes copy-on-write: a commit is there as a
 whole or not at all, and readers keep the snapshot they started from. One tree holds, by the first byte of the key,
 
-    a                header: format, version, id and creation time of the store, how many episodes were given up
+    a                header: format, version, id and creation time of the store, which episodes were given up
     b + spec u32     environment specs
     c + key          idempotency keys -> episode id
     d + episode u64  + block u32: episodes, in the records of `episode`
@@ -12,8 +12,9 @@ whole or not at all, and readers keep the snapshot they started from. One tree h
 
 and the index sorts last, so that opening reads it in one sweep to the end and touches no episode.
 
-A store with a bound on its size gives up its oldest episodes in the very commit that goes beyond it: their records go,
-and LMDB writes later ones where they were. Keys and index stay, so that numbers keep their meaning and a resumed run
+Episodes are given up in one way, whether they are to be forgotten or are the oldest of a store with a bound on its
+size, in the very commit that goes beyond it: their records go, LMDB writes later ones where they were, and the header
+says which are gone, as ranges of numbers. Keys and index stay, so that numbers keep their meaning and a resumed run
 does not collect again what it has had.
 """
 
@@ -23,11 +24,11 @@ import struct
 import threading
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Literal, Self
@@ -41,10 +42,12 @@ from .database import (
     DATA_FILE,
     HEADER_KEY,
     RESERVE,
-    VERSION_BOUNDED,
+    VERSION_GIVEN_UP,
     GivenUpError,
     StoreError,
+    compact,
     create,
+    identity,
     lock_writer,
     open_environment,
     read_header,
@@ -85,7 +88,8 @@ class EpisodeStore:
     """Episodes on disk, numbered from 0 in the order they came; made by `EpisodeStore.open`.
 
     An episode, once appended, is there as a whole, never changes and outlives a kill of the process; it stays for good,
-    or with `MemoryOptions.max_bytes` until newer ones need its room, and then raises `GivenUpError` where it is read.
+    or until newer ones need its room (`MemoryOptions.max_bytes`) or `forget` gives it up; reading it then raises
+    `GivenUpError`.
     Every episode is checked against its checksum when a process first reads it. One process appends at a time; any
     number read meanwhile and see what was committed when they last called `refresh`. A process opens a store once and
     shares the object between its threads; after a fork the child opens the store again.
@@ -121,13 +125,14 @@ class EpisodeStore:
                 raise StoreError(f"there is no episode store in {folder}; mode 'a' creates one")
             create(folder)
         options = options or MemoryOptions()
+        file = identity(folder)
         env = open_environment(folder, mode, options.map_size, options.sync)
         lock: IO[bytes] | None = None
         try:
             # Only now: closing this file drops the lock for the whole process, and LMDB has just refused to open
             # a store twice in one process.
             lock = lock_writer(folder) if mode == "a" else None
-            return cls(folder, env, lock, spec, options.max_bytes)
+            return cls(folder, env, lock, spec, options, file)
         except BaseException:
             if lock is not None:
                 lock.close()
@@ -140,16 +145,19 @@ class EpisodeStore:
         environment: lmdb.Environment,
         lock: IO[bytes] | None,
         spec: EnvSpec | None,
-        max_bytes: int | None = None,
+        options: MemoryOptions,
+        file: tuple[int, int] | None,
     ) -> None:
-        self.path, self.spec, self.max_bytes = path, spec, max_bytes
+        self.path, self.spec, self.max_bytes = path, spec, options.max_bytes
         self._env: lmdb.Environment | None = environment
+        self._sync, self._file = options.sync, file
         self._lock = lock
         self._pid = os.getpid()
         self._mutex = threading.RLock()
         self._txn: lmdb.Transaction[memoryview] | None = None  # of the read under way, under the mutex
         self._index = {name: array("q") for name in _INDEX_ROW.names or ()}  # arrays that grow cheaply
-        self._num_transitions = self._num_bytes = self._given_up = 0
+        self._kept = np.zeros(0, np.bool_)  # by number, False for an episode that was given up
+        self._num_transitions = self._num_bytes = 0
         self._specs: list[EnvSpec] = []
         self._layouts: dict[int, EpisodeLayout] = {}  # of the episodes whose header was found right
         self._checked: set[tuple[int, int]] = set()  # blocks whose checksum was found right
@@ -157,6 +165,9 @@ class EpisodeStore:
             self._header = read_header(path, txn)
         if lock is not None:
             environment.reader_check()  # frees what killed readers held
+            # A killed writer may have committed without having said so in the table of readers, and while one of them
+            # lives all go by that table; LMDB puts it right when the next one begins to write.
+            environment.begin(write=True).abort()
         self.refresh()
 
     # What is there ---------------------------------------------------------------------------------------------
@@ -183,20 +194,20 @@ class EpisodeStore:
 
     @property
     def num_given_up(self) -> int:
-        """Number of episodes given up, those numbered below it."""
-        return self._given_up
+        """Number of episodes given up."""
+        return self.next_id - len(self)
 
     @property
     def next_id(self) -> int:
         """The number of the next episode to be appended; counts those given up too."""
-        return len(self._index["length"])
+        return len(self._kept)
 
     def __len__(self) -> int:
         """Number of episodes that are kept."""
-        return self.next_id - self._given_up
+        return int(np.count_nonzero(self._kept))
 
     def __iter__(self) -> Iterator[Episode]:
-        return (self.get(episode_id) for episode_id in range(self._given_up, self.next_id))
+        return (self.get(episode_id) for episode_id in self.ids().tolist())
 
     def ids(
         self, env_id: str | None = None, limit: int | None = None, *, spec: EnvSpec | None = None
@@ -212,13 +223,13 @@ class EpisodeStore:
             for number, known in enumerate(self._specs)
             if env_id in (None, known.env_id) and (spec is None or _alike(spec, known))
         ]
-        found: NDArray[np.int64] = np.flatnonzero(np.isin(self._column("spec"), wanted)) + self._given_up
-        return found[:limit]
+        kept = np.flatnonzero(self._kept)
+        return kept[np.isin(self._column("spec", kept), wanted)][:limit]
 
     def kept(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of these episodes that were not given up, in their order."""
         wanted = np.asarray(ids, dtype=np.int64)
-        return wanted[wanted >= self._given_up]
+        return wanted[~np.isin(wanted, np.flatnonzero(~self._kept))]
 
     def lengths(self, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Number of transitions of each of these episodes, given up or not, or of all kept; `[len(ids)]`."""
@@ -227,6 +238,10 @@ class EpisodeStore:
     def terminated(self, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
         """Whether the last transition of each of these episodes ended the task itself; otherwise as `lengths`."""
         return self._column("terminated", ids).astype(np.bool_)
+
+    def spec_of(self, episode_id: int) -> EnvSpec:
+        """The environment that an episode comes from, given up or not."""
+        return self._specs[int(self._column("spec", [episode_id])[0])]
 
     def find(self, key: str) -> int | None:
         """The episode appended under `key`, also if it was given up since, or None."""
@@ -263,7 +278,7 @@ class EpisodeStore:
         return {
             **self._header,
             "episodes": len(self),
-            "given_up": self._given_up,
+            "given_up": self.num_given_up,
             "transitions": self.num_transitions,
             "episode_bytes": self._num_bytes,
             "bytes": (info["last_pgno"] + 1) * page,
@@ -320,31 +335,40 @@ class EpisodeStore:
                 raise self._damaged("gaps in the index")
             for number in range(len(self._specs), int(new["spec"].max()) + 1 if len(new) else 0):
                 self._specs.append(self._read_spec(txn, number))
+            header = read_header(self.path, txn)
+            kept = self._kept_of(header, known + len(new))
             for name, column in self._index.items():
                 column.frombytes(new[name].astype(np.int64).tobytes())
             self._num_transitions += int(new["length"].sum(dtype=np.int64))
             self._num_bytes += int(new["num_bytes"].sum(dtype=np.int64))
-            self._header = read_header(self.path, txn)
-            self._forget(_given_up(self._header))
+            before = np.concatenate([self._kept, np.ones(len(new), np.bool_)])
+            gone = np.flatnonzero(before & ~kept).tolist()
+            for episode_id in gone:
+                self._num_transitions -= self._index["length"][episode_id]
+                self._num_bytes -= self._index["num_bytes"][episode_id]
+                self._layouts.pop(episode_id, None)
+            if gone:
+                self._checked = {block for block in self._checked if kept[block[0]]}
+            self._header, self._kept = header, kept
         return len(new)
 
-    def _forget(self, given_up: int) -> None:
-        """Count without the episodes below `given_up` from now on."""
-        if not self._given_up <= given_up <= max(self.next_id - 1, 0):
-            raise self._damaged(f"{given_up} of {self.next_id} episodes given up, {self._given_up} before")
-        for episode_id in range(self._given_up, given_up):
-            self._num_transitions -= self._index["length"][episode_id]
-            self._num_bytes -= self._index["num_bytes"][episode_id]
-            self._layouts.pop(episode_id, None)
-        if given_up > self._given_up:
-            self._checked = {block for block in self._checked if block[0] >= given_up}
-        self._given_up = given_up
+    def _kept_of(self, header: Mapping[str, Any], total: int) -> NDArray[np.bool_]:
+        """Which of `total` episodes are kept, as the header of the store says."""
+        given_up = _given_up(header)
+        bounds = [number for ends in given_up for number in ends]
+        kept = np.ones(total, np.bool_)
+        for first, stop in given_up:
+            kept[max(first, 0) : max(stop, 0)] = False
+        sound = all(one < other for one, other in pairwise([-1, *bounds, total + 1]))
+        if not sound or (kept[: self.next_id] & ~self._kept).any():
+            raise self._damaged(f"episodes {given_up} of {total} given up")
+        return kept
 
     def verify(self) -> list[str]:
         """Read everything and compare it with checksums, index and keys; the problems found, none for a sound store."""
         problems: list[str] = []
         keys: dict[str, int] = {}
-        for episode_id in range(self._given_up, self.next_id):
+        for episode_id in self.ids().tolist():
             try:
                 with self._read() as txn:
                     header = self._header_of(txn, episode_id)
@@ -363,11 +387,15 @@ class EpisodeStore:
                 cursor.set_range(_KEY)
                 leads = [_number(v) for k, v in takewhile(lambda item: item[0][:1] == _KEY, cursor.iternext())]
                 # Beside a live writer, keys may be there of episodes that are gone by now, or were not there yet.
-                first = max(self._given_up, _given_up(read_header(self.path, txn)))
-                stored, found = (sum(first <= i < self.next_id for i in ids) for ids in (leads, keys.values()))
+                given_up = _given_up(read_header(self.path, txn))
+                kept = self._kept.copy()
+                for first, stop in given_up:
+                    kept[first:stop] = False
+                stored, found = (sum(i < len(kept) and bool(kept[i]) for i in ids) for ids in (leads, keys.values()))
                 if not problems and stored != found:
                     problems.append(f"{stored} keys are stored for {found} episodes with a key")
-                if cursor.set_range(_EPISODE) and bytes(cursor.key()) < _block(first, 0):
+                left = [first for first, stop in given_up if _between(cursor, _block(first, 0), _block(stop, 0))]
+                if left:
                     problems.append("records are left of episodes that were given up")
         except StoreError as error:
             problems.append(str(error))
@@ -397,11 +425,9 @@ class EpisodeStore:
         self, episodes: Sequence[Episode], keys: Sequence[str | None] | None = None, *, spec: EnvSpec | None = None
     ) -> list[int]:
         """Store several episodes in one commit, all or none; otherwise as `append`."""
-        self._environment()  # raises if the store is closed, or a fork's copy
+        self._refuse_unless_writable("append")
         spec = spec or self.spec
         keys = [None] * len(episodes) if keys is None else keys
-        if self._lock is None:
-            raise StoreError(f"{self.path} was opened for reading; open it with mode 'a' to append")
         if spec is None:
             raise StoreError("spec must say which environment the episode comes from, here or at open")
         if len(keys) != len(episodes):
@@ -437,8 +463,7 @@ class EpisodeStore:
         Raises:
             StoreError: the store is read-only or the disk is full; the store is as it was before.
         """
-        if self._lock is None:
-            raise StoreError(f"{self.path} was opened for reading; open it with mode 'a' to take notes")
+        self._refuse_unless_writable("annotate")
         records = {
             _keyed(name, _NOTE): None if note is None else struct.pack("<I", zlib.crc32(note)) + note
             for name, note in notes.items()
@@ -470,6 +495,48 @@ class EpisodeStore:
             except lmdb.MapFullError:
                 self._resize(2 * env.info()["map_size"])
 
+    def forget(self, ids: Iterable[int]) -> list[int]:
+        """Give up these episodes for good, in one commit; returns those of them that were there.
+
+        Their room is used for later ones (`compact` hands it back). Their numbers and keys stay, as with
+        `MemoryOptions.max_bytes`: whoever appends under one of the keys is told that this episode is known.
+
+        Raises:
+            StoreError: there never was such an episode, the store is read-only or the disk is full; the store is as it
+                was before.
+        """
+        self._refuse_unless_writable("forget")
+        with self._mutex:
+            self._refuse_while_reading("forget")
+            gone: list[int] = np.unique(self.kept(self._known(list(ids)))).tolist()
+            if gone:
+                header = self._header_without(gone, self.next_id)
+                pages = int(self._column("num_bytes", gone).sum()) // 512  # LMDB's list of them: 8 bytes of 4096
+                try:
+                    self._commit([len(header), pages], lambda txn: self._give_up(txn, gone, header))
+                except (lmdb.Error, OSError) as error:
+                    raise StoreError(f"cannot forget in {self.path}, which is as it was before: {error}") from error
+                self.refresh()
+        return gone
+
+    def compact(self) -> tuple[int, int]:
+        """Rewrite the file without the room that was given up; returns its bytes before and after.
+
+        The new file takes the place of the old one in one step: killed at any moment, one of the two is there, whole.
+        Readers in other processes finish what they are reading in the old file, whose room the system takes back when
+        the last of them is done, and read on from the new one.
+
+        Raises:
+            StoreError: the store is read-only or the disk is full; the store is as it was before.
+        """
+        self._refuse_unless_writable("compact")
+        with self._mutex:
+            self._refuse_while_reading("compact")
+            before = (self.path / DATA_FILE).stat().st_size
+            compact(self.path, self._environment())
+            self._reopen()
+            return before, (self.path / DATA_FILE).stat().st_size
+
     def _put(
         self, txn: "lmdb.Transaction[bytes]", spec: EnvSpec, new: Mapping[str | int, tuple[Episode, list[memoryview]]]
     ) -> None:
@@ -485,20 +552,36 @@ class EpisodeStore:
             txn.put(_numbered(_INDEX, episode_id), row.tobytes(), append=True)
             if isinstance(key, str):
                 txn.put(_keyed(key), struct.pack(">Q", episode_id))
+        gone = self._beyond_the_bound(sizes)
+        if gone:
+            self._give_up(txn, gone, self._header_without(gone, self.next_id + len(new)))
 
-        self._give_up(txn, sizes)
+    def _beyond_the_bound(self, new: Sequence[int]) -> list[int]:
+        """The oldest episodes, as far as the bound asks for when those of sizes `new` come; never the newest of all."""
+        excess = self._num_bytes + sum(new) - (self.max_bytes or math.inf)
+        if excess <= 0:
+            return []
+        numbers = np.concatenate([np.flatnonzero(self._kept), np.arange(self.next_id, self.next_id + len(new))])
+        sizes = np.concatenate([self._column("num_bytes"), np.asarray(new, dtype=np.int64)])
+        count = int(np.searchsorted(np.cumsum(sizes), excess)) + 1
+        oldest: list[int] = numbers[: min(count, len(numbers) - 1)].tolist()
+        return oldest
 
-    def _give_up(self, txn: "lmdb.Transaction[bytes]", new: Sequence[int]) -> None:
-        """Delete the oldest episodes as far as the bound asks for, when those of sizes `new` have been put."""
-        first, excess = self._given_up, self._num_bytes + sum(new) - (self.max_bytes or math.inf)
-        while excess > 0 and first < self.next_id + len(new) - 1:
+    def _header_without(self, gone: Sequence[int], total: int) -> bytes:
+        """The header of the store of `total` episodes when these are given up too."""
+        lost = np.zeros(total + 2, np.bool_)  # one more at either side, to see where ranges begin and end
+        lost[1 : self.next_id + 1] = ~self._kept
+        lost[np.asarray(gone, dtype=np.int64) + 1] = True
+        given_up = np.flatnonzero(lost[1:] != lost[:-1]).reshape(-1, 2).tolist()
+        return seal({**self._header, "version": VERSION_GIVEN_UP, "given_up": given_up})
+
+    def _give_up(self, txn: "lmdb.Transaction[bytes]", gone: Sequence[int], header: bytes) -> None:
+        """Delete the records of these episodes, and say so in the header."""
+        for episode_id in gone:
             number = 0
-            while txn.delete(_block(first, number)):
+            while txn.delete(_block(episode_id, number)):
                 number += 1
-            excess -= self._index["num_bytes"][first] if first < self.next_id else new[first - self.next_id]
-            first += 1
-        if first > self._given_up:
-            txn.put(HEADER_KEY, seal({**self._header, "version": VERSION_BOUNDED, "given_up": first}))
+        txn.put(HEADER_KEY, header)
 
     def _reserve(self, sizes: Sequence[int]) -> None:
         """Make the file (sparsely) long enough for all pages of the next commit.
@@ -553,34 +636,65 @@ class EpisodeStore:
 
     def _column(self, name: str, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         column = np.array(self._index[name], dtype=np.int64)
-        if ids is None:
-            return column[self._given_up :]
+        return column[np.flatnonzero(self._kept) if ids is None else self._known(ids)]
+
+    def _known(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """These numbers, all of which must be those of episodes."""
         wanted = np.asarray(ids, dtype=np.int64)
-        unknown = wanted[(wanted < 0) | (wanted >= len(column))]
+        unknown = wanted[(wanted < 0) | (wanted >= self.next_id)]
         if len(unknown):
-            raise StoreError(f"episode ids must be between 0 and {len(column) - 1}, got {unknown[0]}")
-        return column[wanted]
+            raise StoreError(f"episode ids must be between 0 and {self.next_id - 1}, got {unknown[0]}")
+        return wanted
 
     @contextmanager
     def _read(self) -> Iterator["lmdb.Transaction[memoryview]"]:
-        env = self._environment()  # before the mutex, which a fork may have copied locked
+        self._environment()  # raises before the mutex, which a fork may have copied locked
         with self._mutex:
             if self._txn is not None:
                 yield self._txn
                 return
             try:
-                try:
-                    txn = env.begin(buffers=True)
-                except lmdb.MapResizedError:  # the writer has grown the map: adopt its size
-                    self._resize(0)
-                    txn = env.begin(buffers=True)
-                with txn:
+                with self._begin() as txn:
                     self._txn = txn
                     yield txn
             except lmdb.Error as error:
                 raise StoreError(f"cannot read the store {self.path}: {error}") from error
             finally:
                 self._txn = None
+
+    def _begin(self) -> "lmdb.Transaction[memoryview]":
+        """A transaction that reads the file that is in place now, which another process may have compacted."""
+        while True:
+            try:
+                txn = self._environment().begin(buffers=True)
+            except lmdb.MapResizedError:  # the writer has grown the map: adopt its size
+                self._resize(0)
+                txn = self._environment().begin(buffers=True)
+            if identity(self.path) in (self._file, None):  # after it began: what it shows was the newest until then
+                return txn
+            txn.abort()
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Go on with the file that is in place now."""
+        map_size = self._environment().info()["map_size"]
+        self._environment().close()
+        self._layouts.clear()
+        self._checked.clear()
+        try:
+            self._file = identity(self.path)
+            self._env = open_environment(self.path, "a" if self.writable else "r", map_size, self._sync)
+            with self._env.begin(buffers=True) as txn:
+                if read_header(self.path, txn)["store_id"] != self.store_id:
+                    raise StoreError(f"another store was put in the place of {self.path}; open it again")
+        except BaseException:
+            self.close()
+            raise
+
+    def _refuse_unless_writable(self, what: str) -> None:
+        self._environment()  # raises if the store is closed, or a fork's copy
+        if self._lock is None:
+            raise StoreError(f"{self.path} was opened for reading; open it with mode 'a' to {what}")
 
     def _refuse_while_reading(self, what: str) -> None:
         if self._txn is not None:
@@ -597,14 +711,13 @@ class EpisodeStore:
     def _record(self, txn: "lmdb.Transaction[memoryview]", episode_id: int, number: int) -> memoryview:
         if not 0 <= episode_id < self.next_id:
             raise StoreError(f"episode_id must be between 0 and {self.next_id - 1}, got {episode_id}")
-        record = None if episode_id < self._given_up else txn.get(_block(episode_id, number))
+        record = txn.get(_block(episode_id, number)) if self._kept[episode_id] else None
         if record is None:
             # A writer may have given it up since the last refresh.
-            given_up = max(self._given_up, _given_up(read_header(self.path, txn)))
-            if episode_id < given_up:
+            if any(first <= episode_id < stop for first, stop in _given_up(read_header(self.path, txn))):
                 raise GivenUpError(
-                    f"episode {episode_id} was given up for newer ones (memory.max_bytes): {self.path} holds "
-                    f"{given_up} to {self.next_id - 1}"
+                    f"episode {episode_id} was given up, for newer ones (memory.max_bytes) or by `forget`: "
+                    f"{self.path} keeps {len(self)} of {self.next_id} episodes"
                 )
             raise self._damaged(f"episode {episode_id} lacks block {number}")
         return record
@@ -704,9 +817,15 @@ def _number(value: bytes | memoryview) -> int:
     return int.from_bytes(bytes(value[:8]), "big")
 
 
-def _given_up(header: Mapping[str, Any]) -> int:
-    """How many episodes were given up, as the header of a store says."""
-    return int(header.get("given_up", 0))
+def _between(cursor: Any, first: bytes, stop: bytes) -> bool:
+    """Whether a record has a key from `first` on and before `stop`."""
+    return bool(cursor.set_range(first)) and bytes(cursor.key()) < stop
+
+
+def _given_up(header: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Which episodes were given up, as the header of a store says: ascending ranges, without their stops."""
+    given_up = header.get("given_up", [])
+    return [(0, given_up)] if isinstance(given_up, int) else [(first, stop) for first, stop in given_up]
 
 
 def _same(one: EnvSpec, other: EnvSpec) -> bool:

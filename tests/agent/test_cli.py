@@ -9,9 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -61,9 +63,14 @@ def test_alone_it_says_what_there_is(cli: Any) -> None:
 def test_usage_errors(cli: Any) -> None:
     assert_error(cli("trian"), "unknown command 'trian': did you mean train?")
     assert_error(cli("memory", "lst", "."), "unknown action 'lst'", "ls")
-    assert_error(cli("memory", "ls"), "required: dir", "forethought memory --help")
+    assert_error(cli("memory", "ls"), "required: dir", "forethought memory ls --help")
+    assert_error(cli("memory"), "required: action", "forethought memory --help")
     assert_error(cli("memory", "ls", ".", "--limit", "few"), "--limit", "few")
-    assert_error(cli("memory", "ls", ".", "--limit", "-3"), "limit must be at least 0, got -3")
+    assert_error(cli("memory", "ls", ".", "--limit", "-3"), "--limit: must be at least 0, got -3")
+    assert_error(cli("memory", "forget", "."), "one of the arguments --episodes --env --before is required")
+    assert_error(cli("memory", "forget", ".", "--episodes", "3", "--before", "4"), "not allowed with argument")
+    assert_error(cli("memory", "forget", ".", "--episodes", "3,x"), "numbers and ranges like 3,5-9, got '3,x'")
+    assert_error(cli("memory", "forget", ".", "--episodes", "9-5"), "must not end before it begins, got 9-5")
     assert_error(cli("train", "--speed", "3"), "unrecognized arguments: --speed")
     assert_error(cli("eval"), "run=runs/…")
     assert_error(cli("eval", "runs/x"), "expected key=value, got 'runs/x'")
@@ -152,10 +159,78 @@ def test_a_memory_that_gave_up_episodes_says_so(cli: Any, small_run: Path, tmp_p
     memory = shutil.copytree(small_run / "memory", tmp_path / "memory")
     with EpisodeStore.open(memory, "a", options=MemoryOptions(max_bytes=1)) as store:
         store.append(store.get(0), spec=store.specs[0])
-    assert cli("memory", "ls", memory).out.endswith("1 episodes, 20 transitions, 8 older ones were given up\n")
+    assert cli("memory", "ls", memory).out.endswith("1 episodes, 20 transitions, 8 others were given up\n")
     assert json.loads(cli("memory", "inspect", memory).out)["given_up"] == 8
     assert_error(cli("memory", "inspect", memory, "--episode", "3"), "episode 3 was given up")
     assert cli("memory", "verify", memory).out == f"{memory}: 1 episodes, 0 problems\n"
+
+
+def test_memory_in_numbers(cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = shutil.copytree(small_run / "memory", tmp_path / "memory")
+    with EpisodeStore.open(memory, "a") as store:
+        spec = store.specs[0]
+        for day in (2, 1):
+            episode = store.get(0)
+            episode.success[:] = True
+            store.append(replace(episode, meta={"time": f"2030-01-0{day}"}), spec=replace(spec, env_id="Other-v0"))
+        store.annotate({"graph/1": b"12345"})
+        infos = [store.info(i) for i in range(8)]
+    found = json.loads(cli("memory", "stats", memory, "--json").out)
+    plain = json.loads(cli("memory", "inspect", memory).out)
+    assert {k: v for k, v in found.items() if k not in ("environments", "notes")} == {
+        k: v for k, v in plain.items() if k != "environments"
+    }
+    first, other = found["environments"]
+    assert first == {
+        **plain["environments"][0],
+        "success_share": np.mean([info["success"] for info in infos]),
+        "mean_return": pytest.approx(np.mean([info["total_reward"] for info in infos])),
+        "first_time": None,
+        "last_time": None,
+    }
+    assert (other["success_share"], other["first_time"], other["last_time"]) == (1.0, "2030-01-01", "2030-01-02")
+    assert found["notes"] == [{"name": "graph/1", "bytes": 5}]
+    monkeypatch.setenv("COLUMNS", "200")
+    table = cli("memory", "stats", memory).out
+    for part in ("Other-v0", "100.0%", "2030-01-02", "graph/1", "10 episodes (0 given up), 200 transitions"):
+        assert part in table
+
+
+def test_episodes_are_forgotten_and_the_file_compacted(
+    cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = shutil.copytree(small_run / "memory", tmp_path / "memory")
+    assert_error(cli("memory", "forget", memory, "--episodes", "6-8"), "episodes must be below 8, got 8")
+    assert_error(cli("memory", "forget", memory, "--env", "PointMass"), "did you mean forethought/PointMass-v0")
+    assert_error(cli("memory", "compact", tmp_path / "none"), "there is no episode store in")
+    assert_error(cli("memory", "forget", tmp_path / "none", "--before", "3", "--yes"), "there is no episode store in")
+    assert not (tmp_path / "none").exists()
+
+    def left() -> list[int]:
+        with EpisodeStore.open(memory) as store:
+            return store.ids().tolist()
+
+    dry = cli("memory", "forget", memory, "--episodes", "1,3-4", "--dry-run").out
+    assert dry.startswith(f"{memory}: would forget 3 of 8 episodes (60 transitions, ")
+    for answer in ("", "n\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        asked = cli("memory", "forget", memory, "--episodes", "1,3-4")
+        assert (asked.code, asked.out.splitlines()[-1][-40:]) == (1, "nothing was forgotten (--yes does not ask)"[-40:])
+    assert left() == list(range(8))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert "forgot 3 episodes, 5 are left" in cli("memory", "forget", memory, "--episodes", "1,3-4").out
+    assert left() == [0, 2, 5, 6, 7]
+    assert "forgot 2 episodes" in cli("memory", "forget", memory, "--before", "5", "--yes").out
+    assert left() == [5, 6, 7]
+    assert cli("memory", "ls", memory).out.endswith("3 episodes, 60 transitions, 5 others were given up\n")
+    before = (memory / "data.mdb").stat().st_size
+    said = cli("memory", "compact", memory).out
+    assert said.startswith(f"{memory}: {before} bytes before, {(memory / 'data.mdb').stat().st_size} after (")
+    assert left() == [5, 6, 7]
+    assert "forgot 3 episodes" in cli("memory", "forget", memory, "--env", "forethought/PointMass-v0", "--yes").out
+    assert cli("memory", "verify", memory).out == f"{memory}: 0 episodes, 0 problems\n"
+    assert "would forget 0 of 0" in cli("memory", "forget", memory, "--before", "5", "--yes").out
+    assert cli("memory", "stats", memory).code == 0
 
 
 def test_memory_that_is_missing_damaged_or_foreign(cli: Any, small_run: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def read(store: EpisodeStore, what: Callable[[EpisodeReader], object]) -> object
 
 @pytest.mark.parametrize("name", READS)
 def test_what_is_gone_is_said_to_be_gone(name: str, half_gone: Path) -> None:
-    message = "episode 6 was given up for newer ones .*: .* holds 7 to 11"
+    message = "episode 6 was given up, for newer ones .*: .* keeps 5 of 12 episodes"
     with EpisodeStore.open(half_gone) as store, pytest.raises(GivenUpError, match=message):
         READS[name](store)
 
@@ -103,7 +103,7 @@ def test_stats_say_what_is_kept(half_gone: Path, size: int) -> None:
     with EpisodeStore.open(half_gone) as store:
         stats = store.stats()
         assert stats["episode_bytes"] == sum(store.info(i)["num_bytes"] for i in store.ids())
-    assert (stats["episodes"], stats["given_up"], stats["transitions"], stats["version"]) == (5, 7, 500, 2)
+    assert (stats["episodes"], stats["given_up"], stats["transitions"], stats["version"]) == (5, 7, 500, 3)
     assert stats["environments"] == [{"env_id": "Toy-v0", "episodes": 5, "transitions": 500}]
     json.dumps(stats)
 
@@ -163,13 +163,26 @@ def test_a_record_that_was_left_behind_is_found(half_gone: Path) -> None:
         assert store.verify() == ["records are left of episodes that were given up"]
 
 
-@pytest.mark.parametrize("given_up", [-1, 12, 99])
-def test_a_header_that_cannot_be_is_refused(given_up: int, half_gone: Path) -> None:
-    with lmdb.open(str(half_gone), map_size=1 << 30) as env, env.begin(write=True) as txn:
+def put_given_up(folder: Path, given_up: object) -> None:
+    with lmdb.open(str(folder), map_size=1 << 30) as env, env.begin(write=True) as txn:
         header = database.unseal(memoryview(txn.get(database.HEADER_KEY)))
-        txn.put(database.HEADER_KEY, database.seal({**header, "given_up": given_up}))
-    with pytest.raises(StoreError, match=f"{given_up} of 12 episodes given up"):
+        txn.put(database.HEADER_KEY, database.seal({**header, "version": 2, "given_up": given_up}))
+
+
+@pytest.mark.parametrize("given_up", [-1, 0, 13, [[0, 13]], [[-1, 7]], [[3, 3]], [[5, 7], [0, 2]], [[0, 5], [5, 7]]])
+def test_a_header_that_cannot_be_is_refused(given_up: object, half_gone: Path) -> None:
+    put_given_up(half_gone, given_up)
+    with pytest.raises(StoreError, match="of 12 given up"):
         EpisodeStore.open(half_gone)
+
+
+def test_a_store_of_version_2_says_how_many_of_the_oldest_are_gone(half_gone: Path) -> None:
+    put_given_up(half_gone, 7)
+    with EpisodeStore.open(half_gone, "a") as store:
+        assert store.ids().tolist() == [7, 8, 9, 10, 11]
+        assert store.forget([9]) == [9]
+        assert (store.ids().tolist(), store.stats()["version"]) == ([7, 8, 10, 11], 3)
+        assert store.verify() == []
 
 
 def test_a_bound_must_be_positive() -> None:

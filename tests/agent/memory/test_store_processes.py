@@ -254,6 +254,91 @@ def test_readers_of_a_bounded_store_see_what_they_read_to_its_end(
     os.close(end)
 
 
+def test_readers_go_over_to_a_compacted_file(
+    fork: Fork, folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
+) -> None:
+    """The block under way ends in the old file; what comes after it is read from the new one, and from the next."""
+    pipe, end = os.pipe()
+
+    def write(report: Report) -> None:
+        with EpisodeStore.open(folder, "a", spec, MemoryOptions(sync=False)) as store:
+            store.append_many([make_episode(spec, 40, i) for i in range(12)])
+            report("filled")
+            for act in (lambda: store.forget([2, 6]), store.compact, lambda: store.append(make_episode(spec, 9, 12))):
+                os.read(pipe, 1)
+                act()
+                report("done")
+            for i in range(13, 16):
+                os.read(pipe, 1)
+                store.append(make_episode(spec, 9, i))
+                report(store.compact())
+
+    def let(child: Child) -> None:
+        os.write(end, b"x")
+        child.line()
+
+    child = fork(write)
+    child.line()
+    with EpisodeStore.open(folder) as store:
+        let(child)
+        assert len(store) == 12
+        with pytest.raises(GivenUpError):
+            store.get(2)
+        store.refresh()
+        assert store.ids().tolist() == [0, 1, 3, 4, 5, 7, 8, 9, 10, 11]
+        with store.reading() as reader:
+            actions = reader.array(1, "actions")
+            let(child)  # compacts
+            let(child)  # appends, to the new file
+            np.testing.assert_array_equal(actions, make_episode(spec, 40, 1).actions)
+            np.testing.assert_array_equal(reader.array(11, "rewards"), make_episode(spec, 40, 11).rewards)
+        assert store.refresh() == 1
+        assert_same(store.get(12), make_episode(spec, 9, 12))
+        for i in range(13, 16):
+            let(child)
+            assert_same(store.get(1), make_episode(spec, 40, 1))
+            assert store.refresh() == 1
+            assert_same(store.get(i), make_episode(spec, 9, i))
+        assert store.verify() == []
+    child.rest()
+    child.join()
+    os.close(pipe)
+    os.close(end)
+
+
+def test_killed_while_forgetting_and_compacting(
+    fork: Fork, folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
+) -> None:
+    """Wherever the kill falls, a whole store is there, the old one or the new one."""
+    rng = np.random.default_rng(8)
+
+    def write(report: Report) -> None:
+        with EpisodeStore.open(folder, "a", spec, MemoryOptions(map_size=1 << 20, sync=False)) as store:
+            while True:
+                i = store.next_id
+                report(f"append {store.append_many([make_episode(spec, 300, i + k) for k in range(4)])[-1]}")
+                report(f"forget {store.forget([i + 1, i + 2])[-1]}")
+                store.compact()
+
+    said: dict[str, int] = {}
+    for _ in range(15):
+        child = fork(write)
+        for _ in range(int(rng.integers(1, 8))):
+            child.line()
+        time.sleep(float(rng.random()) * 0.01)
+        child.kill()
+        said |= {words[0]: int(words[1]) for words in map(str.split, child.rest())}
+        with EpisodeStore.open(folder) as reader:
+            assert reader.verify() == []
+            assert reader.next_id > said.get("append", -1)
+            kept = set(reader.ids().tolist())
+            forgotten = {i for i in range(reader.next_id) if i % 4 in (1, 2)}
+            assert kept & {i for i in forgotten if i <= said.get("forget", -1)} == set()
+            assert set(range(reader.next_id)) - forgotten <= kept
+            for i in kept:
+                assert_same(reader.get(i), make_episode(spec, 300, i))
+
+
 def test_kill_during_creation_leaves_nothing_in_the_way(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
     (folder / "creating").mkdir(parents=True)
     (folder / "creating" / "data.mdb").write_bytes(b"half written")

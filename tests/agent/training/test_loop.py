@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from forethought import ForethoughtError
 from forethought.agent import build
+from forethought.agent.memory.sampler import SequenceSampler
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training import rollout
 from forethought.agent.training.checkpoint import load_checkpoint
@@ -177,6 +178,31 @@ def test_interrupt_during_collection_keeps_the_waves_that_are_stored(
     build.train(config)
     assert len(lived) == 3  # the second wave of this phase, and one in each of the others
     assert_same_run(small_run, tmp_path / "run")
+
+
+def test_a_resumed_run_does_without_what_was_forgotten_and_does_not_collect_it_again(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(Config, [*small, f"out={tmp_path / 'run'}"])
+    with pytest.raises(KeyboardInterrupt):
+        build.train(config, Watcher(1))
+    with EpisodeStore.open(tmp_path / "run" / "memory", "a") as store:
+        assert store.next_id == 4
+        store.forget([0, 2])
+        store.compact()
+    drawn: list[list[int]] = []
+    refresh = SequenceSampler.refresh
+
+    def watched(sampler: SequenceSampler, *args: Any) -> None:
+        refresh(sampler, *args)
+        drawn.append(sampler._ids.tolist())
+
+    monkeypatch.setattr(SequenceSampler, "refresh", watched)
+    build.train(config)
+    assert drawn[-3:] == [[1, 3], [1, 3, 4, 5], [1, 3, 4, 5, 6, 7]]
+    with EpisodeStore.open(tmp_path / "run" / "memory") as store:
+        assert store.ids().tolist() == [1, 3, 4, 5, 6, 7]
+        assert store.verify() == []
 
 
 def test_a_run_folder_holds_what_is_promised(small_run: Path, small: list[str]) -> None:
