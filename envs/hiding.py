@@ -21,8 +21,8 @@ class Veil:
 
     Args:
         specs: of the arrays.
-        hide: what is taken out: `velocity` for a whole array, `observation[3]`, `observation[8:17]` or `observation[8:]`
-            for numbers of a vector. What is left of a vector is a shorter one.
+        hide: what is taken out: `velocity` for a whole array, `observation[3]`, `observation[8:17]` or
+            `observation[8:]` for numbers of a vector. What is left of a vector is a shorter one.
 
     Raises:
         UnknownNameError: there is no array of that name.

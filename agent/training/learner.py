@@ -35,6 +35,9 @@ class LearnerOptions:
     """Steps of latent prediction per window; as long as the plans that the model is used for."""
     burn_in: int = 0
     """Steps at the start of each window that only warm up the recurrent belief."""
+    prediction_steps: int | None = None
+    """Steps of latent prediction after which it begins anew at what was observed, so that a belief can be taught by
+    windows longer than plans; the window without its burn-in is a multiple. None predicts all of it at once."""
     cache_bytes: int = 1 << 30
     """Observations up to this size are kept in RAM for sampling; larger ones are read from the memory map."""
     focus_share: float = 0.0
@@ -111,6 +114,11 @@ class LearnerOptions:
                 raise LearnerError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.burn_in < self.window:
             raise LearnerError(f"burn_in must be between 0 and window-1={self.window - 1}, got {self.burn_in}")
+        steps = self.prediction_steps
+        if steps is not None and (steps < 1 or (self.window - self.burn_in) % steps):
+            raise LearnerError(
+                f"prediction_steps must divide window - burn_in = {self.window - self.burn_in}, got {steps}"
+            )
         if self.straightening and self.window - self.burn_in < 2:
             raise LearnerError(
                 f"window - burn_in must be at least 2 with straightening, got {self.window - self.burn_in}"
@@ -294,8 +302,8 @@ class Learner:
             return order.to(self.device), False
         if heads is None:
             return None, False
-        steps = batch.actions.shape[1] - self.options.burn_in
-        shape = (2, self.model.members, len(batch.actions), steps, heads.action_dim)
+        windows = _pieces(batch.actions[:, self.options.burn_in :], self.options.prediction_steps)
+        shape = (2, self.model.members, *windows.shape[:2], heads.action_dim)
         noise = torch.randn(shape, generator=self.generator, device=self.generator.device)
         return noise.to(self.device), heads.terminates
 
@@ -320,11 +328,8 @@ class Learner:
         start = options.burn_in
         z, actions = z[:, start:], batch.actions[:, start:]
         terms: dict[str, Tensor] = {}
-        predicted = None
         if options.prediction or model.control is not None:
-            predicted = model.rollout(z[:, 0].expand(model.members, -1, -1), actions)
-        if predicted is not None and options.prediction:
-            terms["prediction"] = losses.prediction_loss(predicted, self._target(seen, z), options.rho)
+            terms |= self._imagined(batch, seen, z, drawn, terminates)
         if options.inverse_dynamics:
             guess = model.inverse(z[:, :-1], z[:, 1:])
             terms["inverse_dynamics"] = F.mse_loss(guess, model.normalize_action(actions))
@@ -341,9 +346,6 @@ class Learner:
             assert model.spec.goal is not None
             reached = model.normalize_achieved(batch.obs[model.spec.goal.achieved_key or ""][:, start:])
             terms["achieved"] = F.mse_loss(model.goal_point(z), reached)
-        if predicted is not None and model.control is not None and drawn is not None:
-            rewards, terminated = batch.rewards[:, start:], batch.terminated[:, start:]
-            terms |= self._control(model.control, z, predicted, actions, rewards, terminated, drawn, terminates)
         if options.time_to_goal and isinstance(model.time_to_goal, Quasimetric):
             assert drawn is not None
             terms["time_to_goal"] = self._quasimetric(model.time_to_goal, batch, seen, z, drawn)
@@ -353,6 +355,23 @@ class Learner:
             target = model.probe_target(batch.obs)[:, start:]
             terms["probe"] = F.mse_loss(model.probe(z), target)
         return terms, z
+
+    def _imagined(
+        self, batch: SequenceBatch, seen: SequenceBatch, z: Tensor, drawn: Tensor | None, terminates: bool
+    ) -> dict[str, Tensor]:
+        """Losses along what the model imagines from latents `z [B, L+1, Z]` of windows, which may be cut into pieces."""
+        options, model, steps = self.options, self.model, self.options.prediction_steps
+        terms: dict[str, Tensor] = {}
+        actions = _pieces(batch.actions[:, options.burn_in :], steps)
+        latents = _pieces(z, steps, shared=1)
+        predicted = model.rollout(latents[:, 0].expand(model.members, -1, -1), actions)
+        if options.prediction:
+            target = _pieces(self._target(seen, z), steps)
+            terms["prediction"] = losses.prediction_loss(predicted, target, options.rho)
+        if model.control is not None and drawn is not None:
+            rewards, terminated = (_pieces(x[:, options.burn_in :], steps) for x in (batch.rewards, batch.terminated))
+            terms |= self._control(model.control, latents, predicted, actions, rewards, terminated, drawn, terminates)
+        return terms
 
     def _clip(self) -> Tensor:
         """Limit the gradient; heads of another scale on their own. Returns the whole norm."""
@@ -494,3 +513,17 @@ class Learner:
         """The same latents, with `goal_gradient` of their gradient."""
         part = self.options.goal_gradient
         return z.detach().lerp(z, part) if part else z.detach()
+
+
+def _pieces(x: Tensor, steps: int | None, shared: int = 0) -> Tensor:
+    """Windows `[B, L + shared, ...]` cut into `P = L / steps` pieces each, `[B * P, steps + shared, ...]`.
+
+    Args:
+        x: windows; None in place of `steps` leaves them whole.
+        steps: length of a piece.
+        shared: time steps at its end that are also the beginning of the next.
+    """
+    if steps is None:
+        return x
+    pieces = x.unfold(1, steps + shared, steps).movedim(-1, 2)
+    return pieces.flatten(0, 1)
