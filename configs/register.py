@@ -77,16 +77,23 @@ def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
     given = dict(o.split("=", 1) for o in overrides if "=" in o)
     if "preset" in given or "env" not in given:
         return list(overrides), None
-    observation = given.get("env_options.observation", "state")
+    seen = given.get("env_options.observation", "state"), _names(given.get("env_options.hide", ""))
     known = presets()
     for name, preset in known.items():
-        same = preset.get("env_options", {}).get("observation", "state") == observation
+        made = preset.get("env_options", {})
+        same = (made.get("observation", "state"), set(made.get("hide", []))) == seen
         objective = _objective_of(preset, known)
         if preset.get("env") == given["env"] and same and given.get("objective", objective) == objective:
             return [f"preset={name}", *overrides], name
     if given.get("objective") == "reward":
         return ["preset=nano", *overrides], "nano"
     return list(overrides), None
+
+
+def _names(override: str) -> set[str]:
+    """Members of a list in an override, `[a,'b[2]']`."""
+    inside = override.removeprefix("[").removesuffix("]")
+    return {name.strip(" '\"") for name in inside.split(",") if name.strip()}
 
 
 def _objective_of(preset: dict[str, Any], known: dict[str, dict[str, Any]]) -> str:

@@ -359,7 +359,7 @@ class Learner:
     def _imagined(
         self, batch: SequenceBatch, seen: SequenceBatch, z: Tensor, drawn: Tensor | None, terminates: bool
     ) -> dict[str, Tensor]:
-        """Losses along what the model imagines from latents `z [B, L+1, Z]` of windows, which may be cut into pieces."""
+        """Losses along what the model imagines from latents `z [B, L+1, Z]` of windows, whole or in pieces."""
         options, model, steps = self.options, self.model, self.options.prediction_steps
         terms: dict[str, Tensor] = {}
         actions = _pieces(batch.actions[:, options.burn_in :], steps)

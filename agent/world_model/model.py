@@ -139,10 +139,10 @@ class WorldModel(nn.Module):
     """Encoder, predictor ensemble and heads for one `EnvSpec`.
 
     Latents are `z [..., Z]`. With `recurrence="gru"` the learned part of z is a belief that also depends on the past:
-    call `observe` with the last latents and action instead of `encode`. Goals live in a goal space of `goal_dim` numbers: the latent
-    space itself where goals are whole observations, the normalised achieved goal where the environment only states
-    a `desired_goal`; there a learned head takes latents to that space. Statistics of the observations (`normalizer`)
-    are part of the weights.
+    call `observe` with the last latents and action instead of `encode`. Goals live in a goal space of `goal_dim`
+    numbers: the latent space itself where goals are whole observations, the normalised achieved goal where the
+    environment only states a `desired_goal`; there a learned head takes latents to that space. Statistics of the
+    observations (`normalizer`) are part of the weights.
 
     Args:
         spec: the environment.

@@ -177,8 +177,10 @@ def test_every_preset_loads_says_what_it_holds_and_is_found_by_its_environment(n
 
     check(preset, config)
     if "env" in preset:
-        observation = preset.get("env_options", {}).get("observation", "state")
-        given = [f"env={preset['env']}", f"env_options.observation={observation}"]
+        made = preset.get("env_options", {})
+        hide = ",".join(f"'{name}'" for name in made.get("hide", []))
+        given = [f"env={preset['env']}", f"env_options.observation={made.get('observation', 'state')}"]
+        given += [f"env_options.hide=[{hide}]"] * bool(hide)
         assert with_preset(given) == ([f"preset={name}", *given], name)
 
 
