@@ -183,7 +183,7 @@ def _check_augmentation(model: WorldModel, options: LearnerOptions) -> None:
     if model.measured_dim:
         raise LearnerError(
             f"vector_dropout must be 0 with encoder={model.options.encoder}, where z holds the vectors themselves and "
-            f"nothing else could stand there, got {options.vector_dropout}; encoder=learned and recurrence=gru take it"
+            f"nothing else could stand there, got {options.vector_dropout}; encoder=learned takes it"
         )
 
 

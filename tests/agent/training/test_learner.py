@@ -253,6 +253,31 @@ def test_burn_in_only_warms_the_belief(toy_spec: Maker, make_learner: Callable[.
     assert float(learner.losses(none)[0]["time_to_goal"]) == 0.0
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("ema_target", [0.0, 0.9])
+def test_prediction_begins_anew_at_what_was_observed(
+    ema_target: float, toy_spec: Maker, make_learner: Callable[..., Learner], toy_batch: Maker
+) -> None:
+    spec = toy_spec()
+    learner = make_learner(
+        spec, model={"recurrence": "gru"}, window=5, burn_in=1, prediction_steps=2, rho=0.5, ema_target=ema_target
+    )
+    batch = toy_batch(spec, length=5)
+    terms, z = learner.losses(batch)
+    assert z.shape[1] == 5  # everything else is learned from whole windows
+    errors = []
+    for start in (0, 2):
+        state = z[:, start].expand(learner.model.members, -1, -1)
+        first = learner.model.step(state, batch.actions[:, 1 + start])
+        second = learner.model.step(first, batch.actions[:, 2 + start])
+        errors += [(first - z[:, start + 1]).square().mean() / 1.5, (second - z[:, start + 2]).square().mean() / 3]
+    assert torch.allclose(terms["prediction"], torch.stack(errors).sum() / 2, rtol=1e-4)
+    whole = make_learner(spec, model={"recurrence": "gru"}, window=5, burn_in=1, prediction_steps=4, rho=0.5)
+    at_once = make_learner(spec, model={"recurrence": "gru"}, window=5, burn_in=1, rho=0.5)
+    same = [learner.losses(batch)[0] for learner in (whole, at_once)]
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+
+
 # -- updates -----------------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +378,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "batch_size": (5, {}),
     "window": (5, {}),
     "burn_in": (1, {}),
+    "prediction_steps": (2, {}),
     "goals_per_window": (2, {}),
     "goal_power": (1.0, {}),
     "learning_rate": (2e-3, {}),
@@ -431,6 +457,9 @@ def test_cache_bytes_changes_where_batches_come_from_and_nothing_else(
         ({"goals_per_window": 0}, "goals_per_window must be at least 1, got 0"),
         ({"window": 4, "burn_in": 4}, "burn_in must be between 0 and window-1=3, got 4"),
         ({"burn_in": -1}, "burn_in must be between 0 and window-1=7, got -1"),
+        ({"prediction_steps": 0}, "prediction_steps must divide window - burn_in = 8, got 0"),
+        ({"burn_in": 2, "prediction_steps": 4}, "prediction_steps must divide window - burn_in = 6, got 4"),
+        ({"prediction_steps": 16}, "prediction_steps must divide window - burn_in = 8, got 16"),
         (
             {"window": 3, "burn_in": 2, "straightening": 0.1},
             "window - burn_in must be at least 2 with straightening, got 1",
