@@ -56,6 +56,7 @@ from .training.evaluate import (
     prediction_error,
     run_arm,
     score,
+    success_interval,
 )
 from .training.learner import Learner
 from .training.loop import Progress, Trainer, TrainingOptions
@@ -539,10 +540,19 @@ def _measure(
     if options.latent_l2 and for_goals:
         result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(_with_latent_l2(agent)))
     result |= _true_dynamics(agent, environments, env_options, options, arm)
+    _count_failures([result, *(row for row in (result["random"], *result["arms"].values()) if row is not None)])
     result |= _timed(agent, environments, env_options, options, seeds, run_dir)
     diagnostics = diagnose(agent, held_out, acted, _probed(agent, environments, env_options, options))
     write_json(run_dir / "diagnostics.json", _finite(diagnostics))
     return result
+
+
+def _count_failures(rows: list[dict[str, Any]]) -> None:
+    """Where one arm shows that the environment can call something a success, the others had none."""
+    if any(row["success_rate"] is not None for row in rows):
+        for row in rows:
+            if row["success_rate"] is None:
+                row |= {"success_rate": 0.0, "success_ci": success_interval(0, row["episodes"])}
 
 
 def _read_goal(agent: Agent, path: str) -> dict[str, Array]:
