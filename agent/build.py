@@ -639,8 +639,8 @@ def _probed(
     if not seeds:
         return []
     observation = "both" if env_options.observation == "pixels" else env_options.observation
-    # Goals do not matter, and those ahead along an episode would make it short. What is hidden is asked for, too, but an
-    # array that the model sees in part has to stay as it is.
+    # Goals do not matter, and those ahead along an episode would make it short. What is hidden is asked for, too, but
+    # an array that the model sees in part has to stay as it is.
     hide = [name for name in env_options.hide if name.split("[")[0] in agent.model.spec.obs]
     plain = dataclasses.replace(env_options, observation=observation, goal_ahead=None, hide=hide)
     rows = min(len(seeds), environments.num_envs)

@@ -106,9 +106,9 @@ class Screen(MujocoRewardTask):
     """Catch a ball where it comes out from behind a screen.
 
     The ball rolls straight and at constant speed. Where it comes out has nothing to do with where it came from; how it
-    moves tells, which takes two observations. The paddle is held until the ball is hidden. When the ball is seen again
-    it is at the line of the paddle: the reward, from 0 to 1, is for how near the two are right then, success is to have
-    the ball within `TOLERANCE`.
+    moves tells, which takes two observations. The paddle is held until the ball is hidden. From then until the ball is
+    seen again, the reward, from 0 to 1, is for how level the paddle is with it; success is to have it within
+    `TOLERANCE` when it is seen again, when nothing can be done about it any more.
 
     Observation: `ball` (x, y in metres, 0 while hidden), `visible` (1 or 0), `paddle` (y in metres), `velocity` (of the
     paddle, m/s). Action: force on the paddle, in [-1, 1] N, which its damping turns into at most 1 m/s.
@@ -125,7 +125,7 @@ class Screen(MujocoRewardTask):
     EXTENT = 0.45
     """The ball starts and leaves the screen within this distance of the middle along y, in metres."""
     PAID = 0.4
-    """Distance of the paddle from the ball within which there is a reward, in metres."""
+    """Distance of the paddle from the ball along y within which there is a reward, in metres."""
     TOLERANCE = 0.1
     """Success: distance of the paddle from the ball, in metres."""
 
@@ -174,7 +174,8 @@ class Screen(MujocoRewardTask):
 
     @override
     def reward(self, qpos: Floats, qvel: Floats) -> Floats:
-        return np.where(self._comes_out(qpos), np.clip(1 - self._gap(qpos) / self.PAID, 0.0, 1.0), 0.0)
+        level = np.clip(1 - self._gap(qpos) / self.PAID, 0.0, 1.0)
+        return np.where(self._hidden(qpos) | self._comes_out(qpos), level, 0.0)
 
     @override
     def succeeded(self, qpos: Floats, qvel: Floats) -> NDArray[np.bool_]:
