@@ -184,6 +184,21 @@ def test_every_preset_loads_says_what_it_holds_and_is_found_by_its_environment(n
         assert with_preset(given) == ([f"preset={name}", *given], name)
 
 
+@pytest.mark.parametrize(
+    ("override", "hidden", "name"),
+    [
+        ("[velocity]", ["velocity"], "cartpole_hidden"),
+        ("['velocity']", ["velocity"], "cartpole_hidden"),
+        ("['position[0]']", ["position[0]"], "cartpole"),
+        ("[]", [], "cartpole"),
+    ],
+)
+def test_what_is_hidden_chooses_the_preset(override: str, hidden: list[str], name: str) -> None:
+    overrides, chosen = with_preset(["env=forethought/Cartpole-v0", f"env_options.hide={override}"])
+    assert chosen == name
+    assert load(Config, overrides).env_options.hide == hidden
+
+
 def test_presets_are_not_added_where_none_fits_or_one_was_chosen() -> None:
     for given in (["env=no/Preset-v0"], ["preset=default", ENV], ["steps=3"]):
         assert with_preset(given) == (given, None)
