@@ -34,7 +34,7 @@ class Task:
 
 
 TASKS = {
-    "cartpole_hidden": Task("Cartpole without velocities", 240),
+    "reacher_hidden": Task("Reacher without velocities", 240),
     "cue": Task("Cue: a flag in one of four corners, gone before the ball may move", 240),
     "screen": Task("Screen: a ball rolls behind a screen and is to be caught where it comes out", 240),
 }

@@ -187,14 +187,14 @@ def test_every_preset_loads_says_what_it_holds_and_is_found_by_its_environment(n
 @pytest.mark.parametrize(
     ("override", "hidden", "name"),
     [
-        ("[velocity]", ["velocity"], "cartpole_hidden"),
-        ("['velocity']", ["velocity"], "cartpole_hidden"),
-        ("['position[0]']", ["position[0]"], "cartpole"),
-        ("[]", [], "cartpole"),
+        ("[velocity]", ["velocity"], "reacher_hidden"),
+        ("['velocity']", ["velocity"], "reacher_hidden"),
+        ("['position[0]']", ["position[0]"], "reacher"),
+        ("[]", [], "reacher"),
     ],
 )
 def test_what_is_hidden_chooses_the_preset(override: str, hidden: list[str], name: str) -> None:
-    overrides, chosen = with_preset(["env=forethought/Cartpole-v0", f"env_options.hide={override}"])
+    overrides, chosen = with_preset(["env=forethought/Reacher-v0", f"env_options.hide={override}"])
     assert chosen == name
     assert load(Config, overrides).env_options.hide == hidden
 
