@@ -124,7 +124,7 @@ class Screen(MujocoRewardTask):
     """Observations of the ball before it is hidden."""
     EXTENT = 0.45
     """The ball starts and leaves the screen within this distance of the middle along y, in metres."""
-    PAID = 0.4
+    PAID = 0.25
     """Distance of the paddle from the ball along y within which there is a reward, in metres."""
     TOLERANCE = 0.1
     """Success: distance of the paddle from the ball, in metres."""
