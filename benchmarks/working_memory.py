@@ -1,6 +1,6 @@
 """Tasks in which what decides is not seen any more, for an agent with a working memory and for one without.
 
-    python benchmarks/working_memory.py                         everything; an hour and a half
+    python benchmarks/working_memory.py                         everything; an hour
     python benchmarks/working_memory.py --tasks cue --seeds 0   both agents, one training each
     python benchmarks/working_memory.py --only-eval             evaluate the trainings of an earlier call again
 
@@ -34,7 +34,6 @@ class Task:
 
 
 TASKS = {
-    "reacher_hidden": Task("Reacher without velocities", 240),
     "cue": Task("Cue: a flag in one of four corners, gone before the ball may move", 240),
     "screen": Task("Screen: a ball rolls behind a screen and is to be caught where it comes out", 240),
 }

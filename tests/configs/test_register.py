@@ -187,16 +187,21 @@ def test_every_preset_loads_says_what_it_holds_and_is_found_by_its_environment(n
 @pytest.mark.parametrize(
     ("override", "hidden", "name"),
     [
-        ("[velocity]", ["velocity"], "reacher_hidden"),
-        ("['velocity']", ["velocity"], "reacher_hidden"),
+        ("[velocity]", ["velocity"], "blind"),
+        ("['velocity']", ["velocity"], "blind"),
         ("['position[0]']", ["position[0]"], "reacher"),
         ("[]", [], "reacher"),
     ],
 )
-def test_what_is_hidden_chooses_the_preset(override: str, hidden: list[str], name: str) -> None:
-    overrides, chosen = with_preset(["env=forethought/Reacher-v0", f"env_options.hide={override}"])
-    assert chosen == name
-    assert load(Config, overrides).env_options.hide == hidden
+def test_what_is_hidden_chooses_the_preset(
+    override: str, hidden: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = {"env": "forethought/Reacher-v0", "env_options": {"hide": ["velocity"]}}
+    known = {"blind": blind, **presets()}
+    monkeypatch.setattr(register, "presets", lambda: known)
+    given = ["env=forethought/Reacher-v0", f"env_options.hide={override}"]
+    assert with_preset(given) == ([f"preset={name}", *given], name)
+    assert load(Config, ["preset=default", *given]).env_options.hide == hidden
 
 
 def test_presets_are_not_added_where_none_fits_or_one_was_chosen() -> None:
