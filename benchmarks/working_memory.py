@@ -23,20 +23,11 @@ ARMS = ("gru", "none")
 SEEDS = (0, 1, 2)
 
 
-@dataclass(frozen=True)
-class Task:
-    """One row of the table; its name is that of the preset."""
-
-    title: str
-    """What the table calls it."""
-    limit_s: float
-    """Seconds that the longest training may take."""
-
-
 TASKS = {
-    "cue": Task("Cue: a flag in one of four corners, gone before the ball may move", 240),
-    "screen": Task("Screen: a ball rolls behind a screen and is to be caught where it comes out", 240),
+    "cue": "Cue: a flag in one of four corners, gone before the ball may move",
+    "screen": "Screen: a ball rolls behind a screen and is to be caught where it comes out",
 }
+"""Rows of the table: what it calls them, by the names of their presets."""
 
 
 @dataclass(frozen=True)
