@@ -301,10 +301,12 @@ class Learner:
         windows, steps = len(batch.actions), batch.actions.shape[1] - options.burn_in
         begins: Tensor | None = None
         if options.prediction_steps is not None:
-            latest, pieces = steps - options.prediction_steps, steps // options.prediction_steps
-            generator = self.generator
-            begins = torch.randint(latest + 1, (windows, pieces), generator=generator, device=generator.device)
-            begins, windows, steps = begins.to(self.device), windows * pieces, options.prediction_steps
+            length, pieces, device = options.prediction_steps, steps // options.prediction_steps, self.generator.device
+            # Those that would stick out of the window are moved inside: its ends, where episodes are won, would be met
+            # far more rarely than its middle otherwise.
+            begins = torch.randint(1 - length, steps, (windows, pieces), generator=self.generator, device=device)
+            begins = begins.clamp(0, steps - length).to(self.device)
+            windows, steps = windows * pieces, length
         if isinstance(self.model.time_to_goal, Quasimetric):
             order = torch.randperm(len(batch.actions), generator=self.generator, device=self.generator.device)
             return order.to(self.device), begins, False

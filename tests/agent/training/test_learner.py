@@ -264,8 +264,9 @@ def test_prediction_begins_at_moments_that_are_drawn(
     learner, batch = make_learner(spec, model=belief, **cut), toy_batch(spec, length=8)
     _, begins, _ = learner._circumstances(batch)
     assert begins.shape == (6, 2)  # as many as there is room for
-    many = [learner._circumstances(batch)[1] for _ in range(50)]
-    assert torch.cat(many).unique().tolist() == [0, 1, 2, 3, 4]
+    many = torch.cat([learner._circumstances(batch)[1] for _ in range(50)]).flatten()
+    shares = many.bincount(minlength=5) / len(many)
+    assert torch.allclose(shares, torch.tensor([3, 1, 1, 1, 3]) / 9, atol=0.06)  # so that the ends are met as well
     terms, z = learner._losses(batch, batch, None, begins, terminates=False)
     assert z.shape[1] == 8  # everything else is learned from whole windows
     errors, weights = [], [4 / 7, 2 / 7, 1 / 7]
