@@ -59,6 +59,7 @@ from .training.evaluate import (
     prediction_error,
     run_arm,
     score,
+    success_interval,
 )
 from .training.learner import Learner
 from .training.loop import Progress, Trainer, TrainingOptions
@@ -606,6 +607,7 @@ def _measure(
     if options.latent_l2 and for_goals:
         result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(_with_latent_l2(agent)))
     result |= _true_dynamics(agent, environments, env_options, options, arm)
+    _count_failures([result, *(row for row in (result["random"], *result["arms"].values()) if row is not None)])
     result |= _timed(agent, environments, env_options, options, seeds, run_dir)
     diagnostics = diagnose(agent, held_out, acted, _probed(agent, environments, env_options, options))
     write_json(run_dir / "diagnostics.json", _finite(diagnostics))
@@ -641,6 +643,14 @@ def _live(
     result |= {"true_dynamics": None, "reason_true_dynamics": "not where episodes are kept"}
     times = decision_time(policy.statistics.milliseconds)
     return result | {"decision_ms": times, "video": None, "video_reason": "not where episodes are kept"}
+
+
+def _count_failures(rows: list[dict[str, Any]]) -> None:
+    """Where one arm shows that the environment can call something a success, the others had none."""
+    if any(row["success_rate"] is not None for row in rows):
+        for row in rows:
+            if row["success_rate"] is None:
+                row |= {"success_rate": 0.0, "success_ci": success_interval(0, row["episodes"])}
 
 
 def _read_goal(agent: Agent, path: str) -> dict[str, Array]:
@@ -727,8 +737,10 @@ def _probed(
     if not seeds:
         return []
     observation = "both" if env_options.observation == "pixels" else env_options.observation
-    # Goals do not matter, and those ahead along an episode would make it short.
-    plain = dataclasses.replace(env_options, observation=observation, goal_ahead=None)
+    # Goals do not matter, and those ahead along an episode would make it short. What is hidden is asked for, too, but
+    # an array that the model sees in part has to stay as it is.
+    hide = [name for name in env_options.hide if name.split("[")[0] in agent.model.spec.obs]
+    plain = dataclasses.replace(env_options, observation=observation, goal_ahead=None, hide=hide)
     rows = min(len(seeds), environments.num_envs)
     with contextlib.closing(make_vector(agent.model.spec.env_id, rows, plain)) as seen_in_full:
         policy = RandomPolicy(seen_in_full.env_spec, TrainingOptions().max_hold)

@@ -28,6 +28,8 @@ from gymnasium_control import ARMS as GYMNASIUM_ARMS
 from gymnasium_control import TASKS as GYMNASIUM_TASKS
 from reward_control import FRAMES
 from reward_control import TASKS as REWARD_TASKS
+from working_memory import ARMS as MEMORY_ARMS
+from working_memory import TASKS as MEMORY_TASKS
 
 from forethought.agent.files import read_json
 from forethought.agent.report.references import METHODS
@@ -117,7 +119,6 @@ def _row(task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]])
     steps = [r["steps_to_goal"]["median"] for r in ours if r["steps_to_goal"]["median"] is not None]
     times = [r["decision_ms"] for r in ours]
     slowest = max(r["train_seconds"] for r in ours)
-    per_seed = ", ".join(_percent(r["success_rate"]) for r in ours)
     baselines = [
         [r["arms"].get("latent_l2") for r in ours],
         *others,
@@ -126,7 +127,7 @@ def _row(task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]])
     ]
     return [
         task.title,
-        f"{_pooled(ours)}" + (f"; seeds {per_seed}" if len(ours) > 1 else ""),
+        _by_seed(ours),
         *(_pooled([r for r in rows if r is not None]) for rows in baselines),
         f"{median(steps):.0f}" if steps else NONE,
         _ranks(ours),
@@ -198,6 +199,41 @@ def adaptation(results: Path) -> str:
         "error", "adapting",
     ]  # fmt: skip
     return markdown(header, rows)
+
+
+# -- working memory ----------------------------------------------------------------------------------------------------
+
+
+def working_memory(results: Path) -> str:
+    """One row per task that has results, in the order of `working_memory.TASKS`."""
+    found = [read_json(path) for path in sorted((results / "working_memory").glob("*.json"))]
+    # Where nothing succeeded, an environment without goals does not say that it could have.
+    found = [{**r, "success_rate": r["success_rate"] or 0.0} for r in found]
+    rows = []
+    for name, title in MEMORY_TASKS.items():
+        arms = [_of(found, name, arm) for arm in MEMORY_ARMS]
+        if not any(arms):
+            continue
+        luck = [r["random"] for arm in arms for r in arm if r["random"] is not None]
+        rows.append([
+            title,
+            *(_by_seed(arm) for arm in arms),
+            _pooled([{**r, "success_rate": r["success_rate"] or 0.0} for r in luck]),
+            *(_duration(max(r["train_seconds"] for r in arm)) if arm else NONE for arm in arms),
+            f"{median(r['decision_ms']['p50'] for arm in arms for r in arm):.0f} ms",
+        ])  # fmt: skip
+    if not rows:
+        return "No results yet: `python benchmarks/working_memory.py` makes them.\n"
+    header = [
+        "task", "with memory (95 % CI)", "without", "random", "training", "without", "decision",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def _by_seed(trainings: Sequence[Result]) -> str:
+    """Success over all of them and, of several, of each."""
+    each = ", ".join(_percent(r["success_rate"]) for r in trainings)
+    return _pooled(trainings) + (f"; seeds {each}" if len(trainings) > 1 else "")
 
 
 # -- control by reward -------------------------------------------------------------------------------------------------
@@ -433,6 +469,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ways": ways,
     "ablations": ablations,
     "adaptation": adaptation,
+    "working_memory": working_memory,
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,
     "time_to_800": time_to_800,

@@ -69,7 +69,8 @@ def _plain(text: str) -> dict[str, Any]:
 def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
     """Add the preset tuned for the environment and objective that `overrides` name, unless they choose one.
 
-    Control by reward in an environment without a preset of its own takes `nano`, which is made for two cores.
+    Control by reward in an environment without a preset of its own takes `nano`, which is made for two cores. A preset
+    for what `env_options.hide` hides is taken before one for the environment as it is.
 
     Returns:
         the overrides, and the name of the preset that was added (None if none was).
@@ -78,15 +79,23 @@ def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
     if "preset" in given or "env" not in given:
         return list(overrides), None
     observation = given.get("env_options.observation", "state")
-    known = presets()
+    known, found = presets(), dict[frozenset[str], str]()
     for name, preset in known.items():
-        same = preset.get("env_options", {}).get("observation", "state") == observation
+        made = preset.get("env_options", {})
+        same = made.get("observation", "state") == observation
         objective = _objective_of(preset, known)
         if preset.get("env") == given["env"] and same and given.get("objective", objective) == objective:
-            return [f"preset={name}", *overrides], name
-    if given.get("objective") == "reward":
-        return ["preset=nano", *overrides], "nano"
-    return list(overrides), None
+            found.setdefault(frozenset(made.get("hide", [])), name)
+    chosen = found.get(_names(given.get("env_options.hide", "")), found.get(frozenset()))
+    if chosen is None and given.get("objective") == "reward":
+        chosen = "nano"
+    return ([] if chosen is None else [f"preset={chosen}"]) + list(overrides), chosen
+
+
+def _names(override: str) -> frozenset[str]:
+    """Members of a list in an override, `[a,'b[2]']`."""
+    inside = override.removeprefix("[").removesuffix("]")
+    return frozenset(name.strip(" '\"") for name in inside.split(",") if name.strip())
 
 
 def _objective_of(preset: dict[str, Any], known: dict[str, dict[str, Any]]) -> str:

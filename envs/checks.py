@@ -46,6 +46,10 @@ def check_options(options: EnvOptions) -> None:
             _at_least_one(name, getattr(options, name))
     if options.observation not in _OBSERVATIONS:
         raise UnknownNameError("observation", str(options.observation), _OBSERVATIONS)
+    if not isinstance(options.hide, list) or not all(isinstance(name, str) for name in options.hide):
+        raise EnvError(f"hide must be a list of names of observations, got {options.hide!r}")
+    if options.hide and options.observation == "pixels":
+        raise EnvError(f"hide must be empty with observation='pixels', which shows pictures alone, got {options.hide}")
     timeout = options.step_timeout_s
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
         raise EnvError(f"step_timeout_s must be a finite number of seconds of at least 0, got {timeout!r}")

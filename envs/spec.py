@@ -146,6 +146,9 @@ class EnvOptions:
     the environment draws."""
     observation: str = "state"
     """`state`, `pixels` or `both`."""
+    hide: list[str] = field(default_factory=list)
+    """Observations that the agent does not see, nor in goals: `velocity` for a whole array, `observation[8:17]` for
+    some numbers of one."""
     image_size: int = 64
     """Height and width of rendered observations, in pixels."""
     frame_stack: int = 2

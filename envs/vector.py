@@ -22,7 +22,7 @@ from .rendering import require
 from .simulator import PHYSICS_STATE, find_physics, make_batch
 from .spec import EnvError, EnvOptions, EnvSpec
 from .tasks import TASK_IDS
-from .tasks.base import MujocoGoalTask
+from .tasks.base import MujocoGoalTask, Obs, State
 
 Batch = dict[str, NDArray[Any]]
 Backend = Literal["auto", "sync", "mujoco"]
@@ -169,7 +169,8 @@ class VectorEnv(abc.ABC):
     def simulator_goals(self) -> Batch | None:
         """Goals `{key: [B, ...]}` for `envs.simulator`, None without goals.
 
-        Those of Forethought's own tasks are states to be reached, also where the agent is shown pictures of them.
+        Those of Forethought's own tasks are states to be reached, also where the agent is shown pictures or parts of
+        them.
         """
         return self.goal
 
@@ -322,6 +323,8 @@ class MujocoVector(VectorEnv):
         self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self._bounds = np.asarray(env.env_spec.action_low), np.asarray(env.env_spec.action_high)
         self._goal_qpos = np.zeros_like(self._qpos)
+        whole = task.observe(self._goal_qpos, self._qvel)
+        self._whole_goal: Batch = {key: np.zeros_like(value) for key, value in whole.items()}
         self._decisions = np.zeros(num_envs, int)
         self._held = np.zeros(num_envs, int)
 
@@ -330,24 +333,29 @@ class MujocoVector(VectorEnv):
         self._batch.reset(np.asarray(indices, np.int32), stage=int(mujoco.mjtStage.mjSTAGE_NONE))
         for index, seed in zip(indices, seeds, strict=True):
             (self._qpos[index], self._qvel[index]), goal = self._task.sample_episode(seed)
-            self._goal_qpos[index] = goal[0]
-            _assign(self._goal, index, self._task.observe(*goal))
-        _assign(self._obs, indices, self._task.observe(self._qpos[indices], self._qvel[indices]))
+            self._aim(index, goal)
+        self._show(indices, self._task.observe(self._qpos[indices], self._qvel[indices]))
         self._decisions[indices] = self._held[indices] = 0
 
     @override
     def _change_goals(self, seeds: list[int], indices: list[int]) -> None:
         for index, seed in zip(indices, seeds, strict=True):
             state = np.array(self._qpos[index]), np.array(self._qvel[index])
-            goal = self._task.sample_next_goal(seed, state)
-            self._goal_qpos[index] = goal[0]
-            _assign(self._goal, index, self._task.observe(*goal))
+            self._aim(index, self._task.sample_next_goal(seed, state))
         self._held[indices] = 0
+
+    def _aim(self, index: int, goal: State) -> None:
+        self._goal_qpos[index], whole = goal[0], self._task.observe(*goal)
+        _assign(self._whole_goal, index, whole)
+        _assign(self._goal, index, self._env.show(whole))
+
+    def _show(self, indices: Any, obs: Obs) -> None:
+        _assign(self._obs, indices, self._env.show(obs))
 
     @override
     def _step(self, actions: NDArray[np.float32], indices: NDArray[np.intp], step: VectorStep) -> None:
         self._ctrl[indices] = np.clip(actions[indices], *self._bounds)
-        goal = {key: value[indices] for key, value in self._goal.items()}
+        goal = {key: value[indices] for key, value in self._whole_goal.items()}
         for _ in range(self._repeat):
             self._batch.step(indices, self._task.frame_skip)
             obs = self._task.observe(self._qpos[indices], self._qvel[indices])
@@ -356,13 +364,17 @@ class MujocoVector(VectorEnv):
             self._held[indices] = held
             step.reward[indices] += success - np.float32(1)
             step.success[indices] |= success
-        _assign(self._obs, indices, obs)
+        self._show(indices, obs)
         self._decisions[indices] += 1
         step.truncated[indices] = self._decisions[indices] >= self.env_spec.max_episode_steps
 
     @override
     def simulator_states(self) -> NDArray[np.float64]:
         return np.array(self._batch.state)
+
+    @override
+    def simulator_goals(self) -> Batch:
+        return _copy(self._whole_goal)
 
     @override
     def render(self, index: int, goal: bool = True) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .checks import Guard, check_options, check_reset_result, check_step_result
 from .goals import make_goal_reader, success
 from .gymnasium_adapter import ActionAdapter, AnyEnv, Obs, control_timestep
+from .hiding import VeiledGoals
 from .pixels import Pixels
 from .spec import ArraySpec, EnvError, EnvOptions, EnvSpec, GoalSpec
 
@@ -55,6 +56,8 @@ class ForethoughtEnv(gymnasium.Wrapper[Obs, NDArray[np.float32], Any, Any]):
         try:
             self._actions = ActionAdapter(env.action_space)
             self._goals = make_goal_reader(env.observation_space)
+            if options.hide:
+                self._goals = VeiledGoals(self._goals, options.hide)
         except EnvError as error:
             raise EnvError(f"{env_id}: {error}") from error
         self._pixels: Pixels | None = None
@@ -121,6 +124,10 @@ class ForethoughtEnv(gymnasium.Wrapper[Obs, NDArray[np.float32], Any, Any]):
             )
         self._goal = self._guard.call("change_goal", self._change_goal, seed)
         return self._goal
+
+    def show(self, arrays: Obs) -> Obs:
+        """What the agent sees of observations of the state `{key: [..., *shape]}` that are complete."""
+        return self._goals.veil(arrays) if isinstance(self._goals, VeiledGoals) else arrays
 
     def _change_goal(self, seed: int) -> Obs:
         inner: Any = self.unwrapped

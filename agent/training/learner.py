@@ -35,6 +35,9 @@ class LearnerOptions:
     """Steps of latent prediction per window; as long as the plans that the model is used for."""
     burn_in: int = 0
     """Steps at the start of each window that only warm up the recurrent belief."""
+    prediction_steps: int | None = None
+    """Steps of latent prediction, which then begins at moments of the window that are drawn at random, as many as fill
+    it, so that a belief can be taught by windows longer than plans. None predicts all of it from its first moment."""
     cache_bytes: int = 1 << 30
     """Observations up to this size are kept in RAM for sampling; larger ones are read from the memory map."""
     focus_share: float = 0.0
@@ -111,6 +114,11 @@ class LearnerOptions:
                 raise LearnerError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.burn_in < self.window:
             raise LearnerError(f"burn_in must be between 0 and window-1={self.window - 1}, got {self.burn_in}")
+        steps = self.prediction_steps
+        if steps is not None and not 1 <= steps <= self.window - self.burn_in:
+            raise LearnerError(
+                f"prediction_steps must be between 1 and window - burn_in = {self.window - self.burn_in}, got {steps}"
+            )
         if self.straightening and self.window - self.burn_in < 2:
             raise LearnerError(
                 f"window - burn_in must be at least 2 with straightening, got {self.window - self.burn_in}"
@@ -175,7 +183,7 @@ def _check_augmentation(model: WorldModel, options: LearnerOptions) -> None:
     if model.measured_dim:
         raise LearnerError(
             f"vector_dropout must be 0 with encoder={model.options.encoder}, where z holds the vectors themselves and "
-            f"nothing else could stand there, got {options.vector_dropout}; encoder=learned and recurrence=gru take it"
+            f"nothing else could stand there, got {options.vector_dropout}; encoder=learned takes it"
         )
 
 
@@ -282,28 +290,37 @@ class Learner:
             obs, goal_obs = drop_vectors(obs, unknown, dropped[0]), drop_vectors(goal_obs, unknown, dropped[1])
         return dataclasses.replace(batch, obs=obs, goal_obs=goal_obs)
 
-    def _circumstances(self, batch: SequenceBatch) -> tuple[Tensor | None, bool]:
+    def _circumstances(self, batch: SequenceBatch) -> tuple[Tensor | None, Tensor | None, bool]:
         """What the losses depend on beside batch and weights: random draws, and whether episodes end.
 
-        Drawn are noise `[2, E, B, L, A]` for control by reward, for a quasimetric which other window `[B]` each window
-        is put beside, and nothing for a pairwise distance.
+        Drawn are moments `[B, P]` after the burn-in at which prediction begins, unless it begins at the first of them;
+        and noise `[2, E, B, L, A]` for control by reward, for a quasimetric which other window `[B]` each window is put
+        beside, and nothing for a pairwise distance.
         """
-        heads = self.model.control
+        options, heads = self.options, self.model.control
+        windows, steps = len(batch.actions), batch.actions.shape[1] - options.burn_in
+        begins: Tensor | None = None
+        if options.prediction_steps is not None:
+            length, pieces, device = options.prediction_steps, steps // options.prediction_steps, self.generator.device
+            # Those that would stick out of the window are moved inside: its ends, where episodes are won, would be met
+            # far more rarely than its middle otherwise.
+            begins = torch.randint(1 - length, steps, (windows, pieces), generator=self.generator, device=device)
+            begins = begins.clamp(0, steps - length).to(self.device)
+            windows, steps = windows * pieces, length
         if isinstance(self.model.time_to_goal, Quasimetric):
             order = torch.randperm(len(batch.actions), generator=self.generator, device=self.generator.device)
-            return order.to(self.device), False
+            return order.to(self.device), begins, False
         if heads is None:
-            return None, False
-        steps = batch.actions.shape[1] - self.options.burn_in
-        shape = (2, self.model.members, len(batch.actions), steps, heads.action_dim)
+            return None, begins, False
+        shape = (2, self.model.members, windows, steps, heads.action_dim)
         noise = torch.randn(shape, generator=self.generator, device=self.generator.device)
-        return noise.to(self.device), heads.terminates
+        return noise.to(self.device), begins, heads.terminates
 
     def _total(
-        self, batch: SequenceBatch, seen: SequenceBatch, drawn: Tensor | None, terminates: bool
+        self, batch: SequenceBatch, seen: SequenceBatch, drawn: Tensor | None, begins: Tensor | None, terminates: bool
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The loss, its unweighted terms, and the spread of learned latents: the piece to be compiled."""
-        terms, z = self._losses(batch, seen, drawn, terminates)
+        terms, z = self._losses(batch, seen, drawn, begins, terminates)
         total = sum((getattr(self.options, name, 1.0) * value for name, value in terms.items()), torch.zeros(()))
         learned = z.detach()[..., self.model.measured_dim :].flatten(0, 1)
         return total, terms, learned.std(dim=0).mean() if learned.shape[-1] else None
@@ -313,18 +330,15 @@ class Learner:
         return self._losses(batch, self._seen(batch), *self._circumstances(batch))
 
     def _losses(
-        self, batch: SequenceBatch, seen: SequenceBatch, drawn: Tensor | None, terminates: bool
+        self, batch: SequenceBatch, seen: SequenceBatch, drawn: Tensor | None, begins: Tensor | None, terminates: bool
     ) -> tuple[dict[str, Tensor], Tensor]:
         options, model = self.options, self.model
         z = model.encode_sequence(seen.obs, batch.actions)
         start = options.burn_in
         z, actions = z[:, start:], batch.actions[:, start:]
         terms: dict[str, Tensor] = {}
-        predicted = None
         if options.prediction or model.control is not None:
-            predicted = model.rollout(z[:, 0].expand(model.members, -1, -1), actions)
-        if predicted is not None and options.prediction:
-            terms["prediction"] = losses.prediction_loss(predicted, self._target(seen, z), options.rho)
+            terms |= self._imagined(batch, seen, z, drawn, begins, terminates)
         if options.inverse_dynamics:
             guess = model.inverse(z[:, :-1], z[:, 1:])
             terms["inverse_dynamics"] = F.mse_loss(guess, model.normalize_action(actions))
@@ -341,9 +355,6 @@ class Learner:
             assert model.spec.goal is not None
             reached = model.normalize_achieved(batch.obs[model.spec.goal.achieved_key or ""][:, start:])
             terms["achieved"] = F.mse_loss(model.goal_point(z), reached)
-        if predicted is not None and model.control is not None and drawn is not None:
-            rewards, terminated = batch.rewards[:, start:], batch.terminated[:, start:]
-            terms |= self._control(model.control, z, predicted, actions, rewards, terminated, drawn, terminates)
         if options.time_to_goal and isinstance(model.time_to_goal, Quasimetric):
             assert drawn is not None
             terms["time_to_goal"] = self._quasimetric(model.time_to_goal, batch, seen, z, drawn)
@@ -353,6 +364,29 @@ class Learner:
             target = model.probe_target(batch.obs)[:, start:]
             terms["probe"] = F.mse_loss(model.probe(z), target)
         return terms, z
+
+    def _imagined(
+        self,
+        batch: SequenceBatch,
+        seen: SequenceBatch,
+        z: Tensor,
+        drawn: Tensor | None,
+        begins: Tensor | None,
+        terminates: bool,
+    ) -> dict[str, Tensor]:
+        """Losses along what the model imagines from latents `z [B, L+1, Z]` of windows, whole or in pieces."""
+        options, model, start = self.options, self.model, self.options.burn_in
+        terms: dict[str, Tensor] = {}
+        steps = batch.actions.shape[1] - start if options.prediction_steps is None else options.prediction_steps
+        actions, latents = _pieces(batch.actions[:, start:], begins, steps), _pieces(z, begins, steps + 1)
+        predicted = model.rollout(latents[:, 0].expand(model.members, -1, -1), actions)
+        if options.prediction:
+            target = _pieces(self._target(seen, z), begins, steps)
+            terms["prediction"] = losses.prediction_loss(predicted, target, options.rho)
+        if model.control is not None and drawn is not None:
+            rewards, terminated = (_pieces(x[:, start:], begins, steps) for x in (batch.rewards, batch.terminated))
+            terms |= self._control(model.control, latents, predicted, actions, rewards, terminated, drawn, terminates)
+        return terms
 
     def _clip(self) -> Tensor:
         """Limit the gradient; heads of another scale on their own. Returns the whole norm."""
@@ -494,3 +528,12 @@ class Learner:
         """The same latents, with `goal_gradient` of their gradient."""
         part = self.options.goal_gradient
         return z.detach().lerp(z, part) if part else z.detach()
+
+
+def _pieces(x: Tensor, begins: Tensor | None, length: int) -> Tensor:
+    """Pieces `[B * P, length, ...]` of windows `[B, T, ...]` that begin at `begins [B, P]`; None leaves them whole."""
+    if begins is None:
+        return x
+    times = begins.unsqueeze(-1) + torch.arange(length, device=x.device)
+    rows = torch.arange(len(x), device=x.device)[:, None, None]
+    return x[rows, times].flatten(0, 1)

@@ -35,9 +35,9 @@ class WorldModelOptions:
 
     encoder: str = "augmented"
     """`augmented` (the normalised state and, beside it, learned features), `learned` (features alone; the same for
-    images) or `identity` (the normalised state alone). With recurrence these are what the belief is made from."""
+    images) or `identity` (the normalised state alone). With recurrence a belief takes the place of the features."""
     latent_dim: int = 32
-    """Learned features in z."""
+    """Learned features in z, or with recurrence numbers of the belief."""
     hidden_dim: int = 256
     """Width of every MLP."""
     encoder_layers: int = 2
@@ -138,11 +138,11 @@ class Dynamics(Protocol):
 class WorldModel(nn.Module):
     """Encoder, predictor ensemble and heads for one `EnvSpec`.
 
-    Latents are `z [..., Z]`. With `recurrence="gru"` z is a belief that also depends on the past: call `observe`
-    with the last belief and action instead of `encode`. Goals live in a goal space of `goal_dim` numbers: the latent
-    space itself where goals are whole observations, the normalised achieved goal where the environment only states
-    a `desired_goal`; there a learned head takes latents to that space. Statistics of the observations (`normalizer`)
-    are part of the weights.
+    Latents are `z [..., Z]`. With `recurrence="gru"` the learned part of z is a belief that also depends on the past:
+    call `observe` with the last latents and action instead of `encode`. Goals live in a goal space of `goal_dim`
+    numbers: the latent space itself where goals are whole observations, the normalised achieved goal where the
+    environment only states a `desired_goal`; there a learned head takes latents to that space. Statistics of the
+    observations (`normalizer`) are part of the weights.
 
     Args:
         spec: the environment.
@@ -201,7 +201,7 @@ class WorldModel(nn.Module):
             self.norm = nn.LayerNorm(self.latent_dim, elementwise_affine=False)
         self.recurrence: nn.GRUCell | None = None
         if options.recurrence == "gru":
-            self.recurrence = nn.GRUCell(self.latent_dim + actions, self.latent_dim)
+            self.recurrence = nn.GRUCell(self.latent_dim + actions, options.latent_dim)
         self.dynamics = EnsembleDynamics(
             self.latent_dim, actions, hidden, options.dynamics_layers, options.ensemble_size
         )
@@ -243,9 +243,7 @@ class WorldModel(nn.Module):
     @property
     def measured_dim(self) -> int:
         """How many of the first numbers of z are the measured state itself; the others are learned."""
-        if self.options.encoder == "learned" or self.recurrence is not None:
-            return 0
-        return self.state_dim
+        return 0 if self.options.encoder == "learned" else self.state_dim
 
     @property
     def sees_motion(self) -> bool:
@@ -310,6 +308,11 @@ class WorldModel(nn.Module):
         """Latents `[B, Z]` of what is seen now, given the belief before and the action `[B, A]` in between.
 
         Without recurrence this is `encode`; `belief=None` starts an episode.
+
+        Args:
+            belief: latents `[B, Z]` that this returned last.
+            last_action: in real units.
+            obs: what is seen now.
         """
         if self.recurrence is None or belief is None or last_action is None:
             return self.encode(obs)
@@ -319,9 +322,10 @@ class WorldModel(nn.Module):
         assert self.recurrence is not None
         lead = features.shape[:-1]
         x = torch.cat([features, action], dim=-1).reshape(-1, self.recurrence.input_size)
-        h = None if belief is None else belief.reshape(-1, self.latent_dim)
-        out: Tensor = self.norm(self.recurrence(x, h))
-        return out.reshape(*lead, self.latent_dim)
+        measured = self.measured_dim  # is seen anew, and need not be remembered
+        h = None if belief is None else belief.reshape(-1, self.latent_dim)[:, measured:]
+        out: Tensor = self.norm(self.recurrence(x, h)).reshape(*lead, self.recurrence.hidden_size)
+        return torch.cat([features[..., :measured], out], dim=-1) if measured else out
 
     def encode_sequence(self, obs: Mapping[str, Tensor], actions: Tensor) -> Tensor:
         """Latents `[B, L+1, Z]` of windows `{key: [B, L+1, ...]}` with `actions [B, L, A]` between them."""

@@ -1,8 +1,8 @@
-"""What the own goal tasks share: one MuJoCo model, goals that are observations, success that has to be held.
+"""What the own tasks share: one MuJoCo model, and either goals that are observations or a reward.
 
-A task is its model and six functions of states and observations. All of them are plain numpy over any leading batch
-dimensions, so that the single environment, thousands of natively stepped ones (`envs.vector`) and planning in the true
-dynamics (`envs.simulator`) run the very same lines.
+A goal task is its model and six functions of states and observations. All of them are plain numpy over any leading
+batch dimensions, so that the single environment, thousands of natively stepped ones (`envs.vector`) and planning in the
+true dynamics (`envs.simulator`) run the very same lines.
 """
 
 import abc
@@ -16,6 +16,7 @@ import mujoco
 import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from ..rendering import Preset, Renderer
 from ..spec import EnvError
@@ -30,15 +31,11 @@ VIDEO_SIZE = 480
 """Height and width of `render()`, in pixels."""
 
 
-class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
-    """A MuJoCo model that is to be brought to a goal.
+class MujocoTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
+    """A MuJoCo model whose observations are flat dicts of float32 arrays.
 
-    An observation is a flat dict of float32 arrays; a goal is the observation of the state to be reached and stands
-    in `info["goal"]` after every reset and step. `info["success"]` says whether `reached` has held for the last
-    `hold_steps` decisions; the reward is 0 where it has and -1 otherwise (the sparse reward of Andrychowicz et al.
-    2017, "Hindsight Experience Replay"). An episode never terminates; Gymnasium's registration truncates it.
-
-    Actions are the controls of the model, in its own units, held for `frame_skip` physics steps.
+    Actions are the controls of the model, in its own units, held for `frame_skip` physics steps. An episode never
+    terminates; Gymnasium's registration truncates it.
 
     Args:
         render_mode: `rgb_array` for `render()`; observations need none.
@@ -49,8 +46,6 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
 
     frame_skip: ClassVar[int]
     """Physics steps per decision."""
-    hold_steps: ClassVar[int] = 1
-    """Consecutive decisions for which `reached` must hold to count as success."""
     camera: ClassVar[str] = "fixed"
     """Camera of all pictures."""
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (Gymnasium's convention)
@@ -68,12 +63,7 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
         self.observation_space = gymnasium.spaces.Dict(  # type: ignore[assignment]  # Dict's type is wider
             {key: gymnasium.spaces.Box(-np.inf, np.inf, value.shape, np.float32) for key, value in obs.items()}
         )
-        self._goal_state: State | None = None
-        self._goal: Obs = {}
-        self._held = 0
         self._renderers: dict[tuple[int, Preset], Renderer] = {}
-
-    # The task
 
     @abc.abstractmethod
     def load_model(self) -> mujoco.MjModel:
@@ -86,6 +76,75 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
     @abc.abstractmethod
     def sample_start(self, rng: np.random.Generator) -> State:
         """Draw the state that an episode starts from."""
+
+    @property
+    def dt(self) -> float:
+        """Seconds between decisions."""
+        return float(self.model.opt.timestep) * self.frame_skip
+
+    def here(self) -> State:
+        """The state right now, as `aim` takes it."""
+        return self.data.qpos.copy(), self.data.qvel.copy()
+
+    # Pictures
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """The scene, uint8 `[480, 480, 3]`; None without a render mode."""
+        return None if self.render_mode is None else self.picture(self.data.qpos)
+
+    def render_pixels(self, size: int) -> NDArray[np.uint8]:
+        """The scene as the agent sees it, without the goal: uint8 `[size, size, 3]`."""
+        return self.picture(self.data.qpos, size=size, preset="fast")
+
+    def picture(
+        self, qpos: Floats, *, goal_qpos: Floats | None = None, size: int = VIDEO_SIZE, preset: Preset = "nice"
+    ) -> NDArray[np.uint8]:
+        """Draw any state of this task, optionally with a goal as a translucent ghost: uint8 `[size, size, 3]`.
+
+        Raises:
+            RenderingUnavailable: no OpenGL backend works here.
+        """
+        if (size, preset) not in self._renderers:
+            self._renderers[size, preset] = Renderer(self.model, size, size, camera=self.camera, preset=preset)
+        ghost = None if goal_qpos is None else self._pose(goal_qpos)
+        return self._renderers[size, preset].render(self._pose(qpos), ghost=ghost)
+
+    def close(self) -> None:
+        """Free the renderers; closing twice does no harm."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    def _pose(self, qpos: Floats) -> mujoco.MjData:
+        # Drawing needs the positions of all bodies. They are computed in data of their own, so that looking at a
+        # simulation never changes it, not even its solver's warm start.
+        data = mujoco.MjData(self.model)
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(self.model, data)
+        mujoco.mj_camlight(self.model, data)
+        return data
+
+
+class MujocoGoalTask(MujocoTask):
+    """A MuJoCo model that is to be brought to a goal.
+
+    A goal is the observation of the state to be reached and stands in `info["goal"]` after every reset and step.
+    `info["success"]` says whether `reached` has held for the last `hold_steps` decisions; the reward is 0 where it has
+    and -1 otherwise (the sparse reward of Andrychowicz et al. 2017, "Hindsight Experience Replay").
+
+    Arguments and errors are those of `MujocoTask`.
+    """
+
+    hold_steps: ClassVar[int] = 1
+    """Consecutive decisions for which `reached` must hold to count as success."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self._goal_state: State | None = None
+        self._goal: Obs = {}
+        self._held = 0
+
+    # The task
 
     @abc.abstractmethod
     def sample_goal(self, rng: np.random.Generator, start: State) -> State:
@@ -100,11 +159,6 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
         """Shaped, non-negative cost `[...]` of being at `obs`; for planning in the true dynamics only."""
 
     # What follows from it
-
-    @property
-    def dt(self) -> float:
-        """Seconds between decisions."""
-        return float(self.model.opt.timestep) * self.frame_skip
 
     @property
     def goal(self) -> Obs:
@@ -166,10 +220,6 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
         info = self._info()
         return obs, float(info["success"]) - 1.0, False, False, info
 
-    def here(self) -> State:
-        """The state right now, as `aim` takes it."""
-        return self.data.qpos.copy(), self.data.qvel.copy()
-
     def aim(self, goal: State) -> dict[str, Any]:
         """Make `goal` the state to be reached from here on.
 
@@ -184,52 +234,65 @@ class MujocoGoalTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
 
     # Pictures
 
+    @override
     def render(self) -> NDArray[np.uint8] | None:
         """The scene with the goal as a translucent ghost, uint8 `[480, 480, 3]`; None without a render mode."""
         if self.render_mode is None:
             return None
         return self.picture(self.data.qpos, goal_qpos=self._require_goal()[0])
 
-    def render_pixels(self, size: int) -> NDArray[np.uint8]:
-        """The scene as the agent sees it, without the goal: uint8 `[size, size, 3]`."""
-        return self.picture(self.data.qpos, size=size, preset="fast")
-
     def render_goal_pixels(self, size: int) -> NDArray[np.uint8]:
         """The goal as the agent would see it once there: uint8 `[size, size, 3]`."""
         return self.picture(self._require_goal()[0], size=size, preset="fast")
-
-    def picture(
-        self, qpos: Floats, *, goal_qpos: Floats | None = None, size: int = VIDEO_SIZE, preset: Preset = "nice"
-    ) -> NDArray[np.uint8]:
-        """Draw any state of this task, optionally with a goal as a translucent ghost: uint8 `[size, size, 3]`.
-
-        Raises:
-            RenderingUnavailable: no OpenGL backend works here.
-        """
-        if (size, preset) not in self._renderers:
-            self._renderers[size, preset] = Renderer(self.model, size, size, camera=self.camera, preset=preset)
-        ghost = None if goal_qpos is None else self._pose(goal_qpos)
-        return self._renderers[size, preset].render(self._pose(qpos), ghost=ghost)
-
-    def close(self) -> None:
-        """Free the renderers; closing twice does no harm."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
 
     def _require_goal(self) -> State:
         if self._goal_state is None:
             raise EnvError(f"{type(self).__name__} has no goal before its first reset")
         return self._goal_state
 
-    def _pose(self, qpos: Floats) -> mujoco.MjData:
-        # Drawing needs the positions of all bodies. They are computed in data of their own, so that looking at a
-        # simulation never changes it, not even its solver's warm start.
-        data = mujoco.MjData(self.model)
-        data.qpos[:] = qpos
-        mujoco.mj_kinematics(self.model, data)
-        mujoco.mj_camlight(self.model, data)
-        return data
+
+class MujocoRewardTask(MujocoTask):
+    """A MuJoCo model that is paid for where it is, and says whether it has done what it should in `info["success"]`.
+
+    Arguments and errors are those of `MujocoTask`.
+    """
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self._begun = False
+
+    @abc.abstractmethod
+    def reward(self, qpos: Floats, qvel: Floats) -> Floats:
+        """Reward `[...]` of having come to states `[..., nq]`, `[..., nv]`."""
+
+    @abc.abstractmethod
+    def succeeded(self, qpos: Floats, qvel: Floats) -> NDArray[np.bool_]:
+        """Whether states `[..., nq]`, `[..., nv]` are what is wanted, `[...]`."""
+
+    def control(self, action: NDArray[np.float32], qpos: Floats) -> NDArray[np.float32]:
+        """What an action `[A]` comes to as control in a state; itself, unless the task holds it back."""
+        return action
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """Start an episode; it follows from `seed` alone, or from the generator where it is None."""
+        super().reset(seed=seed)
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:], self.data.qvel[:] = self.sample_start(self.np_random)
+        self._begun = True
+        return self.observe(self.data.qpos, self.data.qvel), {"success": False}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """Hold `action` for `frame_skip` physics steps.
+
+        Raises:
+            EnvError: there was no reset before.
+        """
+        if not self._begun:
+            raise EnvError(f"{type(self).__name__} must be reset before its first step")
+        self.data.ctrl[:] = self.control(action, self.data.qpos)
+        mujoco.mj_step(self.model, self.data, self.frame_skip)
+        state = self.data.qpos, self.data.qvel
+        return self.observe(*state), float(self.reward(*state)), False, False, {"success": bool(self.succeeded(*state))}
 
 
 def suite_model(name: str, *, without_geom: str | None = None) -> mujoco.MjModel:

@@ -590,6 +590,28 @@ def test_a_model_of_pixels_is_probed_for_the_state(
     assert probes[1]["reason"] == "it needs two episodes or more"
 
 
+@pytest.mark.parametrize(
+    ("hide", "names"),
+    [("velocity", ["position[0]", "position[1]", "velocity[0]", "velocity[1]"]), ("position[1]", None)],
+)
+def test_a_belief_is_probed_for_what_is_hidden(
+    hide: str, names: list[str] | None, tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    blind = ["env=forethought/PointMass-v0", f"env_options.hide=['{hide}']", "world_model.recurrence=gru"]
+    run = build.train(load(Config, [*small, *blind, f"out={tmp_path / 'run'}"]))
+    spec = build.load_agent(run).model.spec
+    assert spec.obs.keys() == ({"position"} if names else {"position", "velocity"})
+    off = ["evaluation.video=false", "evaluation.random=false", "evaluation.probe_episodes=8"]
+    result = build.evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, *off]))
+    assert result["true_dynamics"]["success_rate"] > 0  # which sees everything
+    probe = json.loads((run / "diagnostics.json").read_text())["linear_probe"]
+    # An array that is seen in part is asked for as far as it is seen.
+    assert probe["names"] == (names or ["position", "velocity[0]", "velocity[1]"])
+    assert probe["r2"][0] > 0.99
+    assert names is None or probe["r2_learned"][2] > 0.5  # the belief knows much of it
+
+
 def test_evaluating_again_gives_the_same_numbers_and_another_seed_others(
     evaluated: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

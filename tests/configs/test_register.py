@@ -177,9 +177,31 @@ def test_every_preset_loads_says_what_it_holds_and_is_found_by_its_environment(n
 
     check(preset, config)
     if "env" in preset:
-        observation = preset.get("env_options", {}).get("observation", "state")
-        given = [f"env={preset['env']}", f"env_options.observation={observation}"]
+        made = preset.get("env_options", {})
+        hide = ",".join(f"'{name}'" for name in made.get("hide", []))
+        given = [f"env={preset['env']}", f"env_options.observation={made.get('observation', 'state')}"]
+        given += [f"env_options.hide=[{hide}]"] * bool(hide)
         assert with_preset(given) == ([f"preset={name}", *given], name)
+
+
+@pytest.mark.parametrize(
+    ("override", "hidden", "name"),
+    [
+        ("[velocity]", ["velocity"], "blind"),
+        ("['velocity']", ["velocity"], "blind"),
+        ("['position[0]']", ["position[0]"], "reacher"),
+        ("[]", [], "reacher"),
+    ],
+)
+def test_what_is_hidden_chooses_the_preset(
+    override: str, hidden: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = {"env": "forethought/Reacher-v0", "env_options": {"hide": ["velocity"]}}
+    known = {"blind": blind, **presets()}
+    monkeypatch.setattr(register, "presets", lambda: known)
+    given = ["env=forethought/Reacher-v0", f"env_options.hide={override}"]
+    assert with_preset(given) == ([f"preset={name}", *given], name)
+    assert load(Config, ["preset=default", *given]).env_options.hide == hidden
 
 
 def test_presets_are_not_added_where_none_fits_or_one_was_chosen() -> None:

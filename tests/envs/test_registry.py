@@ -13,7 +13,7 @@ from forethought import UnknownNameError
 from forethought.envs import registry
 from forethought.envs.registry import list_envs, make_env
 from forethought.envs.spec import EnvError, EnvOptions, EnvSpec
-from forethought.envs.tasks import TASK_IDS
+from forethought.envs.tasks import REWARD_TASK_IDS, TASK_IDS
 
 robotics = pytest.mark.skipif(importlib.util.find_spec("gymnasium_robotics") is None, reason="needs the extra robotics")
 ogbench = pytest.mark.skipif(importlib.util.find_spec("ogbench") is None, reason="needs the extra robotics")
@@ -30,6 +30,7 @@ CONTRACT = [
     "dm_control/reacher-easy-v0",
     "dm_control/humanoid-stand-v0",
     *TASK_IDS,
+    *REWARD_TASK_IDS,
     pytest.param("FetchReach-v4", marks=robotics),
     pytest.param("PointMaze_UMaze-v3", marks=robotics),
     pytest.param("pointmaze-medium-v0", marks=ogbench),
@@ -297,7 +298,7 @@ def test_a_missing_extra_is_named(env_id, package, monkeypatch):
 def test_list_envs():
     sources = list_envs()
     assert list(sources) == ["forethought", "gymnasium-mujoco", "dm_control", "robotics", "ogbench", "worldmodel"]
-    assert sources["forethought"] == sorted(TASK_IDS)
+    assert sources["forethought"] == sorted([*TASK_IDS, *REWARD_TASK_IDS])
     assert "HalfCheetah-v5" in sources["gymnasium-mujoco"]
     assert "dm_control/cartpole-swingup-v0" in sources["dm_control"]
     for ids in sources.values():

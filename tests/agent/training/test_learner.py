@@ -1,6 +1,7 @@
 """One gradient step: which loss teaches what, every option, schedules, targets, and errors."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -253,6 +254,34 @@ def test_burn_in_only_warms_the_belief(toy_spec: Maker, make_learner: Callable[.
     assert float(learner.losses(none)[0]["time_to_goal"]) == 0.0
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("ema_target", [0.0, 0.9])
+def test_prediction_begins_at_moments_that_are_drawn(
+    ema_target: float, toy_spec: Maker, make_learner: Callable[..., Learner], toy_batch: Maker
+) -> None:
+    spec, belief = toy_spec(), {"recurrence": "gru"}
+    cut = {"window": 8, "burn_in": 1, "prediction_steps": 3, "rho": 0.5, "ema_target": ema_target}
+    learner, batch = make_learner(spec, model=belief, **cut), toy_batch(spec, length=8)
+    _, begins, _ = learner._circumstances(batch)
+    assert begins.shape == (6, 2)  # as many as there is room for
+    many = torch.cat([learner._circumstances(batch)[1] for _ in range(50)]).flatten()
+    shares = many.bincount(minlength=5) / len(many)
+    assert torch.allclose(shares, torch.tensor([3, 1, 1, 1, 3]) / 9, atol=0.06)  # so that the ends are met as well
+    terms, z = learner._losses(batch, batch, None, begins, terminates=False)
+    assert z.shape[1] == 8  # everything else is learned from whole windows
+    errors, weights = [], [4 / 7, 2 / 7, 1 / 7]
+    for window, piece in itertools.product(range(6), range(2)):
+        begin = int(begins[window, piece])
+        state = z[window, begin].expand(learner.model.members, 1, -1)
+        for step, weight in enumerate(weights):
+            state = learner.model.step(state, batch.actions[window : window + 1, 1 + begin + step])
+            errors.append(weight * (state - z[window, begin + step + 1]).square().mean())
+    assert torch.allclose(terms["prediction"], torch.stack(errors).sum() / 12, rtol=1e-4)
+    whole, at_once = (make_learner(spec, model=belief, **{**cut, "prediction_steps": s}) for s in (7, None))
+    same = [made.losses(batch)[0] for made in (whole, at_once)]
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+
+
 # -- updates -----------------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +382,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "batch_size": (5, {}),
     "window": (5, {}),
     "burn_in": (1, {}),
+    "prediction_steps": (2, {}),
     "goals_per_window": (2, {}),
     "goal_power": (1.0, {}),
     "learning_rate": (2e-3, {}),
@@ -431,6 +461,8 @@ def test_cache_bytes_changes_where_batches_come_from_and_nothing_else(
         ({"goals_per_window": 0}, "goals_per_window must be at least 1, got 0"),
         ({"window": 4, "burn_in": 4}, "burn_in must be between 0 and window-1=3, got 4"),
         ({"burn_in": -1}, "burn_in must be between 0 and window-1=7, got -1"),
+        ({"prediction_steps": 0}, "prediction_steps must be between 1 and window - burn_in = 8, got 0"),
+        ({"burn_in": 2, "prediction_steps": 7}, "prediction_steps must be between 1 and window - burn_in = 6, got 7"),
         (
             {"window": 3, "burn_in": 2, "straightening": 0.1},
             "window - burn_in must be at least 2 with straightening, got 1",

@@ -177,7 +177,8 @@ def test_members_disagree_where_there_was_no_data() -> None:
     assert unknown > 10 * known
 
 
-def test_a_recurrent_belief_finds_what_one_observation_hides() -> None:
+@pytest.mark.parametrize("encoder", ["learned", "augmented"])
+def test_a_recurrent_belief_finds_what_one_observation_hides(encoder: str) -> None:
     def carousel(generator: torch.Generator, batch: int = 64, length: int = 4) -> SequenceBatch:
         """A seat that goes round one way or the other: where it is says nothing about where it goes."""
         turn = torch.where(torch.rand(batch, 1, generator=generator) < 0.5, -0.6, 0.6)
@@ -190,7 +191,8 @@ def test_a_recurrent_belief_finds_what_one_observation_hides() -> None:
 
     errors = {}
     for recurrence in ("none", "gru"):
-        model, _ = train(carousel, 300, model={"recurrence": recurrence}, window=4, burn_in=2)
+        belief = {"recurrence": recurrence, "encoder": encoder}
+        model, _ = train(carousel, 300, model=belief, window=4, burn_in=2)
         test = carousel(fresh(), batch=256)
         with torch.no_grad():
             z = model.encode_sequence(test.obs, test.actions)[:, 2]  # has seen three positions

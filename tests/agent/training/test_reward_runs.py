@@ -116,6 +116,18 @@ def test_evaluation_is_of_returns(hopper: Path, tmp_path: Path, cli: Any) -> Non
     assert "Mean return" in page
 
 
+def test_failures_count_where_others_succeed() -> None:
+    nothing = {"success_rate": None, "success_ci": None, "episodes": 100}
+    rows = [{"success_rate": 0.5, "success_ci": [0.4, 0.6], "episodes": 100}, dict(nothing)]
+    build._count_failures(rows)
+    assert rows[0]["success_ci"] == [0.4, 0.6]
+    assert rows[1]["success_rate"] == 0.0
+    assert rows[1]["success_ci"] == pytest.approx([0.0, 0.037], abs=1e-3)
+    silent = [dict(nothing), dict(nothing)]
+    build._count_failures(silent)  # an environment that never speaks of success
+    assert silent == [nothing, nothing]
+
+
 def test_the_prior_acts_as_the_policy_head_says(hopper: Path) -> None:
     agent = build.load_agent(hopper)
     model, heads = agent.model, agent.model.control

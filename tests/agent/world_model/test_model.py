@@ -221,6 +221,26 @@ def test_only_normalised_actions_reach_the_networks(
 
 
 @torch.no_grad()
+def test_a_belief_stands_beside_what_is_measured(
+    toy_spec: Maker, toy_model: Maker, toy_obs: Maker, toy_actions: Maker
+) -> None:
+    spec = toy_spec("both")
+    model = toy_model(spec, encoder="augmented", recurrence="gru", latent_dim=5)
+    assert (model.measured_dim, model.latent_dim) == (7, 12)
+    obs, actions = toy_obs(spec, (4, 3)), toy_actions(spec, (4, 2))
+    z = model.encode_sequence(obs, actions)
+    assert torch.equal(z[..., :7], model.probe_target(obs))  # is seen anew at every step, whatever was before
+    last = model.observe(z[:, 1], actions[:, 1], {k: v[:, 2] for k, v in obs.items()})
+    assert torch.allclose(last, z[:, 2], atol=1e-6)
+    forgotten = model.encode({k: v[:, 2] for k, v in obs.items()})
+    assert torch.equal(forgotten[:, :7], last[:, :7])
+    assert not torch.isclose(forgotten[:, 7:], last[:, 7:]).all(dim=-1).any()
+    # nothing but the belief is remembered
+    other = torch.cat([z[:, 1, :7] + 1, z[:, 1, 7:]], dim=-1)
+    assert torch.equal(model.observe(other, actions[:, 1], {k: v[:, 2] for k, v in obs.items()}), last)
+
+
+@torch.no_grad()
 def test_observations_and_goals_are_normalised_by_the_statistics(toy_spec: Maker, toy_model: Maker) -> None:
     spec = toy_spec("state", "achieved")
     model, scaled = toy_model(spec), toy_model(spec)
