@@ -1,8 +1,8 @@
 """Forethought's own tasks; importing this package registers them with Gymnasium, and nothing else.
 
 Ids with goals: `forethought/Reacher-v0`, `forethought/PointMass-v0`, `forethought/Cartpole-v0`, `forethought/Push-v0`,
-`forethought/Rooms-v0`, `forethought/Maze-v0`. Ids with a reward, for a working memory: `forethought/Cue-v0`, `forethought/Screen-v0`. MuJoCo
-is only imported when one of them is made.
+`forethought/Rooms-v0`, `forethought/Maze-v0`. Ids with a reward, for a working memory: `forethought/Cue-v0`,
+`forethought/Screen-v0`. MuJoCo is only imported when one of them is made.
 """
 
 import gymnasium
