@@ -161,11 +161,12 @@ class Configurator:
         model, options = self.graph.model, self.graph.options
         low, high = (x.to(z) for x in map(torch.tensor, (model.spec.action_low, model.spec.action_high)))
         drawn = torch.rand(self.DIRECTIONS, len(low), generator=self._generator).to(z)
-        held = (low + (high - low) * drawn.round())[:, None].expand(-1, round(2 * options.spacing), -1)
+        drawn = (3 * drawn).floor().clamp(max=2) / 2  # none or all of it, in either direction of each dimension
+        held = (low + (high - low) * drawn)[:, None].expand(-1, round(2 * options.spacing), -1)
         ahead = model.rollout(z.expand(1, len(held), -1), held)[0]  # [n, H, Z]
         start, flat = self.graph.ruler.states(z), ahead.flatten(0, 1)
         steps = self.graph.ruler.steps(start, self.graph.ruler.goals(model.goal_point(flat)))[0]
-        return flat[(steps > options.spacing) & (steps <= 2 * options.spacing)]
+        return flat[(steps > options.spacing) & (steps <= 1.5 * options.spacing)]
 
     DIRECTIONS = 32
     """Actions that are imagined to be held when a landmark is laid."""
@@ -240,8 +241,8 @@ class Configurator:
         graph, goal, reach = self.graph, len(self.graph), self.graph.options.reach
         within = direct <= graph.believed
         straight = direct / float(graph.trust(direct)) if within else graph.options.hope * direct
-        if way.avoided[goal] or (not within and self.options.mode == "memory"):
-            straight = np.inf
+        if way.avoided[goal] or (not within and (self.options.mode == "memory" or not way.real.all())):
+            straight = np.inf  # what is imagined to lie beyond the known is closer than what is only hoped for
         first, rest = goal, np.inf
         if goal:
             there = way.real & (steps <= graph.options.spacing)

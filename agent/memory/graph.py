@@ -224,7 +224,9 @@ class LandmarkGraph:
         for row in range(len(latents)):
             one = slice(row, row + 1)
             _, gap = self.nearest(latents[one], states[one], targets[one])
-            if gap[0] > self.options.spacing and len(self) < self.options.max_landmarks:
+            gone = self.targets[torch.from_numpy(self.moments[:, 0] == DISMISSED)]
+            again = len(gone) and float(self.ruler.steps(states[one], gone).min()) <= self.options.spacing / 2
+            if gap[0] > self.options.spacing and not again and len(self) < self.options.max_landmarks:
                 self.place(np.full((1, 2), NOWHERE), latents[one], goals[one])
                 self._edges_of(np.array([[landmark, len(self) - 1]]))
 
