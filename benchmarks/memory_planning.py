@@ -1,0 +1,106 @@
+"""Far goals with and without memory: landmarks on the way, in mazes that are too large for a plan.
+
+    python benchmarks/memory_planning.py                                everything; hours
+    python benchmarks/memory_planning.py --tasks medium --seeds 0       one training and its evaluations
+    python benchmarks/memory_planning.py --only-eval                    evaluate the trainings of an earlier call again
+
+One training per maze and seed, on exploration of its own, then one `forethought eval` per arm on the same held-out
+episodes, and a result file each. What has a result file is left alone (`--resume never` starts everything over).
+`python benchmarks/render_tables.py` then brings the numbers into the pages.
+
+Arms: `memory` is the agent as it comes. `flat` has the same model and planner, without memory. `never_closed` goes by
+memory and closes no way that it is stuck on. Nobody sees the simulator or the map.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainings import carry_out, parse, wanted, without_lists
+
+from forethought.agent.files import write_json
+
+RESULTS = Path(__file__).parent / "results" / "memory_planning"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table."""
+
+    title: str
+    overrides: tuple[str, ...]
+    """What `forethought train` is told, beside seed and folder."""
+    bar: float | None
+    """Success rate of `memory` that counts as solved."""
+    reported: str = ""
+    """What others report."""
+
+
+TASKS = {
+    "medium": Task("OGBench pointmaze-medium", ("preset=pointmaze",), 0.95, "QRL 82 %, TTGS 91 %"),
+    "large": Task("OGBench pointmaze-large", ("preset=pointmaze_large",), 0.95, "QRL 86 %, TTGS 88 %"),
+    "giant": Task("OGBench pointmaze-giant", ("preset=pointmaze_giant",), 0.90, "QRL 68 %, TTGS 92 %"),
+    "pixels": Task("own medium maze from 64x64 pixels", ("preset=maze", "env_options.observation=pixels"), 0.85),
+}
+ARMS: dict[str, tuple[str, ...]] = {
+    "memory": (),
+    "flat": ("agent.configurator.mode=plan",),
+    "never_closed": ("agent.configurator.patience=1000000",),
+}
+"""What each arm overrides, by its name."""
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation of one training."""
+
+    task: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its result file."""
+        return f"{self.task}-{self.arm}-{self.seed}"
+
+
+def jobs(tasks: Sequence[str], seeds: Sequence[int] | None, arms: Sequence[str]) -> Iterator[Job]:
+    """What there is to do; `seeds=None` takes all."""
+    for task in tasks:
+        for seed in SEEDS if seeds is None else seeds:
+            for arm in arms:
+                yield Job(task, arm, seed)
+
+
+def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate; returns the content of the result file."""
+    train = ["forethought", "train", *TASKS[job.task].overrides, f"seed={job.seed}", f"out={run}", *arguments.extra]
+    random = str(job.arm == "memory").lower()
+    evaluate = [
+        "forethought", "eval", f"run={run}", f"episodes={arguments.episodes}", f"seed={job.seed}", *ARMS[job.arm],
+        f"evaluation.random={random}", "evaluation.true_dynamics=false", "evaluation.video=false", *arguments.extra,
+    ]  # fmt: skip
+    evaluation, made_by = carry_out(train, evaluate, run)
+    measured = without_lists(evaluation)
+    return {**measured, **asdict(job), "evaluation_seed": measured["seed"], **made_by}
+
+
+def main() -> None:
+    """Carry out what is asked for and write one JSON file per evaluation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="columns of the table")
+    arguments = parse(parser, TASKS, "held-out goals", least_episodes=100, results=RESULTS)
+    for job in jobs(arguments.tasks, arguments.seeds, arguments.arms):
+        path, run = arguments.out / f"{job.name}.json", arguments.runs / f"{job.task}-{job.seed}"
+        if not wanted(path, run, arguments, borrowed=job.arm != "memory"):
+            continue
+        result = result_of(job, run, arguments)
+        write_json(path, result)
+        print(f"{job.name}: {result['success_rate']:.1%} of {result['episodes']} goals")
+
+
+if __name__ == "__main__":
+    main()
