@@ -91,9 +91,12 @@ TASKS = {
         PAIRWISE,
         # Memory has a table of its own: here the planner is on its own.
         evaluation=(
-            "agent.configurator.mode=plan", "agent.replan_every=1", "planner.horizon=10", "planner.num_samples=128",
+            "agent.configurator.mode=plan",
+            "agent.replan_every=1",
+            "planner.horizon=10",
+            "planner.num_samples=128",
             "planner.iterations=4",
-        ),  # fmt: skip
+        ),
         table="ways",
         reported="QRL 82 %, with OGBench's data",
     ),

@@ -85,8 +85,9 @@ def read_limit() -> int:
 def shortest(layout: str, pair: int) -> float:
     """Decisions that the shortest way takes."""
     env = make_env(ENV, EnvOptions(kwargs={"layout": layout}))
+    maze: Any = env.unwrapped
     obs, info = env.reset(seed=episode_seeds("test", pair, 0, 1)[0])
-    metres = float(env.unwrapped.distance(obs, info["goal"]))
+    metres = float(maze.distance(obs, info["goal"]))
     env.close()
     return metres / METRES_PER_DECISION
 
