@@ -5,7 +5,8 @@
 - `sampler`: batches of short sequences and hindsight goal pairs for training.
 - `normalizer`: running mean and standard deviation of vector observations.
 - `interop`, `interop_lerobot`, `interop_lerobot_write`: exchange with Minari and LeRobot datasets.
+- `graph`: landmarks, and the ways between them.
 - `commands`: what `forethought memory` does.
 
-Retrieval (`index`) and landmarks (`graph`) have their place here too.
+Retrieval (`index`) has its place here too.
 """

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from forethought.agent.memory.store import Episode, EpisodeStore, MemoryOptions
 from forethought.agent.world_model.model import WorldModel, WorldModelError, WorldModelOptions
-from forethought.envs.spec import EnvSpec
+from forethought.envs.spec import ArraySpec, EnvSpec, GoalSpec
 
 Maker = Callable[..., Any]
 
@@ -448,3 +448,16 @@ def test_options_that_do_not_fit_the_environment_are_refused(toy_spec: Maker) ->
     with pytest.raises(WorldModelError, match="images must be at least 32 pixels wide and high for 4 channels, got 16"):
         WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4, 4)))
     WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4)))  # just fits
+
+
+def test_a_goal_picture_stands_still() -> None:
+    spec = EnvSpec(
+        "Toy-v0", {"pixels": ArraySpec((16, 16, 6), "uint8")}, (-1.0,), (1.0,), 0.1, 10, GoalSpec("observation")
+    )
+    model = WorldModel(spec, WorldModelOptions(encoder="learned", latent_dim=4, hidden_dim=8, channels=(4,)))
+    frames = torch.randint(0, 256, (5, 16, 16, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    still = torch.cat([frames[..., 3:], frames[..., 3:]], dim=-1)
+    torch.testing.assert_close(model.embed_goal({"pixels": frames}), model.encode({"pixels": still}))
+    torch.testing.assert_close(model.embed_reached({"pixels": frames}), model.embed_goal({"pixels": still}))
+    assert model.sees_motion
+    assert not torch.allclose(model.encode({"pixels": frames}), model.encode({"pixels": still}))
