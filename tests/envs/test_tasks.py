@@ -469,7 +469,7 @@ def test_goals_of_a_maze_are_far_and_can_be_reached(layout):
         ("#####/## ##/#####", "two free cells or more"),
         ("#####/#   #/#####", "layout must have a goal 4 cells or more by some way from a start"),
         ("##########/#   ##   #/##########", "by some way from a start"),
-        ("##########/#     SG#/##########", "by some way from a start"),
+        ("#########/#     SG#/#########", "by some way from a start"),
     ],
 )
 def test_a_layout_that_is_no_maze_is_refused(layout, message):
