@@ -168,6 +168,17 @@ def load_agent(
     return agent
 
 
+def load_alone(run: str | Path, checkpoint: str = "best") -> Agent:
+    """As `load_agent`, an agent with the options of its run that goes by no memory."""
+    options = AgentOptions.from_json(read_card(Path(run).expanduser(), checkpoint)["config"]["agent"])
+    configurator = dataclasses.replace(options.configurator, mode="plan")
+    retrieval = dataclasses.replace(options.retrieval, seeds=0)
+    options = dataclasses.replace(
+        options, configurator=configurator, retrieval=retrieval, compile="never", deadline_s=None
+    )
+    return load_agent(run, checkpoint, options=options)
+
+
 def build_configurator(
     model: WorldModel, memory: EpisodeStore | str | Path, options: AgentOptions, progress: Progress | None = None
 ) -> Configurator:

@@ -437,13 +437,3 @@ def test_a_note_that_is_nothing_is_refused(plane_model: Maker, store: EpisodeSto
     store.annotate({NOTE + "Plane-v0": b"nothing"})
     with pytest.raises(GraphError):
         open_graph(plane_model(), store, options())
-
-
-@pytest.mark.xfail(
-    strict=True, reason="arrays of the store that cannot be written are made tensors", raises=UserWarning
-)
-def test_models_that_believe_open_a_graph(toy_model: Maker, make_episode: Maker, tmp_path: Path) -> None:
-    model = toy_model(recurrence="gru")
-    with EpisodeStore.open(tmp_path, "a", model.spec) as store:
-        store.append(make_episode(model.spec, 9))
-        assert len(open_graph(model, store, options()))
