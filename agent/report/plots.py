@@ -505,6 +505,7 @@ def landmark_plot(
         raise PlotError(f"walked and failed must have a value for each of {len(pairs)} edges")
     figure, (axes,) = _figure(theme, _WIDE, 0.75 * _WIDE)
     bad, often = counts[1] > 0, counts[0] > 0
+    thin = min(1.0, (2000 / max(len(pairs), 1)) ** 0.5)  # so that thousands can be told apart
     for label, chosen, colour, width in (  # what matters most comes last, on top
         ("believed", ~often & ~bad, theme.muted, 0.4),
         ("walked", often & ~bad, theme.series[0], 1.0),
@@ -512,7 +513,9 @@ def landmark_plot(
     ):
         if chosen.any():
             name = f"{label} ({int(chosen.sum())})"
-            lines = LineCollection(at[pairs[chosen]].tolist(), colors=colour, linewidths=width, alpha=0.6, label=name)
+            lines = LineCollection(
+                at[pairs[chosen]].tolist(), colors=colour, linewidths=thin * width, alpha=0.6, label=name
+            )
             axes.add_collection(lines)
     axes.scatter(at[:, 0], at[:, 1], s=10, color=theme.ink, zorder=3, label=f"landmarks ({len(at)})")
     axes.margins(0.03)
