@@ -13,6 +13,7 @@ from ..planners.base import Plan, Planner
 from .compilation import CHOICES, worth_compiling
 from .configurator import Configurator, ConfiguratorOptions, Course
 from .memory.graph import GraphOptions
+from .memory.index import MomentIndex, RetrievalOptions
 from .objectives import ImaginedCost, Objective, propose
 from .threads import threads_for
 from .world_model.model import WorldModel
@@ -46,6 +47,8 @@ class AgentOptions:
     """When it goes by what is in its memory."""
     graph: GraphOptions = field(default_factory=GraphOptions)
     """The landmarks there, by which it goes."""
+    retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
+    """What it takes from moments there that are like the present one."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
@@ -62,8 +65,8 @@ class AgentOptions:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild options from what `dataclasses.asdict` made of them."""
-        configurator, graph = ConfiguratorOptions(**data["configurator"]), GraphOptions(**data["graph"])
-        return cls(**{**data, "configurator": configurator, "graph": graph})
+        kinds = {"configurator": ConfiguratorOptions, "graph": GraphOptions, "retrieval": RetrievalOptions}
+        return cls(**{**data, **{name: kind(**data[name]) for name, kind in kinds.items() if name in data}})
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class Agent:
         options: replanning, precision, deadline, adaptation.
         generator: every random draw of the planner.
         configurator: chooses what each decision is for; without one, that is always the goal itself.
+        index: moments in memory that `options.retrieval.seeds` are taken from; without one, none are.
     """
 
     def __init__(
@@ -148,8 +152,10 @@ class Agent:
         options: AgentOptions,
         generator: torch.Generator,
         configurator: Configurator | None = None,
+        index: MomentIndex | None = None,
     ) -> None:
-        self.model, self.planner, self.objective, self.configurator = model, planner, objective, configurator
+        self.model, self.planner, self.objective = model, planner, objective
+        self.configurator, self.index = configurator, index
         self.options, self.generator = options, generator
         # Cast once: autocast would cast the weights again at every call (and is slower than float32 on a CPU).
         dtype = planning_dtype(options.plan_dtype, self.device)
@@ -286,13 +292,23 @@ class Agent:
         if self.configurator is not None and goal is not None:
             target, course = self.configurator.aim(latent, goal, course)
         cost_fn = ImaginedCost(self.imagined, self.objective, latent, target, carry.correction, compile=self._compile)
-        seeds = None
-        if self.objective.num_seeds:
-            shape = (len(latent), self.objective.num_seeds, self.planner.horizon, self.model.spec.action_dim)
-            noise = torch.randn(shape, generator=self.generator, device=self.device)
-            # Proposals are too few for half precision, which costs more to begin than it saves.
-            seeds = propose(self.model, self.objective, latent, noise, compile=self._compile)
+        seeds = self._seeds(latent, target)
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
         action = plan.actions[:, 0]
         kept = None if goal is None else goal.clone()  # or a goal changed in place would pass unnoticed
         return action, Carry(state, latent, action, plan.actions, 1, kept, carry.correction, course), plan
+
+    def _seeds(self, z: Tensor, target: Tensor | None) -> Tensor | None:
+        """What the objective and memory propose for a search toward `target [B, G]`, `[B, S, H, A]`; None for nothing.
+
+        Memory comes last: what is in front was there before it, and draws what it drew.
+        """
+        seeds, horizon = list[Tensor](), self.planner.horizon
+        if self.objective.num_seeds:
+            shape = (len(z), self.objective.num_seeds, horizon, self.model.spec.action_dim)
+            noise = torch.randn(shape, generator=self.generator, device=self.device)
+            # Proposals are too few for half precision, which costs more to begin than it saves.
+            seeds.append(propose(self.model, self.objective, z, noise, compile=self._compile))
+        if self.index is not None and target is not None:
+            seeds.append(self.index.seeds(z, target, horizon, self.options.retrieval.seeds))
+        return torch.cat(seeds, dim=1) if seeds else None

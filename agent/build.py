@@ -36,6 +36,7 @@ from .compilation import worth_compiling
 from .configurator import Configurator
 from .files import read_json, write_bytes, write_json
 from .memory.graph import open_graph, save_graph
+from .memory.index import MomentIndex, open_index
 from .memory.store import Episode, EpisodeStore, MemoryOptions
 from .objectives import (
     OBJECTIVES,
@@ -122,13 +123,13 @@ def load_agent(
         planner: options of another planner than the run's (with its `name`), e.g. from `forethought.configs`.
         objective: other options of the objective.
         options: other options of the agent.
-        memory: a store, or its folder, whose episodes the agent goes by unless `agent.configurator.mode` is `plan`;
-            None takes the one it was trained with.
+        memory: a store, or its folder, whose episodes the agent goes by where `agent.configurator.mode` is not `plan`
+            or `agent.retrieval.seeds` not 0; None takes the one it was trained with.
         device: where it computes.
         seed: of the planner's random draws.
 
     Raises:
-        RunError: there is no such run, or no such device.
+        RunError: there is no such run, or no such device, or the run has no goals and is to go by its memory.
         StoreError: there is no such memory.
         CheckpointError: no checkpoint, a damaged one, or one that does not fit its own description.
     """
@@ -154,14 +155,28 @@ def load_agent(
     else:
         planner_ = build_planner(planner, spec, device)
     generator = torch.Generator(device).manual_seed(seed)
-    configurator = None
+    configurator, index = None, None
+    if memory is None:
+        memory = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
     if options.configurator.mode != "plan":
-        folder = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
-        configurator = build_configurator(model, folder if memory is None else memory, options)
-    agent = Agent(model, planner_, build_objective(objective), options, generator, configurator)
+        configurator = build_configurator(model, memory, options)
+    if options.retrieval.seeds:
+        index = build_index(model, memory, options)
+    agent = Agent(model, planner_, build_objective(objective), options, generator, configurator, index)
     if options.deadline_s is not None:
         agent.warm_up()
     return agent
+
+
+def load_alone(run: str | Path, checkpoint: str = "best") -> Agent:
+    """As `load_agent`, an agent with the options of its run that goes by no memory."""
+    options = AgentOptions.from_json(read_card(Path(run).expanduser(), checkpoint)["config"]["agent"])
+    configurator = dataclasses.replace(options.configurator, mode="plan")
+    retrieval = dataclasses.replace(options.retrieval, seeds=0)
+    options = dataclasses.replace(
+        options, configurator=configurator, retrieval=retrieval, compile="never", deadline_s=None
+    )
+    return load_agent(run, checkpoint, options=options)
 
 
 def build_configurator(
@@ -187,6 +202,30 @@ def build_configurator(
 
         graph = open_graph(model, store, options.graph, told)
     return Configurator(graph, options.configurator)
+
+
+def build_index(
+    model: WorldModel, memory: EpisodeStore | str | Path, options: AgentOptions, keep: bool = True
+) -> MomentIndex:
+    """The moments of a memory that `agent.retrieval` looks among; latents are kept there if it can be written.
+
+    Raises:
+        RunError: the model was made for rewards.
+        StoreError: there is no such memory.
+        RetrievalError: a library is missing.
+    """
+    _check_retrieval(options, model.purpose)
+    with contextlib.ExitStack() as stack:
+        store = memory if isinstance(memory, EpisodeStore) else stack.enter_context(EpisodeStore.open(memory))
+        return open_index(model, store, options.retrieval, keep=keep)
+
+
+def _check_retrieval(options: AgentOptions, purpose: str) -> None:
+    if options.retrieval.seeds and purpose != "goal":
+        raise RunError(
+            f"agent.retrieval.seeds must be 0 with objective={purpose}: what was done in memory is judged by how near "
+            f"it led to a goal; got {options.retrieval.seeds}"
+        )
 
 
 def _open_checkpoint(run_dir: Path, name: str, device: str = "cpu") -> tuple[Path, Checkpoint]:
@@ -274,6 +313,7 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
                 f"objective.members must be at most world_model.ensemble_size={config.world_model.ensemble_size}, "
                 f"got {members}"
             )
+        _check_retrieval(config.agent, config.objective.name)
         if isinstance(config.objective, GoalOptions):
             _check_goals(config, config.objective, validation.env_spec)
         if not last.exists():
@@ -330,10 +370,16 @@ def _trainer(
     def configurator(updates: int, episodes: int) -> Configurator:
         return build_configurator(model, store, config.agent)
 
+    @functools.lru_cache(maxsize=1)
+    def index(updates: int, episodes: int) -> MomentIndex:
+        return build_index(model, store, config.agent, keep=False)  # the next one sees all with other eyes
+
     def agents(kind: str, generator: torch.Generator) -> Agent:
         goes_by_memory = kind == "plan" and config.agent.configurator.mode != "plan"
         chooser = configurator(learner.updates, store.next_id) if goes_by_memory else None
-        return Agent(model, planner, objectives[kind], config.agent, generator, chooser)
+        retrieves = kind == "plan" and config.agent.retrieval.seeds
+        found = index(learner.updates, store.next_id) if retrieves else None
+        return Agent(model, planner, objectives[kind], config.agent, generator, chooser, found)
 
     return Trainer(
         learner, store, environments, validation, agents, config.training,
@@ -509,7 +555,8 @@ def _memory_of(
     config: EvalConfig, saved: dict[str, Any], run_dir: Path, stack: contextlib.ExitStack
 ) -> EpisodeStore | None:
     """The memory that an evaluation goes by, to be closed with the stack; None where it needs none."""
-    if config.agent.configurator.mode == "plan" and not config.evaluation.remember:
+    used = config.agent.configurator.mode != "plan" or config.agent.retrieval.seeds > 0
+    if not used and not config.evaluation.remember:
         return None
     folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
     if not config.evaluation.remember:

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from .. import ForethoughtError, UnknownNameError, __version__
 from .memory import commands as memory_commands
+from .memory import model_commands
 
 _EXAMPLES = {
     "quickstart": """
@@ -55,7 +56,9 @@ _EXAMPLES = {
   forethought memory inspect runs/reacher/memory --episode 12
   forethought memory verify runs/reacher/memory
   forethought memory forget runs/reacher/memory --episodes 3,5-9 --dry-run
-  forethought memory compact runs/reacher/memory""",
+  forethought memory compact runs/reacher/memory
+  forethought memory nearest runs/reacher/memory --run runs/reacher --episode 12 --step 30
+  forethought memory graph runs/reacher/memory --run runs/reacher --out graph.png""",
 }
 
 
@@ -147,11 +150,12 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--env", help="also make, reset and step this environment")
     memory = add("memory", "look into a memory on disk, thin it out, and exchange it with other tools")
     actions = memory.add_subparsers(dest="action", metavar="action", required=True)
-    memory_commands.add_actions(
-        lambda name, text: actions.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[debug]
-        )
-    )
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[debug])
+
+    memory_commands.add_actions(action)
+    model_commands.add_actions(action)
     return parser
 
 
@@ -397,7 +401,11 @@ def _doctor(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _memory(parsed: argparse.Namespace, console: Console) -> int:
-    return memory_commands.run(parsed, console)
+    if parsed.action not in model_commands.ACTIONS:
+        return memory_commands.run(parsed, console)
+    from . import build
+
+    return model_commands.run(parsed, console, build.load_alone)
 
 
 def _say(console: Console, text: str) -> None:

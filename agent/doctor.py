@@ -34,6 +34,7 @@ _EXTRAS = {
     "tensorboard": ("TensorBoard", "track"),
     "minari": ("Minari", "interop"),
     "pyarrow": ("pyarrow", "interop"),
+    "faiss": ("faiss", "ann"),
 }
 
 

@@ -26,6 +26,9 @@ from adaptation import TASKS as ADAPTATION_TASKS
 from goal_reaching import TASKS, Task
 from gymnasium_control import ARMS as GYMNASIUM_ARMS
 from gymnasium_control import TASKS as GYMNASIUM_TASKS
+from retrieval import ARMS as RETRIEVAL_ARMS
+from retrieval import SAMPLES
+from retrieval import TASKS as RETRIEVAL_TASKS
 from reward_control import FRAMES
 from reward_control import TASKS as REWARD_TASKS
 from working_memory import ARMS as MEMORY_ARMS
@@ -199,6 +202,47 @@ def adaptation(results: Path) -> str:
         "error", "adapting",
     ]  # fmt: skip
     return markdown(header, rows)
+
+
+# -- retrieval ---------------------------------------------------------------------------------------------------------
+
+
+def retrieval(results: Path) -> str:
+    """Two rows per task that has results, one for each arm; one column per number of candidates."""
+    found = [read_json(path) for path in sorted((results / "retrieval").glob("*.json"))]
+    rows = []
+    for name, task in RETRIEVAL_TASKS.items():
+        arms = {
+            arm: {n: [r for r in found if (r["task"], r["samples"], r["arm"]) == (name, n, arm)] for n in SAMPLES}
+            for arm in RETRIEVAL_ARMS
+        }
+        alone = {n: _success_and_steps(of) for n, of in arms["alone"].items() if of}
+        for arm, of_arm in arms.items():
+            here = {n: _success_and_steps(of) for n, of in of_arm.items() if of}
+            if not here or not alone:
+                continue
+            best, least = max(s for s, _ in alone.values()), min(t for _, t in alone.values())
+            rows.append([
+                f"{task.title}, {'with memory' if arm == 'memory' else 'alone'}",
+                *(f"{_percent(here[n][0])}; {here[n][1]:.1f}" if n in here else NONE for n in SAMPLES),
+                _enough({n: success >= 0.95 * best for n, (success, _) in here.items()}),
+                _enough({n: steps <= 1.05 * least for n, (_, steps) in here.items()}),
+                f"{median(r['decision_ms']['p50'] for r in of_arm[max(here)]):.0f} ms",
+            ])  # fmt: skip
+    if not rows:
+        return "No results yet: `python benchmarks/retrieval.py` makes them.\n"
+    header = ["candidates", *map(str, SAMPLES), "enough for success", "enough for steps", "decision"]
+    return markdown(header, rows)
+
+
+def _success_and_steps(trainings: Sequence[Result]) -> tuple[float, float]:
+    return fmean(r["success_rate"] for r in trainings), fmean(r["steps_mean_all"] for r in trainings)
+
+
+def _enough(good: dict[int, bool]) -> str:
+    """The least number from which on all are good."""
+    bad = max((n for n, is_good in good.items() if not is_good), default=0)
+    return str(min((n for n in good if n > bad), default=NONE))
 
 
 # -- working memory ----------------------------------------------------------------------------------------------------
@@ -469,6 +513,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ways": ways,
     "ablations": ablations,
     "adaptation": adaptation,
+    "retrieval": retrieval,
     "working_memory": working_memory,
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,

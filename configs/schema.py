@@ -79,7 +79,8 @@ class EvalConfig:
     checkpoint: str = "best"
     """`best` or `last`."""
     memory: str | None = None
-    """Folder of the memory that the agent goes by, unless agent.configurator.mode=plan; None for the run's own."""
+    """Folder of the memory that the agent goes by, where agent.configurator.mode or agent.retrieval.seeds says so;
+    None for the run's own."""
     device: str = "cpu"
     """Where the world model and the planner compute."""
     threads: int = 2

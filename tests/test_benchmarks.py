@@ -422,6 +422,55 @@ def test_all_worlds_share_a_training(
     assert "No results yet" in tables.adaptation(tmp_path / "nothing")
 
 
+# -- retrieval ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def retrieval() -> ModuleType:
+    return importlib.import_module("retrieval")
+
+
+def test_commands_of_retrieval_are_valid_configurations(retrieval: ModuleType) -> None:
+    for job in retrieval.jobs(list(retrieval.TASKS), None, list(retrieval.SAMPLES)):
+        train = build_parser().parse_args(job.train_command(Path("runs/x"), [])[1:])
+        trained = load(Config, with_preset(train.overrides)[0])
+        assert trained.planner.name == "icem"
+        evaluate = build_parser().parse_args(job.eval_command(Path("runs/x"), 100, [])[1:])
+        named = [f"evaluation.{o}" if o.startswith(("episodes=", "seed=")) else o for o in evaluate.overrides]
+        config = load(EvalConfig, named)
+        assert config.planner.num_samples == job.samples
+        assert (config.agent.retrieval.seeds > 0) == (job.arm == "memory")
+        assert config.agent.retrieval.seeds < job.samples
+
+
+def test_all_numbers_of_candidates_share_a_training(
+    retrieval: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tables: ModuleType
+) -> None:
+    folders = ["--out", str(tmp_path / "retrieval"), "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr(sys, "argv", ["retrieval.py", *folders, "--tasks", "reacher", "--samples", "4", "16"])
+    retrieval.main()
+    assert calls.kinds == ["train"] + ["eval"] * 4
+    retrieval.main()
+    assert calls.kinds == ["train"] + ["eval"] * 4, "what is there is left alone"
+    table = tables.retrieval(tmp_path).splitlines()
+    assert len(table) == 2 + 2
+    assert [line.split(" |")[0] for line in table[2:]] == ["| Reacher, alone", "| Reacher, with memory"]
+    assert "No results yet" in tables.retrieval(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("good", "enough"),
+    [
+        ({4: False, 8: True, 16: True}, "8"),
+        ({4: True, 8: False, 16: True}, "16"),
+        ({4: True, 8: True}, "4"),
+        ({4: False, 8: False}, "\N{EN DASH}"),
+    ],
+)
+def test_enough_is_what_all_larger_numbers_are_too(tables: ModuleType, good: dict[int, bool], enough: str) -> None:
+    assert tables._enough(good) == enough
+
+
 # -- the memory -------------------------------------------------------------------------------------------------------
 
 

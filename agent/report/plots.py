@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
@@ -472,6 +473,58 @@ def probe_bars(names: Sequence[str], r2: ArrayLike, learned: ArrayLike | None = 
         axes.grid(visible=False, axis="y")
     if len(series) > 1:
         _legend(grid[-1], theme, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    return _png(figure)
+
+
+def landmark_plot(
+    places: ArrayLike,
+    edges: ArrayLike,
+    walked: ArrayLike,
+    failed: ArrayLike,
+    names: Sequence[str],
+    theme: Theme = LIGHT,
+) -> bytes:
+    """Landmarks in a plane, and the ways between them: those that were walked, are only believed, or failed last.
+
+    Args:
+        places: of the landmarks `[N, 2]`.
+        edges: landmarks from and to, `[E, 2]`.
+        walked: how often each was walked, `[E]`; 0 where it is only believed.
+        failed: how often each was tried in vain since it was last walked, `[E]`.
+        names: of the two numbers that make the plane.
+        theme: colours.
+
+    Raises:
+        PlotError: no landmarks, or shapes that do not fit each other.
+    """
+    at = _array("places", places, 2)
+    pairs, counts = np.asarray(edges, np.int64).reshape(-1, 2), [np.asarray(x, np.float64) for x in (walked, failed)]
+    if at.shape[1] != 2 or len(names) != 2:
+        raise PlotError(f"places and names must be of 2 numbers, got {at.shape[1]} and {len(names)}")
+    if any(len(values) != len(pairs) for values in counts):
+        raise PlotError(f"walked and failed must have a value for each of {len(pairs)} edges")
+    figure, (axes,) = _figure(theme, _WIDE, 0.75 * _WIDE)
+    bad, often = counts[1] > 0, counts[0] > 0
+    thin = min(1.0, (2000 / max(len(pairs), 1)) ** 0.5)  # so that thousands can be told apart
+    for label, chosen, colour, width in (  # what matters most comes last, on top
+        ("believed", ~often & ~bad, theme.muted, 0.4),
+        ("walked", often & ~bad, theme.series[0], 1.0),
+        ("failed", bad, theme.series[1], 1.4),
+    ):
+        if chosen.any():
+            name = f"{label} ({int(chosen.sum())})"
+            lines = LineCollection(
+                at[pairs[chosen]].tolist(), colors=colour, linewidths=thin * width, alpha=0.6, label=name
+            )
+            axes.add_collection(lines)
+    axes.scatter(at[:, 0], at[:, 1], s=10, color=theme.ink, zorder=3, label=f"landmarks ({len(at)})")
+    axes.margins(0.03)
+    axes.autoscale_view()
+    axes.set_xlabel(_plain(names[0]))
+    axes.set_ylabel(_plain(names[1]))
+    if names[0].split("[")[0] == names[1].split("[")[0]:  # of one array, so in one unit
+        axes.set_aspect("equal", adjustable="datalim")
+    _legend(axes, theme, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     return _png(figure)
 
 

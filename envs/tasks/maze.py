@@ -58,6 +58,14 @@ class Maze(MujocoGoalTask):
         """Middle of every free cell `[C, 2]`, in metres."""
         self.ways, self._next = shortest_ways(self.walls)
         """Shortest ways `[C, C]` between the middles of free cells, in cells."""
+        self._allowed = np.isin(np.arange(len(self.centres)), self._goals) & np.isfinite(self.ways)
+        far = self._allowed & (self.ways >= self.least_cells)
+        self._starts = self._starts[far[self._starts].any(axis=-1)]
+        if not len(self._starts):
+            raise EnvError(
+                f"layout must have a goal {self.least_cells:g} cells or more by some way from a start, got "
+                f"{layout or self.layout!r}"
+            )
         super().__init__(render_mode)
 
     def _centres(self) -> Floats:
@@ -124,9 +132,14 @@ class Maze(MujocoGoalTask):
 
     @override
     def sample_goal(self, rng: np.random.Generator, start: State) -> State:
+        cell = self.cell_of(start[0])
+        allowed = self._allowed[cell]
+        far = allowed & (self.ways[cell] >= self.least_cells)
+        if not far.any():  # no episode starts here, but one may be given another goal here
+            far = allowed
         while True:
             goal = self._somewhere(self._goals, rng)
-            if self.ways[self.cell_of(start[0]), self.cell_of(goal[0])] >= self.least_cells:
+            if far[self.cell_of(goal[0])]:
                 return goal
 
     @override

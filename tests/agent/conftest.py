@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
 from forethought.agent.memory.sampler import SequenceBatch
+from forethought.agent.memory.store import Episode
 from forethought.agent.training.rollout import Array, Environments
 from forethought.agent.world_model.model import WorldModel, WorldModelOptions
 from forethought.envs.spec import ArraySpec, EnvSpec, GoalSpec
@@ -186,3 +188,63 @@ class FakeEnvironments(Environments):
 @pytest.fixture
 def fake_environments() -> Callable[[int], FakeEnvironments]:
     return FakeEnvironments
+
+
+# -- a plane on which everything is known ------------------------------------------------------------------------------
+
+PLANE = EnvSpec(
+    env_id="Plane-v0",
+    obs={"position": ArraySpec((2,), "float32")},
+    action_low=(-1.0, -1.0),
+    action_high=(1.0, 1.0),
+    control_dt=0.1,
+    max_episode_steps=100,
+    goal=GoalSpec("observation"),
+)
+
+
+class ExactSteps(nn.Module):
+    """Steps on the plane along its axes, one for each unit of length; downwards `back` times as many."""
+
+    def __init__(self, back: float) -> None:
+        super().__init__()
+        self.back = back
+
+    @override
+    def forward(self, z: Tensor, point: Tensor, goal: Tensor) -> Tensor:
+        gap = goal - z
+        steps: Tensor = (gap.relu() + self.back * (-gap).relu()).sum(dim=-1)
+        return steps
+
+
+@pytest.fixture(scope="session")
+def plane_model() -> ModelMaker:
+    """A model of the plane whose latents are positions and whose distance is exact."""
+
+    def make(back: float = 1.0) -> WorldModel:
+        options = WorldModelOptions(encoder="identity", hidden_dim=8, ensemble_size=1, probe=False)
+        model = WorldModel(PLANE, options).eval()
+        model.normalizer.clip = None
+        model.time_to_goal = ExactSteps(back)  # type: ignore[assignment]
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def walk() -> Callable[[Any], Episode]:
+    """An episode through these positions `[T+1, 2]`; actions are the way between them."""
+
+    def make(positions: Any) -> Episode:
+        position = np.asarray(positions, np.float32)
+        length = len(position) - 1
+        return Episode(
+            obs={"position": position},
+            actions=np.diff(position, axis=0),
+            rewards=np.zeros(length, np.float32),
+            success=np.zeros(length, bool),
+            terminated=False,
+            truncated=True,
+        )
+
+    return make

@@ -1,5 +1,6 @@
 """The jobs from Python: training, loading an agent, evaluating, collecting; and all that can be wrong with them."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,13 +16,15 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.error import DependencyNotInstalled
+from safetensors.numpy import load as load_arrays
 from typing_extensions import override
 
 from forethought import UnknownNameError, make_env
 from forethought.agent import build
-from forethought.agent.agent import Agent
+from forethought.agent.agent import Agent, AgentOptions
 from forethought.agent.build import RunError, load_agent
-from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.memory.index import RetrievalOptions
+from forethought.agent.memory.store import EpisodeStore, StoreError
 from forethought.agent.training import rollout
 from forethought.agent.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from forethought.agent.training.evaluate import episode_seeds
@@ -737,3 +740,136 @@ def test_an_evaluation_takes_over_goals_ahead_of_its_run() -> None:
         "planner": {"name": "icem"}, "objective": {"name": "goal"}, "agent": {}, "env_options": {"goal_ahead": 25}
     }  # fmt: skip
     assert "env_options.goal_ahead=25" in build.overrides_of_run(saved, {})
+
+
+# -- going by what is in memory ----------------------------------------------------------------------------------------
+
+RETRIEVAL = ["agent.retrieval.seeds=4", "agent.retrieval.neighbours=8", "agent.retrieval.stride=2"]
+LANDMARKS = ["agent.configurator.mode=auto", "agent.graph.spacing=2", "agent.graph.reach=6", "agent.graph.stride=1"]
+
+
+def test_options_of_an_agent_outlive_their_run() -> None:
+    config = load(Config, ["env=forethought/PointMass-v0", *RETRIEVAL, *LANDMARKS])
+    saved = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert AgentOptions.from_json(saved["agent"]) == config.agent
+    assert load(EvalConfig, ["run=x", *build.overrides_of_run(saved, {})]).agent == config.agent
+    del saved["agent"]["retrieval"]  # of a run that was made before there was such a thing
+    assert AgentOptions.from_json(saved["agent"]).retrieval == RetrievalOptions()
+
+
+def test_an_agent_that_retrieves_is_trained_loaded_and_evaluated(tmp_path: Path, small: list[str], cli: Any) -> None:
+    run = build.train(load(Config, [*small, *RETRIEVAL, f"out={tmp_path}/run"]))
+    with EpisodeStore.open(run / "memory") as store:
+        assert store.notes() == []  # latents of a model that is still learning are not kept
+        moments = sum(length // 2 + 1 for length in store.lengths().tolist())
+    agent = load_agent(run)
+    assert agent.index is not None
+    assert len(agent.index) == moments
+    done = cli("eval", f"run={run}", "episodes=3", "threads=1", "evaluation.true_dynamics=false")
+    assert done.code == 0, done.err
+    result = json.loads((run / "eval.json").read_text())
+    assert result["agent"]["retrieval"] == {"seeds": 4, "neighbours": 8, "stride": 2, "search": "auto"}
+
+
+def decided(run: Path, memory: Path | None = None, **retrieval: Any) -> list[float]:
+    options = AgentOptions(plan_dtype="float32", retrieval=RetrievalOptions(**retrieval))
+    agent = load_agent(run, options=options, memory=memory)
+    assert (agent.index is None) == (options.retrieval.seeds == 0)
+    obs = {"position": np.zeros((1, 2), np.float32), "velocity": np.zeros((1, 2), np.float32)}
+    goal = agent.embed_goal({**obs, "position": np.full((1, 2), 0.2, np.float32)})
+    plan = agent.act(obs, agent.init(1), goal)[2]
+    assert plan is not None
+    return list(plan.actions.flatten().tolist())
+
+
+@pytest.mark.parametrize("changes", [{"seeds": 0}, {"seeds": 12}, {"neighbours": 12}, {"stride": 3}])
+def test_every_option_of_retrieval_changes_what_is_decided(small_run: Path, changes: dict[str, int]) -> None:
+    plain = {"seeds": 6, "neighbours": 64}
+    assert decided(small_run, **plain) == decided(small_run, **plain)
+    assert decided(small_run, **plain) != decided(small_run, **{**plain, **changes})
+
+
+def test_moments_are_retrieved_from_the_memory_that_is_given(small_run: Path, tmp_path: Path) -> None:
+    memory = Path(shutil.copytree(small_run / "memory", tmp_path / "memory"))
+    assert decided(small_run, memory, seeds=6) == decided(small_run, seeds=6)
+    with EpisodeStore.open(memory, "a") as store:
+        store.forget(range(6))
+    assert decided(small_run, memory, seeds=6) != decided(small_run, seeds=6)
+    with EpisodeStore.open(memory, "a") as store:
+        store.forget([6, 7])
+    assert decided(small_run, memory, seeds=6) == decided(small_run, seeds=0)
+    with pytest.raises(StoreError, match="there is no episode store"):
+        decided(small_run, tmp_path / "nowhere", seeds=6)
+
+
+def test_retrieval_is_for_goals(tmp_path: Path, small: list[str]) -> None:
+    with pytest.raises(RunError, match=r"agent\.retrieval\.seeds must be 0 with objective=reward: .*got 4"):
+        build.train(load(Config, [*small, *RETRIEVAL, "objective=reward", f"out={tmp_path}/run"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_agent_without_a_memory_to_go_by_needs_none(small_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    shutil.rmtree(run / "memory")
+    agent = load_agent(run)
+    assert (agent.configurator, agent.index) == (None, None)
+    assert build.load_alone(run).options.graph == agent.options.graph
+
+
+# -- episodes that are remembered --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def living(small_run: Path, tmp_path: Path, cli: Any) -> Callable[..., dict[str, Any]]:
+    """Live through two episodes of a run that are kept, or as many as are asked for."""
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+
+    def live(*overrides: str) -> dict[str, Any]:
+        plain = ["threads=1", "episodes=2", "evaluation.remember=true", *LANDMARKS]
+        done = cli("eval", f"run={run}", *plain, *overrides)
+        assert done.code == 0, done.err
+        return dict(json.loads((run / "eval.json").read_text()))
+
+    return live
+
+
+def test_episodes_that_are_remembered_are_in_the_memory_with_their_graph(
+    living: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    result = living()
+    assert result["episodes_in_memory"] == 10
+    assert result["episodes"] == 2
+    with EpisodeStore.open(tmp_path / "run" / "memory") as store:
+        infos = [store.info(i)["meta"] for i in (8, 9)]
+        assert [(meta["policy"], meta["seed"], meta["run"]) for meta in infos] == [
+            ("live", seed, "run") for seed in episode_seeds("test", 0, 0, 2)
+        ]
+        note = load_arrays(store.note("graph/forethought/PointMass-v0") or b"")
+        assert note["next_episode"].tolist() == [10]
+        assert {8, 9} & set(note["moments"][:, 0].tolist())
+
+
+def test_without_landmarks_episodes_are_remembered_all_the_same(
+    living: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    for count in (10, 12):
+        assert living("agent.configurator.mode=plan")["episodes_in_memory"] == count
+    with EpisodeStore.open(tmp_path / "run" / "memory") as store:
+        assert store.notes() == []
+
+
+def test_the_next_evaluation_goes_on_from_what_is_remembered(
+    living: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    living()
+    assert living("seed=1")["episodes_in_memory"] == 12
+    with EpisodeStore.open(tmp_path / "run" / "memory") as store:
+        note = load_arrays(store.note("graph/forethought/PointMass-v0") or b"")
+        assert note["next_episode"].tolist() == [12]
+
+
+@pytest.mark.parametrize("override", ["evaluation.goals_per_episode=2", "goal=goal.json"])
+def test_what_cannot_be_remembered(small_run: Path, override: str, cli: Any) -> None:
+    done = cli("eval", f"run={small_run}", "evaluation.remember=true", override)
+    assert done.code == 2
+    assert "evaluation.remember must be false with evaluation.goal or several goals per episode, got true" in done.err

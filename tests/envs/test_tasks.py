@@ -11,11 +11,11 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forethought.envs.spec import EnvError
+from forethought.envs.spec import EnvError, EnvOptions
 from forethought.envs.tasks import TASK_IDS
 from forethought.envs.tasks.base import MujocoGoalTask
 from forethought.envs.tasks.cartpole import Cartpole
-from forethought.envs.tasks.maze import Rooms, shortest_ways
+from forethought.envs.tasks.maze import LAYOUTS, Maze, Rooms, shortest_ways
 from forethought.envs.tasks.pointmass import PointMass
 from forethought.envs.tasks.push import Push
 from forethought.envs.tasks.reacher import Reacher
@@ -27,6 +27,7 @@ TASKS: dict[str, type[MujocoGoalTask]] = {
     "forethought/Cartpole-v0": Cartpole,
     "forethought/Push-v0": Push,
     "forethought/Rooms-v0": Rooms,
+    "forethought/Maze-v0": Maze,
 }
 CACHE: dict[str, MujocoGoalTask] = {}
 
@@ -71,6 +72,7 @@ def test_importing_the_package_only_registers():
         ("forethought/Cartpole-v0", 0.04, 250),
         ("forethought/Push-v0", 0.1, 100),
         ("forethought/Rooms-v0", 0.2, 100),
+        ("forethought/Maze-v0", 0.2, 400),
     ],
 )
 def test_timing(env_id, dt, decisions):
@@ -445,3 +447,69 @@ def test_rooms_lead_round_the_wall():
     for seed in range(50):
         start, goal = task.sample_episode(seed)
         assert task.ways[task.cell_of(start[0]), task.cell_of(goal[0])] >= task.least_cells
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_goals_of_a_maze_are_far_and_can_be_reached(layout):
+    task = Maze(layout=layout)
+    for seed in range(20):
+        start, goal = (task.cell_of(state[0]) for state in task.sample_episode(seed))
+        assert task.least_cells <= task.ways[start, goal] < np.inf
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("lrage", "layout must be one of open, rooms, .*, or three or more rows of one length.*got 'lrage'"),
+        ("#####/#   #", "three or more rows"),
+        ("#####/#  #/#####", "rows of one length"),
+        ("##/##/##", "rows of one length"),
+        ("#####/#    /#####", "walls .#. all round"),
+        ("## ##/#   #/#####", "walls .#. all round"),
+        ("#####/## ##/#####", "two free cells or more"),
+        ("#####/#   #/#####", "layout must have a goal 4 cells or more by some way from a start"),
+        ("##########/#   ##   #/##########", "by some way from a start"),
+        ("#########/#     SG#/#########", "by some way from a start"),
+    ],
+)
+def test_a_layout_that_is_no_maze_is_refused(layout, message):
+    with pytest.raises(EnvError, match=message):
+        Maze(layout=layout)
+
+
+def test_no_goal_lies_where_no_way_leads():
+    task = Maze(layout="#######/#     #/#######/#     #/#######")
+    pairs = [[int(task.cell_of(state[0])) // 5 for state in task.sample_episode(seed)] for seed in range(40)]
+    assert {tuple(pair) for pair in pairs} == {(0, 0), (1, 1)}
+
+
+def test_another_goal_may_be_near_where_none_is_far():
+    task = Maze(layout="#########/#S     G#/#########")
+    task.reset(seed=0)
+    put(task, task.centres[5], np.zeros(2))
+    assert task.cell_of(task.change_goal(0)["position"]) == 6
+
+
+def test_marks_say_where_episodes_start_and_end():
+    task = Maze(layout="#########/#S     G#/#   #  G#/#S     .#/#########")
+    marks = {"S": set(), "G": set()}
+    for seed in range(60):
+        start, goal = task.sample_episode(seed)
+        marks["S"].add(int(task.cell_of(start[0])))
+        marks["G"].add(int(task.cell_of(goal[0])))
+    assert marks == {"S": {0, 13}, "G": {6, 12}}
+    assert not task.walls[3, 7]  # any other letter is free, and no mark
+
+
+def test_a_mark_may_stand_alone():
+    task = Maze(layout="#########/#S      #/#########")
+    starts = {int(task.cell_of(task.sample_episode(seed)[0][0])) for seed in range(20)}
+    goals = {int(task.cell_of(task.sample_episode(seed)[1][0])) for seed in range(40)}
+    assert starts == {0}
+    assert goals == {4, 5, 6}
+
+
+def test_the_layout_of_a_maze_is_an_argument_of_its_environment():
+    env = make_vector("forethought/Maze-v0", 1, EnvOptions(kwargs={"layout": "two_doors"}))
+    starts = np.concatenate([env.reset([seed])[0]["position"] for seed in range(5)])
+    np.testing.assert_allclose(starts, np.broadcast_to([-0.6, 0.6], (5, 2)), atol=0.05)

@@ -34,6 +34,8 @@ METRICS = [
     for update in range(0, 500, 10)
 ]
 REAL = np.cumsum(RNG.normal(size=(4, 20, 8)), axis=1)
+PLACES = RNG.uniform(size=(30, 2))
+EDGES = RNG.integers(0, 30, (60, 2))
 CASES: dict[str, tuple[Callable[..., bytes], tuple[Any, ...]]] = {
     "success": (plots.success_bars, ([Interval("planner", 0.9, 0.8, 0.95), Interval("random", 0.0)],)),
     "return": (plots.return_bars, ([Interval("planner", -3.0, -4.0, -2.0), Interval("random", -50.0)],)),
@@ -74,6 +76,10 @@ CASES: dict[str, tuple[Callable[..., bytes], tuple[Any, ...]]] = {
     "distance, one value": (plots.distance_plot, ([3.0], [4.0], [0.5])),
     "probe": (plots.probe_bars, ([f"q[{i}]" for i in range(9)], RNG.uniform(-0.5, 1, 9), RNG.uniform(-99, 1, 9))),
     "probe, one value": (plots.probe_bars, (["q"], [0.5])),
+    "landmarks": (
+        plots.landmark_plot,
+        (PLACES, EDGES, RNG.integers(0, 3, 60), RNG.integers(0, 2, 60), ["position[0]", "position[1]"]),
+    ),
     "calibration, one value": (plots.calibration_plot, ([3.0], [4.0], "steps")),
 }
 
@@ -192,3 +198,35 @@ def test_no_global_state_is_touched() -> None:
     assert plots.success_bars([Interval("planner", 0.5)]) == first
     code = "import sys, forethought.agent.report.html; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ways_are_told_apart_by_their_colour() -> None:
+    def drawn(walked: float, failed: float) -> set[str]:
+        image = pixels(plots.landmark_plot(PLACES, EDGES, [walked] * 60, [failed] * 60, ["x", "y"])).astype(int)
+        red, _, blue = image[150:].reshape(-1, 3).T
+        return {
+            name for name, found in (("blue", (blue - red > 60).sum()), ("red", (red - blue > 60).sum())) if found > 500
+        }
+
+    assert drawn(0, 0) == set()
+    assert drawn(2, 0) == {"blue"}
+    assert drawn(2, 1) == drawn(0, 1) == {"red"}
+
+
+def test_a_landmark_without_ways_is_drawn() -> None:
+    assert (pixels(plots.landmark_plot([[0.0, 0.0]], [], [], [], ["x", "y"])) < 60).all(axis=2).sum() > 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"places": np.zeros((0, 2))}, "places must be an array of 2 dimensions, not empty"),
+        ({"places": np.zeros((3, 3))}, "must be of 2 numbers, got 3 and 2"),
+        ({"names": ["x"]}, "must be of 2 numbers, got 2 and 1"),
+        ({"walked": [1.0]}, "walked and failed must have a value for each of 60 edges"),
+    ],
+)
+def test_landmarks_that_cannot_be_drawn(changes: dict[str, Any], message: str) -> None:
+    parts = {"places": PLACES, "edges": EDGES, "walked": np.zeros(60), "failed": np.zeros(60), "names": ["x", "y"]}
+    with pytest.raises(PlotError, match=message):
+        plots.landmark_plot(**{**parts, **changes})
