@@ -11,7 +11,8 @@ from torch import Tensor
 from .. import ForethoughtError
 from ..planners.base import Plan, Planner
 from .compilation import CHOICES, worth_compiling
-from .configurator import Configurator, ConfiguratorOptions, Course
+from .configurator import ConfiguratorOptions
+from .guides import Guide, MacroOptions
 from .memory.graph import GraphOptions
 from .objectives import ImaginedCost, Objective, propose
 from .threads import threads_for
@@ -46,6 +47,8 @@ class AgentOptions:
     """When it goes by what is in its memory."""
     graph: GraphOptions = field(default_factory=GraphOptions)
     """The landmarks there, by which it goes."""
+    macro: MacroOptions = field(default_factory=MacroOptions)
+    """The search over macro-actions, by which it goes with configurator.guide=macro."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
@@ -63,7 +66,8 @@ class AgentOptions:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild options from what `dataclasses.asdict` made of them."""
         configurator, graph = ConfiguratorOptions(**data["configurator"]), GraphOptions(**data["graph"])
-        return cls(**{**data, "configurator": configurator, "graph": graph})
+        macro = MacroOptions(**data.get("macro", {}))  # runs from before there was any have none
+        return cls(**{**data, "configurator": configurator, "graph": graph, "macro": macro})
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Carry:
         goal: what it was made for `[B, G]`; None without a goal.
         correction: what each episode taught about the model, `[B, A, Z]`, see `Agent.adapt`; None without
             adaptation.
-        course: where each episode is on its way along landmarks, see `Configurator`; None without one.
+        course: where each episode is on its way, as its guide keeps it; None without one.
     """
 
     planner: Any
@@ -89,7 +93,7 @@ class Carry:
     age: int = 0
     goal: Tensor | None = None
     correction: Tensor | None = None
-    course: Course | None = None
+    course: Any = None
 
 
 def select(carry: T, rows: Tensor) -> T:
@@ -137,7 +141,7 @@ class Agent:
         objective: scores what the model imagines.
         options: replanning, precision, deadline, adaptation.
         generator: every random draw of the planner.
-        configurator: chooses what each decision is for; without one, that is always the goal itself.
+        configurator: a guide, which chooses what each decision is for; without one, that is always the goal itself.
     """
 
     def __init__(
@@ -147,7 +151,7 @@ class Agent:
         objective: Objective,
         options: AgentOptions,
         generator: torch.Generator,
-        configurator: Configurator | None = None,
+        configurator: Guide[Any] | None = None,
     ) -> None:
         self.model, self.planner, self.objective, self.configurator = model, planner, objective, configurator
         self.options, self.generator = options, generator

@@ -35,6 +35,7 @@ from .agent import Agent, AgentOptions
 from .compilation import worth_compiling
 from .configurator import Configurator
 from .files import read_json, write_bytes, write_json
+from .guides import Guide, MacroGuide
 from .memory.graph import open_graph, save_graph
 from .memory.store import Episode, EpisodeStore, MemoryOptions
 from .objectives import (
@@ -154,14 +155,28 @@ def load_agent(
     else:
         planner_ = build_planner(planner, spec, device)
     generator = torch.Generator(device).manual_seed(seed)
-    configurator = None
+    configurator: Guide[Any] | None = None
     if options.configurator.mode != "plan":
         folder = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
-        configurator = build_configurator(model, folder if memory is None else memory, options)
+        configurator = build_guide(model, folder if memory is None else memory, options, seed)
     agent = Agent(model, planner_, build_objective(objective), options, generator, configurator)
     if options.deadline_s is not None:
         agent.warm_up()
     return agent
+
+
+def build_guide(model: WorldModel, memory: EpisodeStore | str | Path, options: AgentOptions, seed: int) -> Guide[Any]:
+    """What sets sub-goals: the landmarks in a memory, or macro-actions, which leave the memory alone.
+
+    Raises:
+        RunError: the model was made for rewards.
+        GuideError: it has no macro-actions.
+        StoreError: there is no such memory.
+    """
+    if options.configurator.guide == "graph":
+        return build_configurator(model, memory, options)
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    return MacroGuide(model, options.macro, options.graph.reach, generator)
 
 
 def build_configurator(
@@ -327,12 +342,12 @@ def _trainer(
     objectives: dict[str, Objective] = {"plan": build_objective(config.objective), "explore": DisagreementObjective()}
 
     @functools.lru_cache(maxsize=1)
-    def configurator(updates: int, episodes: int) -> Configurator:
-        return build_configurator(model, store, config.agent)
+    def guide(updates: int, episodes: int) -> Guide[Any]:
+        return build_guide(model, store, config.agent, config.seed)
 
     def agents(kind: str, generator: torch.Generator) -> Agent:
-        goes_by_memory = kind == "plan" and config.agent.configurator.mode != "plan"
-        chooser = configurator(learner.updates, store.next_id) if goes_by_memory else None
+        guided = kind == "plan" and config.agent.configurator.mode != "plan"
+        chooser = guide(learner.updates, store.next_id) if guided else None
         return Agent(model, planner, objectives[kind], config.agent, generator, chooser)
 
     return Trainer(
@@ -509,7 +524,8 @@ def _memory_of(
     config: EvalConfig, saved: dict[str, Any], run_dir: Path, stack: contextlib.ExitStack
 ) -> EpisodeStore | None:
     """The memory that an evaluation goes by, to be closed with the stack; None where it needs none."""
-    if config.agent.configurator.mode == "plan" and not config.evaluation.remember:
+    by_memory = config.agent.configurator.mode != "plan" and config.agent.configurator.guide == "graph"
+    if not by_memory and not config.evaluation.remember:
         return None
     folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
     if not config.evaluation.remember:
@@ -593,7 +609,7 @@ def _measure(
     policy = AgentPolicy(agent)
     result, acted = arm("planner", policy)
     result["plan"] = policy.statistics.summary()
-    if agent.configurator is not None:
+    if isinstance(agent.configurator, Configurator):
         graph = agent.configurator.graph
         result["graph"] = {"landmarks": len(graph), "edges": len(graph.edges), "walked": int((graph.walked > 0).sum())}
     result["prediction_error"] = prediction_error(agent, acted)
@@ -628,12 +644,12 @@ def _live(
     policy, episodes = AgentPolicy(agent), list[Episode]()
     began = perf_counter()
     for number, seed in enumerate(seeds):
-        if agent.configurator is not None:
+        if isinstance(agent.configurator, Configurator):
             agent.configurator.learns, agent.configurator.episode = True, memory.next_id
         (episode,) = run_arm(environments, policy, [seed], stop_on_success=True)
         episodes.append(episode)
         memory.append(dataclasses.replace(episode, meta={**episode.meta, "policy": "live", "run": run_dir.name}))
-        if agent.configurator is not None:
+        if isinstance(agent.configurator, Configurator):
             agent.configurator.graph.next_episode = memory.next_id
             save_graph(agent.configurator.graph, memory)
         progress.advance("live", number + 1, len(seeds))
