@@ -173,6 +173,11 @@ def build_guide(model: WorldModel, memory: EpisodeStore | str | Path, options: A
         GuideError: it has no macro-actions.
         StoreError: there is no such memory.
     """
+    if model.purpose != "goal":
+        raise RunError(
+            f"agent.configurator.mode={options.configurator.mode} needs a run with objective=goal, got "
+            f"objective={model.purpose}"
+        )
     if options.configurator.guide == "graph":
         return build_configurator(model, memory, options)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
@@ -185,14 +190,8 @@ def build_configurator(
     """What chooses the way by landmarks in a memory: those kept there, and those of all episodes since.
 
     Raises:
-        RunError: the model was made for rewards.
         StoreError: there is no such memory.
     """
-    if model.purpose != "goal":
-        raise RunError(
-            f"agent.configurator.mode={options.configurator.mode} needs a run with objective=goal, got "
-            f"objective={model.purpose}"
-        )
     with contextlib.ExitStack() as stack:
         store = memory if isinstance(memory, EpisodeStore) else stack.enter_context(EpisodeStore.open(memory))
 
