@@ -41,8 +41,8 @@ class ConfiguratorOptions:
     """`plan` straight for the goal; `auto` goes along landmarks in memory where the goal is far, and sets out over
     unknown ground where that is shorter by far; `memory` only does that where it must."""
     guide: str = "graph"
-    """What sets sub-goals unless the mode is `plan`: `graph`, the landmarks in memory, or `macro`, jumps of a model with
-    `world_model.macro_stride`, which needs no memory; what is below is for `graph`."""
+    """What sets sub-goals unless the mode is `plan`: `graph`, the landmarks in memory, or `macro`, jumps of a model
+    with `world_model.macro_stride`, which needs no memory; what is below is for `graph`."""
     patience: int = 15
     """Decisions without coming nearer after which the way counts as closed."""
     wander: int = 8

@@ -1,10 +1,10 @@
 """Guides: what sets the sub-goals that the planner plans for, where the goal itself is too far for it.
 
-Two of them offer the same: landmarks in memory (`configurator.py`), and here a search over macro-actions, which needs no
-memory while it plans.
+Two of them offer the same: landmarks in memory (`configurator.py`), and here a search over macro-actions, which needs
+no memory while it plans.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -78,9 +78,7 @@ class MacroOptions:
             if getattr(self, name) < least:
                 raise GuideError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 2 <= self.num_elites <= self.num_samples:
-            raise GuideError(
-                f"num_elites must be between 2 and num_samples={self.num_samples}, got {self.num_elites}"
-            )
+            raise GuideError(f"num_elites must be between 2 and num_samples={self.num_samples}, got {self.num_elites}")
         if not self.limit > 0:
             raise GuideError(f"limit must be positive, got {self.limit}")
 

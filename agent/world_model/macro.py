@@ -13,12 +13,12 @@ MIN_VARIANCE = 1e-5
 class MacroModel(nn.Module):
     """Jumps `z[t] -> z[t+K]` by macro-actions: what `K` actions in a row come to, in a few numbers.
 
-    Two levels of latent dynamics, the upper one driven by encoded stretches of actions, are those of hierarchical
-    planning with latent world models (Zhang, Terver, Zholus et al. 2026). Here the encoding is a conditional variational
+    Two levels of latent dynamics, the upper one driven by encoded stretches of actions, are those of "Hierarchical
+    planning with latent world models" (Zhang, Terver, Zholus et al. 2026). Here the code is a conditional variational
     one (Sohn, Lee and Yan 2015): macro-actions of the stretches that were seen from a state are drawn toward a standard
     normal distribution, whatever the state, as skills are toward their prior (Pertsch, Lee and Lim 2020). So a
     macro-action is in units of what is usual there, and a search that keeps within two of them keeps within what was
-    seen. The prior needs no network: what would shift and scale it by the state is free to go into the jump.
+    seen. The prior needs no network: what would shift and scale it by the state can as well be part of the jump.
 
     How close a jump has to come, against how much its macro-action may say, needs no weight: the decoder's variance is
     what it misses by, for each number of z (Rybkin, Daniilidis and Levine, "Simple and effective VAE training with

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from forethought.agent.agent import Agent, AgentOptions, merge, select
-from forethought.agent.build import RunError, evaluate, load_agent, train
+from forethought.agent.build import RunError, build_guide, evaluate, load_agent, train
 from forethought.agent.configurator import JUMP, PLAN, ConfiguratorError, ConfiguratorOptions
 from forethought.agent.guides import GuideError, MacroGuide, MacroOptions
 from forethought.agent.objectives import GoalObjective, GoalOptions
@@ -138,17 +138,14 @@ def test_a_run_goes_by_macro_actions_without_its_memory(small: list[str], tmp_pa
     assert result["plan"]["mode/jump"] == 1.0
     flat = dataclasses.replace(agent.options, configurator=ConfiguratorOptions())
     assert load_agent(run, options=flat).configurator is None
-    with pytest.raises(RunError, match="agent.configurator.mode=auto needs a run with objective=goal"):
-        MacroGuide(agent.model, MacroOptions(), 1.0, agent.generator)
-        agent.model.purpose = "reward"
-        from forethought.agent.build import build_guide
-
+    agent.model.purpose = "reward"
+    with pytest.raises(RunError, match=r"agent\.configurator\.mode=auto needs a run with objective=goal"):
         build_guide(agent.model, run / "memory", agent.options, 0)
 
 
 def test_a_run_without_macro_actions_is_refused(small_run: Path) -> None:
     options = AgentOptions(configurator=ConfiguratorOptions(mode="auto", guide="macro"))
-    with pytest.raises(GuideError, match="guide=macro needs a run with world_model.macro_stride above 0, got 0"):
+    with pytest.raises(GuideError, match=r"guide=macro needs a run with world_model.macro_stride above 0, got 0"):
         load_agent(small_run, options=options)
 
 
