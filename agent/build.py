@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -155,33 +155,41 @@ def load_agent(
     else:
         planner_ = build_planner(planner, spec, device)
     generator = torch.Generator(device).manual_seed(seed)
-    configurator: Guide[Any] | None = None
-    if options.configurator.mode != "plan":
-        folder = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
-        configurator = build_guide(model, folder if memory is None else memory, options, seed)
-    agent = Agent(model, planner_, build_objective(objective), options, generator, configurator)
+    if memory is None:
+        memory = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
+    guide = build_guide(model, options, generator, partial(build_configurator, model, memory, options))
+    agent = Agent(model, planner_, build_objective(objective), options, generator, guide)
     if options.deadline_s is not None:
         agent.warm_up()
     return agent
 
 
-def build_guide(model: WorldModel, memory: EpisodeStore | str | Path, options: AgentOptions, seed: int) -> Guide[Any]:
-    """What sets sub-goals: the landmarks in a memory, or macro-actions, which leave the memory alone.
+def build_guide(
+    model: WorldModel, options: AgentOptions, generator: torch.Generator, landmarks: Callable[[], Configurator]
+) -> Guide[Any] | None:
+    """What sets sub-goals: landmarks or macro-actions; None where plans are for the goal itself.
+
+    Args:
+        model: made for goals.
+        options: of the agent.
+        generator: that of the agent.
+        landmarks: opens those in its memory; called only if it goes by them.
 
     Raises:
         RunError: the model was made for rewards.
         GuideError: it has no macro-actions.
         StoreError: there is no such memory.
     """
+    if options.configurator.mode == "plan":
+        return None
     if model.purpose != "goal":
         raise RunError(
             f"agent.configurator.mode={options.configurator.mode} needs a run with objective=goal, got "
             f"objective={model.purpose}"
         )
-    if options.configurator.guide == "graph":
-        return build_configurator(model, memory, options)
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-    return MacroGuide(model, options.macro, options.graph.reach, generator)
+    if options.configurator.guide == "macro":
+        return MacroGuide(model, options.macro, options.graph.reach, generator)
+    return landmarks()
 
 
 def build_configurator(
@@ -341,13 +349,15 @@ def _trainer(
     objectives: dict[str, Objective] = {"plan": build_objective(config.objective), "explore": DisagreementObjective()}
 
     @functools.lru_cache(maxsize=1)
-    def guide(updates: int, episodes: int) -> Guide[Any]:
-        return build_guide(model, store, config.agent, config.seed)
+    def configurator(updates: int, episodes: int) -> Configurator:
+        return build_configurator(model, store, config.agent)
 
     def agents(kind: str, generator: torch.Generator) -> Agent:
-        guided = kind == "plan" and config.agent.configurator.mode != "plan"
-        chooser = guide(learner.updates, store.next_id) if guided else None
-        return Agent(model, planner, objectives[kind], config.agent, generator, chooser)
+        guide = None
+        if kind == "plan":
+            landmarks = partial(configurator, learner.updates, store.next_id)
+            guide = build_guide(model, config.agent, generator, landmarks)
+        return Agent(model, planner, objectives[kind], config.agent, generator, guide)
 
     return Trainer(
         learner, store, environments, validation, agents, config.training,

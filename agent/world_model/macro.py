@@ -56,7 +56,7 @@ class MacroModel(nn.Module):
         return ahead
 
     def loss(self, z: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-        """Negative evidence lower bound, up to a constant and per number of z, on all stretches of some windows.
+        """How badly jumps fit and how much macro-actions tell, per number of z, on all stretches of some windows.
 
         Args:
             z: latents `[B, L+1, Z]`.
@@ -68,4 +68,8 @@ class MacroModel(nn.Module):
         missed = (self.jump(begin, torch.addcmul(mean, noise, log_std.exp())) - end).square().mean(dim=(0, 1))
         divergence = 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std
         fit = 0.5 * missed.clamp(min=MIN_VARIANCE).log().sum()
-        return (fit + divergence.sum(dim=-1).mean()) / z.shape[-1]
+        return (fit + self.PRICE * divergence.sum(dim=-1).mean()) / z.shape[-1]
+
+    PRICE = 0.5
+    """Of what a macro-action tells, against what it saves the fit, both in nats. At 1 a latent of which nothing is
+    redundant is not worth telling: each nat costs as much as it saves."""

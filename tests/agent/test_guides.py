@@ -140,7 +140,7 @@ def test_a_run_goes_by_macro_actions_without_its_memory(small: list[str], tmp_pa
     assert load_agent(run, options=flat).configurator is None
     agent.model.purpose = "reward"
     with pytest.raises(RunError, match=r"agent\.configurator\.mode=auto needs a run with objective=goal"):
-        build_guide(agent.model, run / "memory", agent.options, 0)
+        build_guide(agent.model, agent.options, agent.generator, pytest.fail)
 
 
 def test_a_run_without_macro_actions_is_refused(small_run: Path) -> None:

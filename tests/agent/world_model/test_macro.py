@@ -87,7 +87,7 @@ def test_the_loss_by_hand() -> None:
             prior = torch.distributions.Normal(torch.zeros(M), torch.ones(M))
             divergence += float(torch.distributions.kl_divergence(posterior, prior).sum()) / 6
             missed += (model.jump(z[b, t], mean + noise[b, t] * log_std.exp()) - z[b, t + K]).square() / 6
-    expected = (float(missed.log().sum()) / 2 + divergence) / 3
+    expected = (float(missed.log().sum()) / 2 + MacroModel.PRICE * divergence) / 3
     assert float(model.loss(z, actions, noise)) == pytest.approx(expected, rel=1e-4)
 
 
