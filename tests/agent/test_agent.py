@@ -404,7 +404,10 @@ def test_merge_takes_rows_of_everything_with_rows() -> None:
 # -- options -----------------------------------------------------------------------------------------------------------
 
 CHANGES: dict[str, Any] = {"replan_every": 2, "plan_dtype": "bfloat16", "deadline_s": 1e-9, "adapt_rate": 0.5}
-SAME = {"compile": "computes the same faster, see test_compilation.py"}
+SAME = {
+    "compile": "computes the same faster, see test_compilation.py",
+    "macro": "matters to a guide by macro-actions, see test_guides.py",
+}
 
 
 @pytest.mark.parametrize("option", [f.name for f in dataclasses.fields(AgentOptions) if f.name not in SAME])

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from forethought.agent.agent import Agent, AgentOptions, merge, select
-from forethought.agent.build import RunError, build_guide, evaluate, load_agent, train
+from forethought.agent.build import RunError, build_guide, load_agent, train
 from forethought.agent.configurator import JUMP, PLAN, ConfiguratorError, ConfiguratorOptions
+from forethought.agent.files import read_json
 from forethought.agent.guides import GuideError, MacroGuide, MacroOptions
 from forethought.agent.objectives import GoalObjective, GoalOptions
 from forethought.agent.world_model.model import WorldModel
 from forethought.configs.register import load
-from forethought.configs.schema import Config, EvalConfig
+from forethought.configs.schema import Config
 from forethought.planners import make_planner
 
 Maker = Callable[..., Any]
@@ -39,7 +40,7 @@ def model(toy_spec: Maker, toy_model: Maker, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def at(model: WorldModel, *places: tuple[float, float]) -> Tensor:
-    return torch.nn.functional.pad(torch.tensor(places), (0, model.latent_dim - 2))
+    return torch.nn.functional.pad(torch.tensor(places).float(), (0, model.latent_dim - 2))
 
 
 def guide(model: WorldModel, reach: float = 12.0, seed: int = 0, **options: Any) -> MacroGuide:
@@ -55,7 +56,7 @@ def test_sub_goals_lie_on_the_way_and_near_the_goal_it_is_the_goal_itself(model:
     assert course.mode.tolist() == [JUMP, PLAN]
     assert torch.equal(targets[1], goal[1])
     assert 5 < targets[0, 0] < 15
-    assert abs(targets[0, 1]) < 3
+    assert abs(targets[0, 1]) < 5
 
 
 def test_the_last_jump_within_reach_is_taken_and_at_least_the_first(model: WorldModel) -> None:
@@ -67,7 +68,7 @@ def test_the_last_jump_within_reach_is_taken_and_at_least_the_first(model: World
 @pytest.mark.parametrize("limit", [0.5, 2.0])
 def test_macro_actions_beyond_what_was_seen_are_not_planned(limit: float, model: WorldModel) -> None:
     z, goal = at(model, (0, 0), (0, 0)), at(model, (1000, 0), (1000, 1000))
-    targets, course = guide(model, limit=limit).aim(z, goal, None)
+    targets, course = guide(model, reach=1.0, limit=limit).aim(z, goal, None)
     assert course.macros.abs().max() <= limit
     assert targets.abs().max() <= STEP * limit + 1e-4
     assert targets[0, 0] > 0.8 * STEP * limit, "as far as it may go"
@@ -75,15 +76,15 @@ def test_macro_actions_beyond_what_was_seen_are_not_planned(limit: float, model:
 
 def test_search_goes_on_from_the_last_course_unless_the_goal_has_changed(model: WorldModel) -> None:
     z, goal = at(model, (0, 0)), at(model, (300, 0))
-    found = torch.full((1, 8, 2), -2.0)
-    found[..., 0] = 2.0
     _, course = guide(model).aim(z, goal, None)
-    course = dataclasses.replace(course, macros=torch.stack([found[0, :, 0], 0 * found[0, :, 0]], dim=-1)[None])
+    course = dataclasses.replace(course, macros=torch.tensor([2.0, 0.0]).expand(1, 8, 2))  # straight on
     few = {"num_samples": 4, "num_elites": 2, "iterations": 1}  # finds nothing by itself
     kept = guide(model, **few).aim(z, goal, course)[1]
     assert torch.equal(kept.macros, course.macros)
-    afresh = guide(model, **few).aim(z, -goal, None)[1]
-    assert torch.equal(guide(model, **few).aim(z, -goal, course)[1].macros, afresh.macros)
+    other = dataclasses.replace(course, macros=-course.macros)
+    afresh = [guide(model, **few).aim(z, -goal, before)[1].macros for before in (course, other)]
+    assert torch.equal(*afresh)
+    assert not torch.equal(afresh[0], other.macros)
 
 
 def test_courses_can_be_selected_and_merged(model: WorldModel) -> None:
@@ -127,15 +128,16 @@ def test_the_planner_plans_for_what_the_guide_says(toy_model: Maker, toy_obs: Ma
     assert len(select(carry, torch.tensor([1])).course.macros) == 1
 
 
-def test_a_run_goes_by_macro_actions_without_its_memory(small: list[str], tmp_path: Path) -> None:
+def test_a_run_goes_by_macro_actions_without_its_memory(small: list[str], cli: Maker, tmp_path: Path) -> None:
     run = tmp_path / "run"
     wanted = ["world_model.macro_stride=6", "agent.configurator.mode=auto", "agent.configurator.guide=macro"]
     train(load(Config, [*small, *wanted, "agent.graph.reach=1e-3", "agent.graph.spacing=1e-4", f"out={run}"]))
     shutil.rmtree(run / "memory")
     agent = load_agent(run)
     assert isinstance(agent.configurator, MacroGuide)
-    result = evaluate(load(EvalConfig, [f"run={run}", "evaluation.episodes=2", "evaluation.video=false", "threads=1"]))
-    assert result["plan"]["mode/jump"] == 1.0
+    outcome = cli("eval", f"run={run}", "episodes=2", "threads=1", "evaluation.video=false")
+    assert outcome.code == 0, outcome.err
+    assert read_json(run / "eval.json")["plan"]["mode/jump"] == 1.0
     flat = dataclasses.replace(agent.options, configurator=ConfiguratorOptions())
     assert load_agent(run, options=flat).configurator is None
     agent.model.purpose = "reward"
