@@ -11,7 +11,8 @@ from torch import Tensor
 from .. import ForethoughtError
 from ..planners.base import Plan, Planner
 from .compilation import CHOICES, worth_compiling
-from .configurator import Configurator, ConfiguratorOptions, Course
+from .configurator import ConfiguratorOptions
+from .guides import Guide, MacroOptions
 from .memory.graph import GraphOptions
 from .memory.index import MomentIndex, RetrievalOptions
 from .objectives import ImaginedCost, Objective, propose
@@ -49,6 +50,8 @@ class AgentOptions:
     """The landmarks there, by which it goes."""
     retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
     """What it takes from moments there that are like the present one."""
+    macro: MacroOptions = field(default_factory=MacroOptions)
+    """The search over macro-actions, by which it goes with configurator.guide=macro."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
@@ -65,7 +68,12 @@ class AgentOptions:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild options from what `dataclasses.asdict` made of them."""
-        kinds = {"configurator": ConfiguratorOptions, "graph": GraphOptions, "retrieval": RetrievalOptions}
+        kinds = {
+            "configurator": ConfiguratorOptions,
+            "graph": GraphOptions,
+            "retrieval": RetrievalOptions,
+            "macro": MacroOptions,
+        }
         return cls(**{**data, **{name: kind(**data[name]) for name, kind in kinds.items() if name in data}})
 
 
@@ -82,7 +90,7 @@ class Carry:
         goal: what it was made for `[B, G]`; None without a goal.
         correction: what each episode taught about the model, `[B, A, Z]`, see `Agent.adapt`; None without
             adaptation.
-        course: where each episode is on its way along landmarks, see `Configurator`; None without one.
+        course: where each episode is on its way, as its guide keeps it; None without one.
     """
 
     planner: Any
@@ -92,7 +100,7 @@ class Carry:
     age: int = 0
     goal: Tensor | None = None
     correction: Tensor | None = None
-    course: Course | None = None
+    course: Any = None
 
 
 def select(carry: T, rows: Tensor) -> T:
@@ -140,7 +148,7 @@ class Agent:
         objective: scores what the model imagines.
         options: replanning, precision, deadline, adaptation.
         generator: every random draw of the planner.
-        configurator: chooses what each decision is for; without one, that is always the goal itself.
+        configurator: a guide, which chooses what each decision is for; without one, that is always the goal itself.
         index: moments in memory that `options.retrieval.seeds` are taken from; without one, none are.
     """
 
@@ -151,7 +159,7 @@ class Agent:
         objective: Objective,
         options: AgentOptions,
         generator: torch.Generator,
-        configurator: Configurator | None = None,
+        configurator: Guide[Any] | None = None,
         index: MomentIndex | None = None,
     ) -> None:
         self.model, self.planner, self.objective = model, planner, objective

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -35,6 +35,7 @@ from .agent import Agent, AgentOptions
 from .compilation import worth_compiling
 from .configurator import Configurator
 from .files import read_json, write_bytes, write_json
+from .guides import Guide, MacroGuide
 from .memory.graph import open_graph, save_graph
 from .memory.index import MomentIndex, open_index
 from .memory.store import Episode, EpisodeStore, MemoryOptions
@@ -155,14 +156,11 @@ def load_agent(
     else:
         planner_ = build_planner(planner, spec, device)
     generator = torch.Generator(device).manual_seed(seed)
-    configurator, index = None, None
     if memory is None:
         memory = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
-    if options.configurator.mode != "plan":
-        configurator = build_configurator(model, memory, options)
-    if options.retrieval.seeds:
-        index = build_index(model, memory, options)
-    agent = Agent(model, planner_, build_objective(objective), options, generator, configurator, index)
+    guide = build_guide(model, options, generator, partial(build_configurator, model, memory, options))
+    index = build_index(model, memory, options) if options.retrieval.seeds else None
+    agent = Agent(model, planner_, build_objective(objective), options, generator, guide, index)
     if options.deadline_s is not None:
         agent.warm_up()
     return agent
@@ -179,20 +177,42 @@ def load_alone(run: str | Path, checkpoint: str = "best") -> Agent:
     return load_agent(run, checkpoint, options=options)
 
 
+def build_guide(
+    model: WorldModel, options: AgentOptions, generator: torch.Generator, landmarks: Callable[[], Configurator]
+) -> Guide[Any] | None:
+    """What sets sub-goals: landmarks or macro-actions; None where plans are for the goal itself.
+
+    Args:
+        model: made for goals.
+        options: of the agent.
+        generator: that of the agent.
+        landmarks: opens those in its memory; called only if it goes by them.
+
+    Raises:
+        RunError: the model was made for rewards.
+        GuideError: it has no macro-actions.
+        StoreError: there is no such memory.
+    """
+    if options.configurator.mode == "plan":
+        return None
+    if model.purpose != "goal":
+        raise RunError(
+            f"agent.configurator.mode={options.configurator.mode} needs a run with objective=goal, got "
+            f"objective={model.purpose}"
+        )
+    if options.configurator.guide == "macro":
+        return MacroGuide(model, options.macro, options.graph.reach, generator)
+    return landmarks()
+
+
 def build_configurator(
     model: WorldModel, memory: EpisodeStore | str | Path, options: AgentOptions, progress: Progress | None = None
 ) -> Configurator:
     """What chooses the way by landmarks in a memory: those kept there, and those of all episodes since.
 
     Raises:
-        RunError: the model was made for rewards.
         StoreError: there is no such memory.
     """
-    if model.purpose != "goal":
-        raise RunError(
-            f"agent.configurator.mode={options.configurator.mode} needs a run with objective=goal, got "
-            f"objective={model.purpose}"
-        )
     with contextlib.ExitStack() as stack:
         store = memory if isinstance(memory, EpisodeStore) else stack.enter_context(EpisodeStore.open(memory))
 
@@ -375,11 +395,12 @@ def _trainer(
         return build_index(model, store, config.agent, keep=False)  # the next one sees all with other eyes
 
     def agents(kind: str, generator: torch.Generator) -> Agent:
-        goes_by_memory = kind == "plan" and config.agent.configurator.mode != "plan"
-        chooser = configurator(learner.updates, store.next_id) if goes_by_memory else None
-        retrieves = kind == "plan" and config.agent.retrieval.seeds
-        found = index(learner.updates, store.next_id) if retrieves else None
-        return Agent(model, planner, objectives[kind], config.agent, generator, chooser, found)
+        guide, found = None, None
+        if kind == "plan":
+            landmarks = partial(configurator, learner.updates, store.next_id)
+            guide = build_guide(model, config.agent, generator, landmarks)
+            found = index(learner.updates, store.next_id) if config.agent.retrieval.seeds else None
+        return Agent(model, planner, objectives[kind], config.agent, generator, guide, found)
 
     return Trainer(
         learner, store, environments, validation, agents, config.training,
@@ -555,8 +576,8 @@ def _memory_of(
     config: EvalConfig, saved: dict[str, Any], run_dir: Path, stack: contextlib.ExitStack
 ) -> EpisodeStore | None:
     """The memory that an evaluation goes by, to be closed with the stack; None where it needs none."""
-    used = config.agent.configurator.mode != "plan" or config.agent.retrieval.seeds > 0
-    if not used and not config.evaluation.remember:
+    landmarks = config.agent.configurator.mode != "plan" and config.agent.configurator.guide == "graph"
+    if not landmarks and not config.agent.retrieval.seeds and not config.evaluation.remember:
         return None
     folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
     if not config.evaluation.remember:
@@ -640,7 +661,7 @@ def _measure(
     policy = AgentPolicy(agent)
     result, acted = arm("planner", policy)
     result["plan"] = policy.statistics.summary()
-    if agent.configurator is not None:
+    if isinstance(agent.configurator, Configurator):
         graph = agent.configurator.graph
         result["graph"] = {"landmarks": len(graph), "edges": len(graph.edges), "walked": int((graph.walked > 0).sum())}
     result["prediction_error"] = prediction_error(agent, acted)
@@ -675,12 +696,12 @@ def _live(
     policy, episodes = AgentPolicy(agent), list[Episode]()
     began = perf_counter()
     for number, seed in enumerate(seeds):
-        if agent.configurator is not None:
+        if isinstance(agent.configurator, Configurator):
             agent.configurator.learns, agent.configurator.episode = True, memory.next_id
         (episode,) = run_arm(environments, policy, [seed], stop_on_success=True)
         episodes.append(episode)
         memory.append(dataclasses.replace(episode, meta={**episode.meta, "policy": "live", "run": run_dir.name}))
-        if agent.configurator is not None:
+        if isinstance(agent.configurator, Configurator):
             agent.configurator.graph.next_episode = memory.next_id
             save_graph(agent.configurator.graph, memory)
         progress.advance("live", number + 1, len(seeds))

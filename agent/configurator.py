@@ -16,9 +16,10 @@ from torch import Tensor
 from .. import ForethoughtError
 from .memory.graph import CLOSED, NOWHERE, LandmarkGraph
 
-MODES = ("plan", "memory", "explore")
-"""What a decision can be: toward the goal itself, along a way that memory knows, or toward it over unknown ground."""
-PLAN, MEMORY, EXPLORE = range(3)
+MODES = ("plan", "memory", "explore", "jump")
+"""What a decision can be: toward the goal itself, along a way that memory knows, toward it over unknown ground, or to
+where a macro-action leads."""
+PLAN, MEMORY, EXPLORE, JUMP = range(4)
 DETOUR = 1.3
 """How much longer than the learned distance a known way may be where landmarks on it are passed by: if it is longer,
 something stands in between that the distance does not know of."""
@@ -39,6 +40,9 @@ class ConfiguratorOptions:
     mode: str = "plan"
     """`plan` straight for the goal; `auto` goes along landmarks in memory where the goal is far, and sets out over
     unknown ground where that is shorter by far; `memory` only does that where it must."""
+    guide: str = "graph"
+    """What sets sub-goals unless the mode is `plan`: `graph`, the landmarks in memory, or `macro`, jumps of a model
+    with `world_model.macro_stride`, which needs no memory; what is below is for `graph`."""
     patience: int = 15
     """Decisions without coming nearer after which the way counts as closed."""
     wander: int = 8
@@ -49,6 +53,10 @@ class ConfiguratorOptions:
     def __post_init__(self) -> None:
         if self.mode not in ("plan", "auto", "memory"):
             raise ConfiguratorError(f"mode must be one of plan, auto, memory, got {self.mode!r}")
+        if self.guide not in ("graph", "macro"):
+            raise ConfiguratorError(f"guide must be one of graph, macro, got {self.guide!r}")
+        if self.guide == "macro" and self.mode == "memory":
+            raise ConfiguratorError("mode must be plan or auto with guide=macro, which goes by no memory, got 'memory'")
         for name, least in (("patience", 1), ("wander", 0)):
             if getattr(self, name) < least:
                 raise ConfiguratorError(f"{name} must be at least {least}, got {getattr(self, name)}")

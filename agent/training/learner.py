@@ -86,6 +86,8 @@ class LearnerOptions:
     """Expectile of the steps of pairs; below 0.5 leans toward the shortest ways that were seen."""
     far: float | None = None
     """Steps beyond which a quasimetric hardly tells distances apart; None takes the length of an episode."""
+    macro: float = 1.0
+    """Weight of the macro-action model, where there is one; what it learns from z does not reach the encoder."""
     achieved: float = 1.0
     """Weight of the achieved-goal regression, for environments that only state a desired goal."""
     reward: float = 0.1
@@ -157,6 +159,7 @@ _WEIGHTS = [
     "sigreg",
     "straightening",
     "time_to_goal",
+    "macro",
     "achieved",
     "reward",
     "value",
@@ -187,6 +190,16 @@ def _check_augmentation(model: WorldModel, options: LearnerOptions) -> None:
         )
 
 
+def _check_stride(model: WorldModel, options: LearnerOptions) -> None:
+    """Refuse windows that are too short for a macro-action."""
+    longest = options.window - options.burn_in
+    if model.macro is not None and options.macro and longest < model.macro.stride:
+        raise LearnerError(
+            f"window - burn_in must be at least world_model.macro_stride={model.macro.stride}, got {longest}; with "
+            f"learner.prediction_steps={options.window}, latent prediction stays as long as it is"
+        )
+
+
 class Learner:
     """One optimiser over one world model.
 
@@ -204,6 +217,7 @@ class Learner:
         self, model: WorldModel, options: LearnerOptions, total_updates: int, generator: torch.Generator
     ) -> None:
         _check_augmentation(model, options)
+        _check_stride(model, options)
         self.model, self.options, self.generator = model, options, generator
         self.total_updates = max(total_updates, 1)
         self.updates = 0
@@ -214,6 +228,7 @@ class Learner:
         )
         heads: list[nn.Module] = [model.time_to_goal] if isinstance(model.time_to_goal, Quasimetric) else []
         heads += [] if model.control is None else [model.control.policy]
+        heads += [] if model.macro is None else [model.macro]
         apart = [list(head.parameters()) for head in heads]
         known = {id(p) for group in apart for p in group}
         self._clipped = [[p for p in model.parameters() if p.requires_grad and id(p) not in known], *apart]
@@ -249,7 +264,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         compute = compiled(Learner._total) if self._compile else Learner._total
-        total, terms, spread = compute(self, batch, self._seen(batch), *self._circumstances(batch))
+        fixed = (*self._circumstances(batch), self._macro_noise(batch))
+        total, terms, spread = compute(self, batch, self._seen(batch), *fixed)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = self._clip()
@@ -316,21 +332,42 @@ class Learner:
         noise = torch.randn(shape, generator=self.generator, device=self.generator.device)
         return noise.to(self.device), begins, heads.terminates
 
+    def _macro_noise(self, batch: SequenceBatch) -> Tensor | None:
+        """Standard normal `[B, L-K+1, M]` for the macro-actions of all stretches of the windows."""
+        macro = self.model.macro
+        if macro is None or not self.options.macro:
+            return None
+        stretches = batch.actions.shape[1] - self.options.burn_in - macro.stride + 1
+        shape = (len(batch.actions), stretches, macro.macro_dim)
+        return torch.randn(shape, generator=self.generator, device=self.generator.device).to(self.device)
+
     def _total(
-        self, batch: SequenceBatch, seen: SequenceBatch, drawn: Tensor | None, begins: Tensor | None, terminates: bool
+        self,
+        batch: SequenceBatch,
+        seen: SequenceBatch,
+        drawn: Tensor | None,
+        begins: Tensor | None,
+        terminates: bool,
+        macro_noise: Tensor | None,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The loss, its unweighted terms, and the spread of learned latents: the piece to be compiled."""
-        terms, z = self._losses(batch, seen, drawn, begins, terminates)
+        terms, z = self._losses(batch, seen, drawn, begins, terminates, macro_noise)
         total = sum((getattr(self.options, name, 1.0) * value for name, value in terms.items()), torch.zeros(()))
         learned = z.detach()[..., self.model.measured_dim :].flatten(0, 1)
         return total, terms, learned.std(dim=0).mean() if learned.shape[-1] else None
 
     def losses(self, batch: SequenceBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Every loss term that has a weight, unweighted, and the latents `[B, L+1, Z]` of the windows."""
-        return self._losses(batch, self._seen(batch), *self._circumstances(batch))
+        return self._losses(batch, self._seen(batch), *self._circumstances(batch), self._macro_noise(batch))
 
     def _losses(
-        self, batch: SequenceBatch, seen: SequenceBatch, drawn: Tensor | None, begins: Tensor | None, terminates: bool
+        self,
+        batch: SequenceBatch,
+        seen: SequenceBatch,
+        drawn: Tensor | None,
+        begins: Tensor | None,
+        terminates: bool,
+        macro_noise: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         options, model = self.options, self.model
         z = model.encode_sequence(seen.obs, batch.actions)
@@ -360,6 +397,8 @@ class Learner:
             terms["time_to_goal"] = self._quasimetric(model.time_to_goal, batch, seen, z, drawn)
         elif options.time_to_goal and isinstance(model.time_to_goal, PairwiseDistance):
             terms["time_to_goal"] = self._pairwise(model.time_to_goal, batch, seen, z, start)
+        if model.macro is not None and macro_noise is not None:
+            terms["macro"] = model.macro.loss(z.detach(), model.normalize_action(actions), macro_noise)
         if model.probe is not None:
             target = model.probe_target(batch.obs)[:, start:]
             terms["probe"] = F.mse_loss(model.probe(z), target)

@@ -15,7 +15,7 @@ from ...envs.spec import EnvSpec
 from ...planners.base import Plan, Planner
 from ...planners.noise import colour_matrix, sample_noise
 from ..agent import Agent, Carry, select
-from ..configurator import MODES, Course
+from ..configurator import MODES
 from ..memory.store import Episode, EpisodeStore
 from ..objectives import control_heads
 
@@ -147,7 +147,7 @@ class PlanStatistics:
     modes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MODES), np.int64))
     """How often the configurator chose each of `MODES`."""
 
-    def add(self, plan: Plan, milliseconds: float, course: Course | None = None) -> None:
+    def add(self, plan: Plan, milliseconds: float, course: Any = None) -> None:
         """Note one plan, how long the decision took, and what the configurator chose."""
         if course is not None:
             self.modes += np.bincount(course.mode.cpu().numpy(), minlength=len(MODES))

@@ -20,6 +20,7 @@ from .distance import PairwiseDistance, Quasimetric
 from .dynamics import EnsembleDynamics
 from .encoders import AugmentedEncoder, IdentityEncoder, ObsEncoder, PixelEncoder, SimNorm, flat_vectors, mlp
 from .heads import InverseDynamicsHead, Probe
+from .macro import MacroModel
 from .stacked import StackedMLP
 
 SIMNORM_GROUP = 8
@@ -56,6 +57,11 @@ class WorldModelOptions:
     """Steps to a goal: `pairwise` (a regression on pairs of one episode) or `quasimetric` (joins episodes together)."""
     distance_members: int = 2
     """Quasimetrics trained side by side; their disagreement says where a distance is not to be trusted."""
+    macro_stride: int = 0
+    """Decisions that one macro-action stands for, in a model beside this one that jumps so far at once, see
+    agent.configurator.guide; 0 for no such model. A learner.window holds at least as many."""
+    macro_dim: int = 4
+    """Numbers of a macro-action."""
     probe: bool = True
     """Train a read-out of the measured state, which teaches the model nothing and makes imagination readable."""
     value_members: int = 2
@@ -72,6 +78,8 @@ class WorldModelOptions:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise WorldModelError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.macro_stride != 0 and self.macro_stride < 2:
+            raise WorldModelError(f"macro_stride must be 0, for none, or at least 2, got {self.macro_stride}")
         if not 2 <= self.bins <= 256:
             raise WorldModelError(f"bins must be between 2 and 256, got {self.bins}")
         if self.discount is not None and not 0 <= self.discount < 1:
@@ -103,6 +111,7 @@ _COUNTS = (
     "ensemble_size",
     "value_members",
     "distance_members",
+    "macro_dim",
 )
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -163,6 +172,10 @@ class WorldModel(nn.Module):
         super().__init__()
         if purpose not in ("goal", "reward"):
             raise WorldModelError(f"purpose must be one of goal, reward, got {purpose!r}")
+        if options.macro_stride and purpose != "goal":
+            raise WorldModelError(
+                f"macro_stride must be 0 with objective={purpose}, where nothing goes by it, got {options.macro_stride}"
+            )
         self.spec, self.options, self.purpose = spec, options, purpose
         self.vector_keys = sorted(k for k, array in spec.obs.items() if not array.is_image)
         self.image_keys = [k for k in spec.obs if k not in self.vector_keys]
@@ -223,6 +236,10 @@ class WorldModel(nn.Module):
         self.probe: Probe | None = (
             Probe(self.latent_dim, self.state_dim, hidden) if self.state_dim and options.probe else None
         )
+        self.macro: MacroModel | None = None  # last, so that with it the others begin as without it
+        if options.macro_stride:
+            size = (options.macro_stride, options.macro_dim)
+            self.macro = MacroModel(self.latent_dim, actions, hidden, *size, self.norm)
 
     def frozen(self, dtype: torch.dtype) -> Self:
         """A copy for planning, in another precision, whose weights never change again and take no gradients."""

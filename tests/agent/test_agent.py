@@ -409,6 +409,7 @@ ELSEWHERE = {
     "configurator": "needs landmarks, see test_configurator.py",
     "graph": "of these landmarks, see memory/test_graph.py",
     "retrieval": "needs episodes, see test_build.py",
+    "macro": "matters to a guide by macro-actions, see test_guides.py",
 }
 
 

@@ -409,9 +409,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 ELSEWHERE = {
     "cache_bytes", "focus_share", "reward", "value", "termination", "entropy", "saturation", "distillation",
-    "target_decay", "image_shift", "vector_dropout",
+    "target_decay", "image_shift", "vector_dropout", "macro",
 }  # fmt: skip
-"""Tested below, in test_learner_control.py, test_augmentation.py and, focus_share, in memory/test_sampler.py."""
+"""Tested below, in test_learner_control.py, test_augmentation.py, world_model/test_macro.py and, focus_share, in
+memory/test_sampler.py."""
 SAME = {"compile"}
 """Computes the same faster, see test_compilation.py."""
 

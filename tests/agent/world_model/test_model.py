@@ -378,11 +378,11 @@ CHANGES: dict[str, Any] = {
 }
 
 
-CONTROL = {"value_members", "bins", "discount"}
-"""Tested in test_learner_control.py."""
+ELSEWHERE = {"value_members", "bins", "discount", "macro_stride", "macro_dim"}
+"""Tested in test_learner_control.py and test_macro.py."""
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(WorldModelOptions) if f.name not in CONTROL])
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(WorldModelOptions) if f.name not in ELSEWHERE])
 @torch.no_grad()
 def test_every_option_changes_the_result(
     field: str, toy_spec: Maker, toy_model: Maker, toy_obs: Maker, toy_actions: Maker
