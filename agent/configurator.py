@@ -170,7 +170,7 @@ class Configurator:
         low, high = (x.to(z) for x in map(torch.tensor, (model.spec.action_low, model.spec.action_high)))
         drawn = torch.rand(self.DIRECTIONS, len(low), generator=self._generator).to(z)
         drawn = (3 * drawn).floor().clamp(max=2) / 2  # none or all of it, in either direction of each dimension
-        held = (low + (high - low) * drawn)[:, None].expand(-1, round(2 * options.spacing), -1)
+        held = (low + (high - low) * drawn)[:, None].expand(-1, max(1, round(2 * options.spacing)), -1)
         ahead = model.rollout(z.expand(1, len(held), -1), held)[0]  # [n, H, Z]
         start, flat = self.graph.ruler.states(z), ahead.flatten(0, 1)
         steps = self.graph.ruler.steps(start, self.graph.ruler.goals(model.goal_point(flat)))[0]
@@ -194,7 +194,7 @@ class Configurator:
         graph, count, options = self.graph, len(self.graph), self.options
         course = self._course(goal, course)
         states = graph.ruler.states(z)
-        steps = graph.ruler.steps(states, graph.targets).cpu().numpy()  # [B, N]
+        steps = graph.steps_nearby(z, states).cpu().numpy()  # [B, N]
         direct = graph.ruler.paired(states, graph.ruler.goals(goal).unsqueeze(1))[:, 0].cpu().numpy()  # [B]
         imagined = graph.imagined
         mode, targets = torch.empty_like(course.mode), goal.clone()

@@ -99,6 +99,8 @@ class Ruler:
     @torch.no_grad()
     def steps(self, states: Tensor, goals: Tensor) -> Tensor:
         """Steps `[n, m]` from each of the states `[n, ...]` to each goal `[m, ...]`, both as features."""
+        if not len(goals):
+            return states.new_zeros(len(states), 0)
         per_row = goals.numel()
         rows = max(1, self.ELEMENTS // max(per_row, 1))
         return torch.cat([self._between(part.unsqueeze(1), goals.unsqueeze(0)) for part in torch.split(states, rows)])
@@ -142,6 +144,9 @@ class LandmarkGraph:
 
     CANDIDATES = 48
     """Nearest latents among which neighbours are looked for."""
+
+    NEARBY = 256
+    """Landmarks to which distances are measured in a decision."""
 
     def __init__(self, model: WorldModel, options: GraphOptions) -> None:
         self.model, self.options, self.ruler = model, options, Ruler(model)
@@ -377,6 +382,20 @@ class LandmarkGraph:
         backwards = csr_matrix((weights, (end, begin)), shape=(count + 1, count + 1))
         value, successor = dijkstra(backwards, indices=count, return_predecessors=True)
         return value[:count], np.where(successor[:count] < 0, NOWHERE, successor[:count]).astype(np.int64)
+
+    @torch.no_grad()
+    def steps_nearby(self, z: Tensor, states: Tensor) -> Tensor:
+        """Learned steps `[B, N]` to the landmarks that look nearest; inf to all others, which are beyond reach.
+
+        Args:
+            z: latents `[B, Z]`.
+            states: the same as features.
+        """
+        if len(self) <= self.NEARBY:
+            return self.ruler.steps(states, self.targets)
+        near = torch.cdist(z, self.latents).topk(self.NEARBY, largest=False).indices
+        steps = z.new_full((len(z), len(self)), torch.inf)
+        return steps.scatter_(1, near, self.ruler.paired(states, self.targets[near]).to(steps.dtype))
 
     def length_of(self, begin: int, end: int) -> float:
         """Learned steps along an edge."""
