@@ -1,0 +1,92 @@
+"""What going by landmarks adds to a decision, for graphs of a hundred to four thousand of them.
+
+    python benchmarks/graph_speed.py
+
+Landmarks lie in a square, as the untrained quasimetric of a small model sees them; each knows some sixteen others.
+Timed are a decision toward the goal of the last one (`lookup`), one toward another goal, for which all ways are found
+anew (`new goal`), and noting the moment at hand with all that may follow from it (`notice`). Medians and 99th
+percentiles in milliseconds, one thread, warm-up left out; the file says on which machine.
+"""
+
+import argparse
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from forethought.agent import provenance
+from forethought.agent.configurator import Configurator, ConfiguratorOptions
+from forethought.agent.files import write_json
+from forethought.agent.memory.graph import GraphOptions, LandmarkGraph
+from forethought.agent.world_model.model import WorldModel, WorldModelOptions
+from forethought.envs.spec import ArraySpec, EnvSpec, GoalSpec
+
+SIZES = (100, 1000, 4000)
+RESULTS = Path(__file__).parent / "results" / "graph_speed.json"
+
+
+def graph_of(size: int) -> LandmarkGraph:
+    """A graph of that many landmarks."""
+    spec = EnvSpec("Square-v0", {"state": ArraySpec((2,), "float32")}, (-1.0,) * 2, (1.0,) * 2, 0.1, 1000,
+                   GoalSpec("observation"))  # fmt: skip
+    model = WorldModel(spec, WorldModelOptions(latent_dim=4, hidden_dim=128, distance="quasimetric")).eval()
+    model.requires_grad_(requires_grad=False)
+    states = torch.rand(size, 2, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    latents = model.encode({"state": states})
+    graph = LandmarkGraph(model, GraphOptions(spacing=0.5, reach=1e6))
+    moments = np.stack([np.zeros(size, np.int64), np.arange(size)], axis=-1)
+    graph.place(moments, latents, latents)
+    graph.believe()
+    return graph
+
+
+def timed(calls: int, call: Any) -> dict[str, float]:
+    """Median and 99th percentile of a call that is given its number, in milliseconds."""
+    times = []
+    for number in range(calls + 3):
+        began = perf_counter()
+        call(number)
+        times.append(1e3 * (perf_counter() - began))
+    return {"p50_ms": float(np.percentile(times[3:], 50)), "p99_ms": float(np.percentile(times[3:], 99))}
+
+
+def measure(size: int, calls: int) -> dict[str, Any]:
+    """All rows of one size."""
+    graph = graph_of(size)
+    guide = Configurator(graph, ConfiguratorOptions(mode="auto", patience=10**6), learns=True)
+    z, goals = graph.latents[:1], graph.goals
+    _, course = guide.aim(z, goals[1:2], None)
+    rows = {
+        "lookup": timed(calls, lambda number: guide.aim(z, goals[1:2], course)),
+        "new goal": timed(calls, lambda number: guide.aim(z, goals[2 + number % 90 : 3 + number % 90], course)),
+        "notice": timed(calls, lambda number: guide.notice(z, goals[:1], course)),
+    }
+    return {"landmarks": size, "edges": len(graph.edges), **rows}
+
+
+def main() -> None:
+    """Measure all sizes and write one JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=200, help="calls that are timed")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="result file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [measure(size, arguments.calls) for size in SIZES]
+    write_json(
+        arguments.out,
+        {
+            "results": rows,
+            "command": provenance.command(),
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+        },
+    )
+    for row in rows:
+        print(row)
+
+
+if __name__ == "__main__":
+    main()
