@@ -26,11 +26,15 @@ from adaptation import TASKS as ADAPTATION_TASKS
 from goal_reaching import TASKS, Task
 from gymnasium_control import ARMS as GYMNASIUM_ARMS
 from gymnasium_control import TASKS as GYMNASIUM_TASKS
+from memory_planning import ARMS as PLANNING_ARMS
+from memory_planning import TASKS as PLANNING_TASKS
 from retrieval import ARMS as RETRIEVAL_ARMS
 from retrieval import SAMPLES
 from retrieval import TASKS as RETRIEVAL_TASKS
 from reward_control import FRAMES
 from reward_control import TASKS as REWARD_TASKS
+from second_visit import TASKS as VISITS
+from second_visit import summary as visits_summary
 from working_memory import ARMS as MEMORY_ARMS
 from working_memory import TASKS as MEMORY_TASKS
 
@@ -43,7 +47,7 @@ PAGES = ("README.md", "benchmarks/README.md", "docs/performance.md", "docs/adr/0
 _BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 Result = dict[str, Any]
-NONE = "\N{EN DASH}"
+NONE, GE = "\N{EN DASH}", "\N{GREATER-THAN OR EQUAL TO}"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -243,6 +247,116 @@ def _enough(good: dict[int, bool]) -> str:
     """The least number from which on all are good."""
     bad = max((n for n, is_good in good.items() if not is_good), default=0)
     return str(min((n for n in good if n > bad), default=NONE))
+
+
+# -- going by memory ---------------------------------------------------------------------------------------------------
+
+
+def memory_planning(results: Path) -> str:
+    """One row per maze that has results, in the order of `memory_planning.TASKS`."""
+    found = [read_json(path) for path in sorted((results / "memory_planning").glob("*.json"))]
+    rows = []
+    for name, task in PLANNING_TASKS.items():
+        arms = {arm: _of(found, name, arm) for arm in PLANNING_ARMS}
+        ours = arms["memory"]
+        if not ours:
+            continue
+        steps = [r["steps_to_goal"]["median"] for r in ours if r["steps_to_goal"]["median"] is not None]
+        reached = sum(round(r["success_rate"] * r["episodes"]) for r in ours) / sum(r["episodes"] for r in ours)
+        verdict = "met" if task.bar is None or reached >= task.bar else "missed"
+        rows.append([
+            task.title,
+            f"{_pooled(ours)}; seeds {', '.join(_percent(r['success_rate']) for r in ours)}",
+            *(_pooled(arms[arm]) if arms[arm] else NONE for arm in PLANNING_ARMS if arm != "memory"),
+            _pooled([r["random"] for r in ours]),
+            f"{median(steps):.0f}" if steps else NONE,
+            f"{median(r['graph']['landmarks'] for r in ours):.0f}",
+            f"{median(r['decision_ms']['p50'] for r in ours):.0f} ms",
+            _duration(max(r["train_seconds"] for r in ours)),
+            NONE if task.bar is None else f"{verdict} ({GE} {_percent(task.bar)} %)",
+            task.reported or NONE,
+        ])  # fmt: skip
+    if not rows:
+        return "No results yet: `python benchmarks/memory_planning.py` makes them.\n"
+    header = [
+        "maze", "by memory (95 % CI)", "flat", "no way closed", "random", "steps to goal", "landmarks", "plan",
+        "training", "bar", "others report",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def second_visit(results: Path) -> str:
+    """One row per visit of each task that has results, all trainings together."""
+    rows = []
+    for name, task in VISITS.items():
+        found = [read_json(path) for path in sorted((results / "second_visit").glob(f"{name}-*.json"))]
+        pairs = [pair for result in found for pair in result["pairs"]]
+        for row in visits_summary(pairs) if pairs else ():
+            low, high = row["decisions_ci"]
+            rows.append([
+                f"{task.title}, {row['visit']}",
+                f"{row['successes']} of {row['of']}",
+                f"{row['decisions_mean']:.0f} ({low:.0f} to {high:.0f})",
+                f"{row['decisions_median']:.0f}",
+                f"{100 * row['of_first']:.0f} %",
+                f"{100 * row['of_shortest_median']:.0f} %",
+            ])  # fmt: skip
+    if not rows:
+        return "No results yet: `python benchmarks/second_visit.py` makes them.\n"
+    header = [
+        "", "reached", "decisions (95 % CI)", "median", "of the first visit", "of the shortest way, median",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def graph_speed(results: Path) -> str:
+    """One row per size of the graph."""
+    path = results / "graph_speed.json"
+    if not path.exists():
+        return "No results yet: `python benchmarks/graph_speed.py` makes them.\n"
+    record = read_json(path)
+    names = ("lookup", "new goal", "notice")
+    rows = [
+        [
+            f"{row['landmarks']:,}",
+            f"{row['edges']:,}",
+            *(f"{row[name]['p50_ms']:.1f} / {row[name]['p99_ms']:.1f} ms" for name in names),
+        ]
+        for row in record["results"]
+    ]
+    header = ["landmarks", "ways", "next landmark", "another goal", "taking in a moment"]
+    return f"{markdown(header, rows)}\n{_origin(record)}"
+
+
+def memory_growth(results: Path) -> str:
+    """One row per size of the store."""
+    path = results / "memory_growth.json"
+    if not path.exists():
+        return "No results yet: `python benchmarks/memory_growth.py` makes them.\n"
+    record = read_json(path)
+    names = ("open_ms", "append_unsynced_ms", "append_synced_ms", "sample_cached_ms", "sample_in_place_ms")
+    rows = [[f"{row['transitions']:,}", *(f"{row[name]:.2f} ms" for name in names)] for row in record["results"]]
+    header = ["transitions", "opening", "appending 1000", "and on disk", "256 windows, cached", "in place"]
+    return f"{markdown(header, rows)}\n{_origin(record)}"
+
+
+def memory_crash(results: Path) -> str:
+    """What was killed how often, and what was wrong afterwards."""
+    path = results / "memory_crash.json"
+    if not path.exists():
+        return "No results yet: `python benchmarks/memory_crash.py` makes them.\n"
+    record = read_json(path)
+    return f"{markdown(['', 'count'], _counts(record['results']))}\n{_origin(record)}"
+
+
+def _counts(results: Result) -> list[list[str]]:
+    rows = []
+    for name, value in results.items():
+        if isinstance(value, dict):
+            rows += [[f"{name}: {inner}", str(count)] for inner, count in value.items()]
+        else:
+            rows.append([name.replace("_", " "), str(len(value) if isinstance(value, list) else value)])
+    return rows
 
 
 # -- working memory ----------------------------------------------------------------------------------------------------
@@ -514,6 +628,11 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ablations": ablations,
     "adaptation": adaptation,
     "retrieval": retrieval,
+    "memory_planning": memory_planning,
+    "second_visit": second_visit,
+    "graph_speed": graph_speed,
+    "memory_growth": memory_growth,
+    "memory_crash": memory_crash,
     "working_memory": working_memory,
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,
