@@ -86,7 +86,7 @@ class Course:
             there or cannot get there, or else it would turn back and forth between many that are as good.
         mode: what was chosen last, an index into `MODES`, `[B]`.
         at: the landmark that each episode was at last, `[B]`, or `NOWHERE`; noted where the graph learns.
-        step: decisions so far; noted where the graph learns.
+        step: which moment of the episode was noticed last; noted where the graph learns.
     """
 
     version: int
@@ -151,7 +151,7 @@ class Configurator:
             return course
         at = course.at.clone()
         for row in range(len(z)):
-            step, known = np.array([course.step]), int((~self.graph.imagined).sum())
+            step, known = np.array([course.step + 1]), int((~self.graph.imagined).sum())
             found = int(self.graph.add(z[row : row + 1], here[row : row + 1], self.episode + row, step)[0])
             before = int(at[row])
             if found != NOWHERE:

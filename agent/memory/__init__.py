@@ -6,7 +6,8 @@
 - `normalizer`: running mean and standard deviation of vector observations.
 - `interop`, `interop_lerobot`, `interop_lerobot_write`: exchange with Minari and LeRobot datasets.
 - `graph`: landmarks, and the ways between them.
-- `commands`: what `forethought memory` does.
+- `index`: moments like the present one, and what was done after them.
+- `moments`: moments of episodes as a world model sees them.
+- `commands`, `model_commands`: what `forethought memory` does, without and with a model.
 
-Retrieval (`index`) has its place here too.
 """

@@ -10,13 +10,14 @@ A landmark is named by its episode and step. Latents are a model's view of it an
 what was walked, how often, and what failed is kept in the notes of the episode store.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
@@ -26,6 +27,7 @@ from ... import ForethoughtError
 from ..threads import threads_for
 from ..world_model.distance import Quasimetric
 from ..world_model.model import WorldModel
+from .moments import encoder_key, moments_of
 from .store import EpisodeStore, GivenUpError
 
 Array = NDArray[Any]
@@ -99,8 +101,8 @@ class Ruler:
     @torch.no_grad()
     def steps(self, states: Tensor, goals: Tensor) -> Tensor:
         """Steps `[n, m]` from each of the states `[n, ...]` to each goal `[m, ...]`, both as features."""
-        if not len(goals):
-            return states.new_zeros(len(states), 0)
+        if not len(goals) or not len(states):
+            return states.new_zeros(len(states), len(goals))
         per_row = goals.numel()
         rows = max(1, self.ELEMENTS // max(per_row, 1))
         return torch.cat([self._between(part.unsqueeze(1), goals.unsqueeze(0)) for part in torch.split(states, rows)])
@@ -411,32 +413,6 @@ class LandmarkGraph:
 # -- from and to a store ----------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def moments_of(
-    model: WorldModel, obs: Mapping[str, Array], actions: Array, stride: int = 1
-) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-    """Every `stride`-th moment of an episode as a model sees it.
-
-    Args:
-        model: made for goals.
-        obs: observations `{key: [T+1, ...]}`.
-        actions: between them, `[T, A]`.
-        stride: moments from one that is looked at to the next.
-
-    Returns:
-        latents `[n, Z]`, the same moments as goal embeddings `[n, G]`, and when they are, `[n]`.
-    """
-    device, at = next(model.parameters()).device, np.arange(0, len(actions) + 1, stride)
-    chosen = {k: torch.as_tensor(np.ascontiguousarray(obs[k][at])).to(device) for k in model.spec.obs}
-    if model.recurrence is None:
-        latents = model.encode(chosen)
-    else:  # a belief depends on all that was before
-        whole = {k: torch.as_tensor(np.ascontiguousarray(obs[k])).to(device).unsqueeze(0) for k in model.spec.obs}
-        done = torch.as_tensor(np.ascontiguousarray(actions)).to(device).unsqueeze(0)
-        latents = model.encode_sequence(whole, done)[0, torch.from_numpy(at).to(device)]
-    return latents, model.embed_reached(chosen), at
-
-
 def open_graph(
     model: WorldModel,
     store: EpisodeStore,
@@ -473,8 +449,13 @@ def open_graph(
 
 def save_graph(graph: LandmarkGraph, store: EpisodeStore) -> None:
     """Keep landmarks, and of the edges all that was lived through, in the notes of a store."""
-    lived = (graph.walked > 0) | (graph.failed > 0)
+    imagined = graph.imagined
+    lived = (graph.walked > 0) | (graph.failed > 0) | imagined[graph.edges].any(axis=-1)
     arrays = {
+        # What was imagined has no moment: it is kept as this very model saw it.
+        "imagined_latents": graph.latents[torch.from_numpy(imagined)].cpu().numpy(),
+        "imagined_goals": graph.goals[torch.from_numpy(imagined)].cpu().numpy(),
+        "model": np.frombuffer(encoder_key(graph.model, 1), np.uint8),
         "moments": graph.moments,
         "edges": graph.edges[lived],
         "walked": graph.walked[lived],
@@ -492,7 +473,7 @@ def _restore(graph: LandmarkGraph, store: EpisodeStore, note: bytes) -> None:
         moments, edges = arrays["moments"], arrays["edges"]
         number, order = np.full(len(moments), NOWHERE), list[NDArray[np.int64]]()
         rows: list[tuple[Tensor, Tensor]] = []
-        for episode_id in np.unique(moments[:, 0]).tolist():
+        for episode_id in np.unique(moments[moments[:, 0] >= 0, 0]).tolist():
             mine = np.flatnonzero(moments[:, 0] == episode_id)
             try:
                 with store.reading() as reader:
@@ -503,6 +484,12 @@ def _restore(graph: LandmarkGraph, store: EpisodeStore, note: bytes) -> None:
             at = torch.from_numpy(moments[mine, 1]).to(latents.device)
             rows.append((latents[at], goals[at]))
             order.append(mine)
+        if bytes(arrays["model"]) == encoder_key(model, 1):
+            like = graph.latents
+            rows.append(
+                (torch.tensor(arrays["imagined_latents"]).to(like), torch.tensor(arrays["imagined_goals"]).to(like))
+            )
+            order.append(np.flatnonzero(moments[:, 0] < 0))
         if rows:
             found = np.concatenate(order)
             graph.place(moments[found], *(torch.cat(part) for part in zip(*rows, strict=True)))
@@ -511,5 +498,5 @@ def _restore(graph: LandmarkGraph, store: EpisodeStore, note: bytes) -> None:
             kept = graph._edges_of(number[edges[alive]])
             graph.walked[kept], graph.failed[kept] = arrays["walked"][alive], arrays["failed"][alive]
         graph.next_episode = int(arrays["next_episode"][0])
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, SafetensorError) as error:
         raise GraphError(f"the graph kept in {store.path} does not fit it: {error!r}") from error

@@ -10,11 +10,8 @@ Latents are a model's view of moments. They are kept in the notes of the store u
 come from, and computed anew for every other model.
 """
 
-import dataclasses
-import hashlib
 import importlib
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,7 +27,7 @@ from typing_extensions import override
 from ... import ForethoughtError
 from ..threads import threads_for
 from ..world_model.model import WorldModel
-from .graph import moments_of
+from .moments import encoder_key, moments_of
 from .store import EpisodeStore, GivenUpError
 
 NOTE = "index/"
@@ -250,18 +247,6 @@ class MomentIndex:
 
 
 # -- from and to a store ----------------------------------------------------------------------------------------------
-
-
-def encoder_key(model: WorldModel, stride: int) -> bytes:
-    """A hash of all that latents of memory come from: architecture and weights of the encoder, and the stride."""
-    options = dataclasses.asdict(model.options)
-    digest = hashlib.sha256(json.dumps([options["encoder"], options["latent_norm"], stride]).encode())
-    parts = {"encoder": model.encoder, "norm": model.norm, "normalizer": model.normalizer, "gru": model.recurrence}
-    for part, module in parts.items():
-        for name, weights in sorted(module.state_dict().items()) if module is not None else ():
-            digest.update(f"{part}.{name} {weights.dtype} {list(weights.shape)};".encode())
-            digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
-    return digest.digest()
 
 
 def open_index(

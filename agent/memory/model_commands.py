@@ -59,8 +59,9 @@ def run(parsed: argparse.Namespace, console: Console, load: Load) -> int:
 def _nearest(parsed: argparse.Namespace, console: Console, agent: "Agent") -> int:
     import torch
 
-    from .graph import Ruler, moments_of
+    from .graph import Ruler
     from .index import RetrievalOptions, make_search, open_index
+    from .moments import moments_of
     from .store import EpisodeStore
 
     model, episode = agent.model, parsed.episode

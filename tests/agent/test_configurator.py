@@ -216,7 +216,6 @@ def test_an_agent_plans_for_what_the_configurator_chose(configurator: Configurat
     assert costs[1] < costs[0] - 3 * 20  # at each of three steps
 
 
-@pytest.mark.xfail(strict=True, reason="the first moment is not noticed, and the second counts as the first")
 def test_landmarks_are_named_by_when_they_were_seen(plane_model: Maker) -> None:
     model = plane_model()
     configurator = Configurator(lived(model, LINE[:1] - 9), ConfiguratorOptions(mode="auto"), learns=True)
