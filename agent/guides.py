@@ -64,11 +64,11 @@ class MacroOptions:
 
     horizon: int = 8
     """Macro-actions of a sequence."""
-    num_samples: int = 256
+    num_samples: int = 64
     """Sequences per iteration of the cross-entropy method."""
-    iterations: int = 5
+    iterations: int = 3
     """Rounds of sequences."""
-    num_elites: int = 32
+    num_elites: int = 8
     """Best sequences that the next round is drawn around."""
     limit: float = 2.0
     """Standard deviations of what was seen within which macro-actions are searched."""

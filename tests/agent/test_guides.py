@@ -153,7 +153,7 @@ def test_a_run_without_macro_actions_is_refused(small_run: Path) -> None:
 
 # -- options -----------------------------------------------------------------------------------------------------------
 
-CHANGES: dict[str, Any] = {"horizon": 5, "num_samples": 100, "iterations": 3, "num_elites": 8, "limit": 1.0}
+CHANGES: dict[str, Any] = {"horizon": 5, "num_samples": 100, "iterations": 2, "num_elites": 6, "limit": 1.0}
 
 
 @pytest.mark.parametrize("option", [f.name for f in dataclasses.fields(MacroOptions)])
@@ -174,7 +174,7 @@ def test_every_option_changes_the_result(option: str, model: WorldModel) -> None
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"num_samples": 3}, "num_samples must be at least 4, got 3"),
         ({"iterations": 0}, "iterations must be at least 1, got 0"),
-        ({"num_elites": 1}, "num_elites must be between 2 and num_samples=256, got 1"),
+        ({"num_elites": 1}, "num_elites must be between 2 and num_samples=64, got 1"),
         ({"num_samples": 8, "num_elites": 9}, "num_elites must be between 2 and num_samples=8, got 9"),
         ({"limit": 0.0}, "limit must be positive, got 0.0"),
         ({"limit": float("nan")}, "limit must be positive, got nan"),
