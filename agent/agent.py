@@ -282,7 +282,8 @@ class Agent:
             correction, _ = self.adapt(carry.correction, carry.latent, carry.action, latent)
             carry = dataclasses.replace(carry, correction=correction)
         if self.configurator is not None and self.configurator.learns and carry.course is not None:
-            noticed = self.configurator.notice(latent, self.model.embed_reached(seen), carry.course)
+            with torch.no_grad():
+                noticed = self.configurator.notice(latent, self.model.embed_reached(seen), carry.course)
             carry = dataclasses.replace(carry, course=noticed)
         changed = None if carry.goal is None or goal is None else (goal != carry.goal).any(dim=-1)
         for_another = changed is not None and bool(changed.any())
