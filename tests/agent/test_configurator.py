@@ -19,7 +19,7 @@ from forethought.agent.configurator import (
 )
 from forethought.agent.memory.graph import GraphOptions, LandmarkGraph
 from forethought.agent.objectives import GoalObjective, GoalOptions
-from forethought.agent.world_model.model import WorldModel
+from forethought.agent.world_model.model import WorldModel, WorldModelOptions
 from forethought.planners import make_planner
 
 Maker = Callable[..., Any]
@@ -228,3 +228,15 @@ def test_landmarks_are_named_by_when_they_were_seen(plane_model: Maker) -> None:
     mine = graph.moments[:, 0] == 1
     for (_, step), z in zip(graph.moments[mine].tolist(), graph.latents[torch.from_numpy(mine)].tolist(), strict=True):
         assert [z] == seen[step]
+
+
+def test_what_is_noticed_takes_no_gradients(plane_model: Maker) -> None:
+    options = WorldModelOptions(latent_dim=2, hidden_dim=8, ensemble_size=1, distance="quasimetric")
+    model = WorldModel(plane_model().spec, options).eval()
+    graph = LandmarkGraph(model, GraphOptions(spacing=1e-6, reach=1.0))
+    agent = acting(model, Configurator(graph, ConfiguratorOptions(mode="auto"), learns=True))
+    carry, goal = agent.init(1), agent.embed_goal({"position": np.ones((1, 2), np.float32)})
+    for t in range(3):
+        _, carry, _ = agent.act({"position": np.full((1, 2), 0.3 * t, np.float32)}, carry, goal)
+    assert len(graph)
+    assert [x.requires_grad for x in (graph.latents, graph.goals, graph.targets)] == [False] * 3
