@@ -222,7 +222,7 @@ class Configurator:
                 spent[at] += 1
             idle[at] = 0
         course = replace(course, mode=mode, least=least, spent=spent, idle=idle, frontier=frontier)
-        course = replace(course, wander=(course.wander - 1).clamp(min=0))
+        course = replace(course, wander=(course.wander - 1).clamp(min=0), aside=course.aside.clone())
         if not stuck:
             return targets, course
         for row in stuck:
