@@ -147,7 +147,7 @@ class LandmarkGraph:
     CANDIDATES = 48
     """Nearest latents among which neighbours are looked for."""
 
-    NEARBY = 256
+    NEARBY = 128
     """Landmarks to which distances are measured in a decision."""
 
     def __init__(self, model: WorldModel, options: GraphOptions) -> None:
