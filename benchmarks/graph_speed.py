@@ -78,7 +78,7 @@ def main() -> None:
         arguments.out,
         {
             "results": rows,
-            "command": provenance.command(),
+            "command": f"python benchmarks/{provenance.command()}",
             "commit": provenance.commit(),
             "versions": provenance.versions(),
             "machine": provenance.machine(),

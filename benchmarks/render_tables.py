@@ -353,7 +353,7 @@ def _counts(results: Result) -> list[list[str]]:
     rows = []
     for name, value in results.items():
         if isinstance(value, dict):
-            rows += [[f"{name}: {inner}", str(count)] for inner, count in value.items()]
+            rows += [[f"{name}: {inner}".replace("_", " "), str(count)] for inner, count in value.items()]
         else:
             rows.append([name.replace("_", " "), str(len(value) if isinstance(value, list) else value)])
     return rows
