@@ -45,8 +45,6 @@ class ConfiguratorOptions:
     with `world_model.macro_stride`, which needs no memory; what is below is for `graph`."""
     patience: int = 15
     """Decisions without coming nearer after which the way counts as closed."""
-    wander: int = 8
-    """Decisions for which it then heads somewhere else, where it was exploring; 0 for none."""
     progress: float = 1.0
     """Learned steps by which a decision must come nearer to where it heads than any before to count as that."""
 
@@ -57,9 +55,8 @@ class ConfiguratorOptions:
             raise ConfiguratorError(f"guide must be one of graph, macro, got {self.guide!r}")
         if self.guide == "macro" and self.mode == "memory":
             raise ConfiguratorError("mode must be plan or auto with guide=macro, which goes by no memory, got 'memory'")
-        for name, least in (("patience", 1), ("wander", 0)):
-            if getattr(self, name) < least:
-                raise ConfiguratorError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.patience < 1:
+            raise ConfiguratorError(f"patience must be at least 1, got {self.patience}")
         if not self.progress > 0:
             raise ConfiguratorError(f"progress must be positive, got {self.progress}")
 
@@ -80,8 +77,6 @@ class Course:
         least: fewest learned steps to each landmark, and the goal (last), while it was headed for, `[B, N+1]`.
         spent: decisions in which it was headed for since, `[B, N+1]`.
         idle: decisions since it was headed for at all, `[B, N+1]`.
-        wander: decisions left in which it heads for nowhere in particular, `[B]`.
-        aside: where that is, as goal embeddings `[B, G]`.
         frontier: the imagined landmark that each episode has set out for, `[B]`, or `NOWHERE`; it goes on until it is
             there or cannot get there, or else it would turn back and forth between many that are as good.
         mode: what was chosen last, an index into `MODES`, `[B]`.
@@ -100,8 +95,6 @@ class Course:
     least: Tensor
     spent: Tensor
     idle: Tensor
-    wander: Tensor
-    aside: Tensor
     frontier: Tensor
     mode: Tensor
     at: Tensor
@@ -202,9 +195,6 @@ class Configurator:
         least, spent, idle = course.least.clone(), course.spent.clone(), course.idle + 1
         stuck: dict[int, Choice] = {}
         for row in range(len(z)):
-            if course.wander[row] > 0:
-                targets[row], mode[row] = course.aside[row], EXPLORE
-                continue
             way = _row(course, row, ~imagined)
             choice = self._choose(steps[row], float(direct[row]), way)
             frontier[row] = _end(choice, way)
@@ -222,21 +212,7 @@ class Configurator:
                 spent[at] += 1
             idle[at] = 0
         course = replace(course, mode=mode, least=least, spent=spent, idle=idle, frontier=frontier)
-        course = replace(course, wander=(course.wander - 1).clamp(min=0), aside=course.aside.clone())
-        if not stuck:
-            return targets, course
-        for row in stuck:
-            if mode[row] == EXPLORE:
-                course.wander[row], course.aside[row] = self.options.wander, self._aside(z[row : row + 1])[0]
-        return targets, self._close(course, steps, stuck)
-
-    def _aside(self, z: Tensor) -> Tensor:
-        """Where some action that is held would lead, as a goal embedding `[1, G]`: away from where one is stuck."""
-        spec = self.graph.model.spec
-        low, high = (torch.tensor(bound).to(z) for bound in (spec.action_low, spec.action_high))
-        action = low + (high - low) * torch.rand(1, len(low), generator=self._generator).to(z)
-        ahead = self.graph.model.rollout(z[None], action[:, None].expand(-1, max(self.options.wander, 1), -1))
-        return self.graph.model.goal_point(ahead[0, :, -1])
+        return targets, self._close(course, steps, stuck) if stuck else course
 
     def _choose(self, steps: Floats, direct: float, way: "_Way") -> Choice:
         """What one episode is to head for.
@@ -301,8 +277,6 @@ class Configurator:
             least=goal.new_full((batch, count + 1), torch.inf),
             spent=goal.new_zeros(batch, count + 1),
             idle=goal.new_full((batch, count + 1), torch.inf),
-            wander=number.clone(),
-            aside=goal.clone(),
             frontier=number + NOWHERE,
             mode=number.clone(),
             at=number + NOWHERE,

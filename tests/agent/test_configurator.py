@@ -53,7 +53,6 @@ def at(*places: tuple[float, float]) -> torch.Tensor:
     [
         ({"mode": "react"}, "mode must be one of plan, auto, memory, got 'react'"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
-        ({"wander": -1}, "wander must be at least 0, got -1"),
         ({"progress": 0.0}, "progress must be positive, got 0.0"),
         ({"progress": float("nan")}, "progress must be positive, got nan"),
     ],
