@@ -205,23 +205,24 @@ def build_guide(
     return landmarks()
 
 
-def build_configurator(
-    model: WorldModel, memory: EpisodeStore | str | Path, options: AgentOptions, progress: Progress | None = None
-) -> Configurator:
+@contextmanager
+def _opened(memory: EpisodeStore | str | Path) -> Iterator[EpisodeStore]:
+    """A store as it is, or that of a folder for as long as it is read."""
+    if isinstance(memory, EpisodeStore):
+        yield memory
+    else:
+        with EpisodeStore.open(memory) as store:
+            yield store
+
+
+def build_configurator(model: WorldModel, memory: EpisodeStore | str | Path, options: AgentOptions) -> Configurator:
     """What chooses the way by landmarks in a memory: those kept there, and those of all episodes since.
 
     Raises:
         StoreError: there is no such memory.
     """
-    with contextlib.ExitStack() as stack:
-        store = memory if isinstance(memory, EpisodeStore) else stack.enter_context(EpisodeStore.open(memory))
-
-        def told(done: int, total: int) -> None:
-            if progress is not None:
-                progress.advance("landmarks", done, total)
-
-        graph = open_graph(model, store, options.graph, told)
-    return Configurator(graph, options.configurator)
+    with _opened(memory) as store:
+        return Configurator(open_graph(model, store, options.graph), options.configurator)
 
 
 def build_index(
@@ -235,8 +236,7 @@ def build_index(
         RetrievalError: a library is missing.
     """
     _check_retrieval(options, model.purpose)
-    with contextlib.ExitStack() as stack:
-        store = memory if isinstance(memory, EpisodeStore) else stack.enter_context(EpisodeStore.open(memory))
+    with _opened(memory) as store:
         return open_index(model, store, options.retrieval, keep=keep)
 
 
@@ -517,8 +517,8 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
     if run_dir.is_dir() and not os.access(run_dir, os.W_OK):
         raise RunError(f"run={run_dir} cannot be written, and that is where results go; copy it to where you may write")
     with _threads(config.threads), contextlib.ExitStack() as stack:
-        saved = read_card(run_dir, config.checkpoint)["config"]
-        memory = _memory_of(config, saved, run_dir, stack)
+        card = read_card(run_dir, config.checkpoint)
+        saved, memory = card["config"], _memory_of(config, card, run_dir, stack)
         agent = load_agent(
             run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,
             memory=memory, device=config.device, seed=options.seed,
@@ -573,19 +573,19 @@ def _evaluated_in(trained: EnvOptions, chosen: EvalEnvOptions) -> EnvOptions:
 
 
 def _memory_of(
-    config: EvalConfig, saved: dict[str, Any], run_dir: Path, stack: contextlib.ExitStack
+    config: EvalConfig, card: dict[str, Any], run_dir: Path, stack: contextlib.ExitStack
 ) -> EpisodeStore | None:
     """The memory that an evaluation goes by, to be closed with the stack; None where it needs none."""
     landmarks = config.agent.configurator.mode != "plan" and config.agent.configurator.guide == "graph"
     if not landmarks and not config.agent.retrieval.seeds and not config.evaluation.remember:
         return None
-    folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
+    options = MemoryOptions(**card["config"]["memory"])
+    folder = Path(config.memory or options.path or run_dir / "memory").expanduser()
     if not config.evaluation.remember:
         return stack.enter_context(EpisodeStore.open(folder))
     if config.evaluation.goal is not None or config.evaluation.goals_per_episode > 1:
         raise RunError("evaluation.remember must be false with evaluation.goal or several goals per episode, got true")
-    spec = EnvSpec.from_json(read_card(run_dir, config.checkpoint)["spec"])
-    return stack.enter_context(EpisodeStore.open(folder, "a", spec, MemoryOptions(**saved["memory"])))
+    return stack.enter_context(EpisodeStore.open(folder, "a", EnvSpec.from_json(card["spec"]), options))
 
 
 def read_card(run_dir: Path, checkpoint: str) -> dict[str, Any]:
