@@ -14,11 +14,11 @@ memory and closes no way that it is stuck on. Nobody sees the simulator or the m
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainings import carry_out, parse, wanted, without_lists
+from trainings import outcome, parse, wanted
 
 from forethought.agent.files import write_json
 
@@ -83,9 +83,7 @@ def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, A
         "forethought", "eval", f"run={run}", f"episodes={arguments.episodes}", f"seed={job.seed}", *ARMS[job.arm],
         f"evaluation.random={random}", "evaluation.true_dynamics=false", "evaluation.video=false", *arguments.extra,
     ]  # fmt: skip
-    evaluation, made_by = carry_out(train, evaluate, run)
-    measured = without_lists(evaluation)
-    return {**measured, **asdict(job), "evaluation_seed": measured["seed"], **made_by}
+    return outcome(job, train, evaluate, run)
 
 
 def main() -> None:

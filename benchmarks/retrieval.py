@@ -15,13 +15,13 @@ the first iteration: both score as many sequences in a decision.
 import argparse
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from goal_reaching import TASKS as GOALS
-from trainings import carry_out, parse, wanted, without_lists
+from trainings import outcome, parse, wanted
 
 from forethought.agent.files import write_json
 
@@ -82,11 +82,9 @@ def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, A
     """Train what is not trained yet and evaluate; returns the content of the result file."""
     train = job.train_command(run, arguments.extra)
     evaluate = job.eval_command(run, arguments.episodes, arguments.extra)
-    evaluation, made_by = carry_out(train, evaluate, run)
-    measured = without_lists(evaluation)
+    result = outcome(job, train, evaluate, run)
     # Every decision before the goal costs 1: the mean over all episodes can be compared, that of the arrivals cannot.
-    steps_all = round(measured["success_rate"] - measured["return_mean"], 3)
-    return {**measured, "steps_mean_all": steps_all, **asdict(job), "evaluation_seed": measured["seed"], **made_by}
+    return {**result, "steps_mean_all": round(result["success_rate"] - result["return_mean"], 3)}
 
 
 def main() -> None:

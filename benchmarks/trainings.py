@@ -6,13 +6,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forethought.agent.build import read_card
 from forethought.agent.files import read_json
 from forethought.agent.training.checkpoint import load_checkpoint
 from forethought.agent.training.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def parse(
@@ -99,6 +103,13 @@ def carry_out(train: Sequence[str], evaluate: Sequence[str], run: Path) -> tuple
         "latents": latents(run),
     }
     return read_json(run / "eval.json"), made_by
+
+
+def outcome(job: "DataclassInstance", train: Sequence[str], evaluate: Sequence[str], run: Path) -> dict[str, Any]:
+    """Train what is not trained yet, and evaluate; the content of a result file: what was measured, and of which job."""
+    evaluation, made_by = carry_out(train, evaluate, run)
+    measured = without_lists(evaluation)
+    return {**measured, **asdict(job), "evaluation_seed": measured["seed"], **made_by}
 
 
 def latents(run: Path) -> dict[str, float] | None:

@@ -10,11 +10,11 @@ is seen right then. Calls, resume and result files are as for `goal_reaching.py`
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainings import carry_out, parse, wanted, without_lists
+from trainings import outcome, parse, wanted
 
 from forethought.agent.files import write_json
 
@@ -67,9 +67,7 @@ def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, A
     """Train and evaluate; returns the content of the result file."""
     train = job.train_command(run, arguments.extra)
     evaluate = job.eval_command(run, arguments.episodes, arguments.extra)
-    evaluation, made_by = carry_out(train, evaluate, run)
-    measured = without_lists(evaluation)
-    return {**measured, **asdict(job), "evaluation_seed": measured["seed"], **made_by}
+    return outcome(job, train, evaluate, run)
 
 
 def main() -> None:
