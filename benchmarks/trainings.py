@@ -106,7 +106,7 @@ def carry_out(train: Sequence[str], evaluate: Sequence[str], run: Path) -> tuple
 
 
 def outcome(job: "DataclassInstance", train: Sequence[str], evaluate: Sequence[str], run: Path) -> dict[str, Any]:
-    """Train what is not trained yet, and evaluate; the content of a result file: what was measured, and of which job."""
+    """Train what is not trained yet, and evaluate; returns what a result file holds: the job, and what was measured."""
     evaluation, made_by = carry_out(train, evaluate, run)
     measured = without_lists(evaluation)
     return {**measured, **asdict(job), "evaluation_seed": measured["seed"], **made_by}
