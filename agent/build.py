@@ -301,8 +301,6 @@ def _check_goals(config: Config, objective: GoalOptions, spec: EnvSpec) -> None:
             f"of them matters; got {config.learner.focus_share}"
         )
     quasimetric = config.world_model.distance == "quasimetric"
-    if objective.near and not quasimetric:
-        raise RunError(f"objective.near needs world_model.distance=quasimetric, got {config.world_model.distance}")
     judges = objective.members * (
         config.world_model.distance_members if quasimetric and objective.cost == "time_to_goal" else 1
     )

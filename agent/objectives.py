@@ -66,9 +66,6 @@ class GoalOptions:
 
     cost: str = "time_to_goal"
     """`time_to_goal` (learned steps to the goal) or `latent_l2` (squared distance in goal space)."""
-    near: float = 0.0
-    """Steps from the goal within which plain latent distance takes over, which is exact where steps are few; with
-    world_model.distance=quasimetric. 0 for never."""
     summed: bool = True
     """Sum the cost over the horizon; otherwise only the last latent counts."""
     effort: float = 0.0
@@ -83,9 +80,8 @@ class GoalOptions:
             raise ObjectiveError(f"cost must be one of time_to_goal, latent_l2, got {self.cost!r}")
         if self.members < 1:
             raise ObjectiveError(f"members must be at least 1, got {self.members}")
-        for name in ("effort", "near"):
-            if not getattr(self, name) >= 0:
-                raise ObjectiveError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not self.effort >= 0:
+            raise ObjectiveError(f"effort must be at least 0, got {self.effort}")
 
 
 class GoalObjective(Objective):
@@ -108,7 +104,7 @@ class GoalObjective(Objective):
         latents = trajectory.latents if self.options.summed else trajectory.latents[..., -1:, :]
         target = goal[:, None, None]
         if self.options.cost == "time_to_goal":
-            costs = model.steps_to_goal(latents, target, near=self.options.near)
+            costs = model.steps_to_goal(latents, target)
         else:
             costs = model.goal_distance(latents, target).unsqueeze(0)
         # One for each member of the distance and each that imagines, [M, E, B, N, H].

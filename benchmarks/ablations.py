@@ -43,7 +43,7 @@ ROWS = {
     "latent_l2": Ablation("latent L2 instead of learned distance", evaluation=("objective.cost=latent_l2",)),
     "pairwise": Ablation("pairwise instead of quasimetric distance", ("world_model.distance=pairwise",)),
     "terminal": Ablation("cost of the last step only", evaluation=("objective.summed=false",)),
-    "near": Ablation("latent distance within 5 steps of the goal", evaluation=("objective.near=5",)),
+    "no_floor": Ablation("learned distance without its floor", ("world_model.distance_floor=false",)),
     "careful": Ablation(
         "a penalty where distances disagree",
         evaluation=("objective.risk.kind=mean_std", "objective.risk.beta=1.0"),

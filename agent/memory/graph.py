@@ -77,7 +77,8 @@ class GraphOptions:
 class Ruler:
     """Learned steps between many states and many goals; what they need of each is computed once.
 
-    Where several heads measure, the length is their mean plus standard deviation: where they disagree it is long.
+    Where several heads measure, the length is their mean plus standard deviation: where they disagree it is long. Of a
+    quasimetric, features are what its heads make of a state or goal and, last, its point in goal space, for the floor.
 
     Args:
         model: made for goals.
@@ -92,11 +93,14 @@ class Ruler:
 
     def states(self, z: Tensor) -> Tensor:
         """Latents `[n, Z]` to features `[n, ...]`."""
-        return z if self.head is None else self.head.embed(z).transpose(0, 1)
+        return z if self.head is None else self._features(self.head.embed(z), self.model.goal_point(z))
 
     def goals(self, goal: Tensor) -> Tensor:
         """Goal embeddings `[n, G]` to features `[n, ...]`."""
-        return goal if self.head is None else self.head.embed_goal(goal).transpose(0, 1)
+        return goal if self.head is None else self._features(self.head.embed_goal(goal), goal)
+
+    def _features(self, embedded: Tensor, point: Tensor) -> Tensor:
+        return torch.cat([embedded.transpose(0, 1).flatten(1), point.to(embedded.dtype)], dim=-1)
 
     @torch.no_grad()
     def steps(self, states: Tensor, goals: Tensor) -> Tensor:
@@ -120,7 +124,11 @@ class Ruler:
                 n, m = max(len(states), len(goals)), goals.shape[1]
                 z, goal = states.expand(n, m, -1), goals.expand(n, m, -1)
                 return self.model.steps_to_goal(z, goal)[0]
-            steps = self.head.between(states, goals) / self.head.get_buffer("unit")  # [n, m, M]
+            size, shape = self.model.goal_dim, (self.head.members, 2, self.head.GROUPS, self.head.SIZE)
+            x, y = (part[..., :-size].reshape(*part.shape[:-1], *shape) for part in (states, goals))
+            steps = self.head.between(x, y) / self.head.get_buffer("unit")  # [n, m, M]
+            if self.model.options.distance_floor:
+                steps = torch.maximum(steps, self.head.floor(states[..., -size:], goals[..., -size:])[..., None])
             return steps.mean(dim=-1) + steps.std(dim=-1, unbiased=False)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ... import ForethoughtError, UnknownNameError
 from ...envs.spec import EnvSpec
+from .coverage import cells, places
 from .episode import Array, stored_dtype
 from .store import EpisodeReader, EpisodeStore, GivenUpError
 
@@ -63,6 +64,9 @@ class SequenceSampler:
     ("Reinforcement learning with unsupervised auxiliary tasks", skewed sampling): where rewards or contacts are rare, a
     model that sees few of them does not learn what leads to them.
 
+    A share can also be drawn evenly over what was seen: in cells of like size, a window from each cell is as likely,
+    however many there are. Where episodes rarely come to some places, a model hardly knows these otherwise.
+
     Goals are relabelled in hindsight (Andrychowicz et al. 2017, "Hindsight Experience Replay"; the `future` strategy,
     as in Eysenbach et al. 2022): from a state `i` of the window with R transitions left in its episode, the goal is
     the observation `floor(u**goal_power * (R + 1))` transitions later, u uniform in [0, 1).
@@ -81,6 +85,8 @@ class SequenceSampler:
         cache_bytes: memory for the cache.
         focus: what happens in a window: the sum of its `rewards`, or the way that the observation of this key moves.
         focus_share: of the windows that are drawn from those with more of it than the mean over all.
+        where: the keys of the observation that say where a window begins; None for all.
+        even_share: of the windows, and in their place of the others, that are drawn evenly over where they begin.
 
     Attributes:
         num_windows: windows that can be drawn.
@@ -104,15 +110,18 @@ class SequenceSampler:
         cache_bytes: int = 1 << 30,
         focus: str = "rewards",
         focus_share: float = 0.0,
+        where: Sequence[str] | None = None,
+        even_share: float = 0.0,
     ) -> None:
-        if not 0 <= focus_share <= 1:
-            raise SamplerError(f"focus_share must be between 0 and 1, got {focus_share}")
+        for name, share in (("focus_share", focus_share), ("even_share", even_share)):
+            if not 0 <= share <= 1:
+                raise SamplerError(f"{name} must be between 0 and 1, got {share}")
         for name, value, least in (("length", length, 1), ("num_goals", num_goals, 0), ("cache_bytes", cache_bytes, 0)):
             if value < least:
                 raise SamplerError(f"{name} must be at least {least}, got {value}")
         if not goal_power > 0:
             raise SamplerError(f"goal_power must be positive, got {goal_power}")
-        for key in [*(keys or ()), *([] if focus == "rewards" else [focus])]:
+        for key in [*(keys or ()), *(where or ()), *([] if focus == "rewards" else [focus])]:
             if key not in env_spec.obs:
                 raise UnknownNameError("observation key", key, env_spec.obs)
         self.store, self.env_spec, self.length = store, env_spec, length
@@ -121,6 +130,10 @@ class SequenceSampler:
         self.focus, self.focus_share = focus, focus_share
         self._sums: dict[int, Array] = {}
         self._focused = np.zeros(0, np.int64)
+        self.where = sorted(env_spec.obs) if where is None else list(where)
+        self.even_share = even_share
+        self._places: dict[int, Array] = {}
+        self._cells: list[_Ints] = []
         self._follow_store = episode_ids is None
         self._rows = _Rows(store, env_spec, self.keys, cache_bytes)
         self.refresh(episode_ids)
@@ -160,6 +173,8 @@ class SequenceSampler:
         self._rows.update(self._ids, self._lengths)
         if self.focus_share:
             self._focused = self._above_average()
+        if self.even_share:
+            self._cells = self._by_cell()
 
     def _above_average(self) -> _Ints:
         """The windows in which more happens than on average."""
@@ -177,6 +192,24 @@ class SequenceSampler:
             return reader.array(episode_id, "rewards")
         moved = np.diff(reader.array(episode_id, f"obs/{self.focus}").astype(np.float64), axis=0)
         return np.asarray(np.linalg.norm(moved.reshape(len(moved), -1), axis=-1))
+
+    CELLS = 512
+    """Cells that windows are drawn from evenly, at most."""
+
+    def _by_cell(self) -> list[_Ints]:
+        """The windows that begin in each cell of what was seen."""
+        with self.store.reading() as reader:
+            for i, length in zip(self._ids.tolist(), self._lengths.tolist(), strict=True):
+                if i not in self._places:
+                    starts = length - self.length + 1
+                    seen = [places(reader.array(i, f"obs/{key}")[:starts]) for key in self.where]
+                    self._places[i] = np.concatenate(seen, axis=-1)
+        if not len(self._ids):
+            return []
+        points = np.concatenate([self._places[i] for i in self._ids.tolist()])
+        cell = cells(points, self.CELLS, np.random.default_rng(0))
+        parts = np.split(np.argsort(cell, kind="stable"), np.cumsum(np.bincount(cell))[:-1])
+        return [part for part in parts if len(part)]
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> SequenceBatch:
         """Draw `batch_size` windows, independently and with replacement.
@@ -205,6 +238,11 @@ class SequenceSampler:
         if len(self._focused):
             chosen = np.flatnonzero(rng.random(batch_size) < self.focus_share)
             window[chosen] = self._focused[rng.integers(len(self._focused), size=len(chosen))]
+        if self._cells:
+            chosen = np.flatnonzero(rng.random(batch_size) < self.even_share)
+            drawn = rng.integers(len(self._cells), size=len(chosen))
+            counts = np.array([len(cell) for cell in self._cells])[drawn]
+            window[chosen] = [self._cells[c][k] for c, k in zip(drawn, rng.integers(counts), strict=True)]
         episode = np.searchsorted(self._ends, window, side="right")
         length = self._lengths[episode]
         start = window - self._ends[episode] + length - self.length + 1

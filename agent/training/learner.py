@@ -43,6 +43,9 @@ class LearnerOptions:
     focus_share: float = 0.0
     """Share of the windows that are drawn from those in which more happens than on average, for what is rare: reward,
     or for goals that are stated as `desired_goal` movement of what is to get there."""
+    even_share: float = 0.0
+    """Share of the windows that are drawn evenly over what was seen, however often it was: over what is to get to the
+    goal where that is stated as `desired_goal`, or else over whole observations. For what is rarely come to."""
     image_shift: int = 0
     """Pictures are moved at random by up to this many pixels: all of a window alike, and its goals alike."""
     vector_dropout: float = 0.0
@@ -127,10 +130,9 @@ class LearnerOptions:
             )
         if self.compile not in CHOICES:
             raise LearnerError(f"compile must be one of {', '.join(CHOICES)}, got {self.compile!r}")
-        if not 0 <= self.focus_share <= 1:
-            raise LearnerError(f"focus_share must be in [0, 1], got {self.focus_share}")
-        if not 0 <= self.vector_dropout <= 1:
-            raise LearnerError(f"vector_dropout must be in [0, 1], got {self.vector_dropout}")
+        for name in ("focus_share", "even_share", "vector_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise LearnerError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.ema_target < 1:
             raise LearnerError(f"ema_target must be in [0, 1), got {self.ema_target}")
         if not 0 <= self.target_decay < 1:
@@ -529,8 +531,7 @@ class Learner:
             obs = {k: v[:, self.options.burn_in :] for k, v in seen.obs.items()}
             goals = head.embed_goal(self._throttled(model.embed_goal(obs)))
         same = None if goals is encoded else torch.stack([encoded, goals])
-        with torch.no_grad():
-            head.get_buffer("stride").lerp_(point.diff(dim=1).square().mean(), 0.01)
+        head.keep_pace(point)
         far = self.options.far or float(model.spec.max_episode_steps)
         return head.loss(encoded[:, :, :-1], encoded[:, :, 1:], same, goals[:, order, :-1], far)
 

@@ -188,6 +188,7 @@ class Trainer:
             num_goals=learner.options.goals_per_window if isinstance(self.model.time_to_goal, PairwiseDistance) else 0,
             goal_power=learner.options.goal_power, episode_ids=[], cache_bytes=learner.options.cache_bytes,
             focus=achieved or "rewards", focus_share=learner.options.focus_share,
+            where=None if achieved is None else [achieved], even_share=learner.options.even_share,
         )  # fmt: skip
 
     # -- the run ------------------------------------------------------------------------------------------------------

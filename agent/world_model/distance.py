@@ -58,6 +58,10 @@ class Quasimetric(nn.Module):
 
     Members of an ensemble, trained side by side, disagree where there is little to learn from.
 
+    No distance is shorter than its `floor`: what the fastest moves that were seen would take without anything in
+    between. The learned part is too small where little was seen, the floor nowhere; and the larger of two quasimetrics
+    is one.
+
     Args:
         latent_dim: size of z.
         goal_dim: size of a goal embedding; None where goals are latents.
@@ -75,11 +79,11 @@ class Quasimetric(nn.Module):
         self.goal = None if goal_dim is None else StackedMLP(members, [goal_dim, hidden, hidden, out], last_scale=1.0)
         self.register_buffer("price", torch.ones(()))
         self.register_buffer("unit", torch.ones(()))
-        self.register_buffer("stride", torch.zeros(()))
+        self.register_buffer("pace", torch.zeros(latent_dim if goal_dim is None else goal_dim))
 
     @override
     def forward(self, z: Tensor, goal: Tensor) -> Tensor:
-        """Steps `[M, ...]` from latents `[..., Z]` to goal embeddings `[..., G]`, which are broadcast."""
+        """Learned steps `[M, ...]` from latents `[..., Z]` to goal embeddings `[..., G]`, which are broadcast."""
         lead = (1,) * (z.ndim - goal.ndim)  # or else members would meet what is before the shape of the goals
         return self.between(self.embed(z), self.embed_goal(goal.reshape(*lead, *goal.shape))) / self.get_buffer("unit")
 
@@ -96,8 +100,22 @@ class Quasimetric(nn.Module):
         out: Tensor = net(flat)
         return out.reshape(self.members, *x.shape[:-1], 2, self.GROUPS, self.SIZE)
 
+    def floor(self, point: Tensor, goal: Tensor) -> Tensor:
+        """Steps `[...]` that it takes at least from states at `point [..., G]` of goal space to goals `[..., G]`.
+
+        As far as no number of goal space moves faster than `pace`; those that never move say nothing.
+        """
+        pace = self.get_buffer("pace").to(point.dtype)
+        return ((point - goal).abs() * torch.where(pace > 0, 1 / pace, 0.0)).amax(dim=-1)
+
+    @torch.no_grad()
+    def keep_pace(self, points: Tensor) -> None:
+        """Take in how far single steps went, in windows `[B, L+1, G]` of points in goal space."""
+        pace, fastest = self.get_buffer("pace"), points.diff(dim=1).abs().amax(dim=(0, 1)).float()
+        pace.copy_(torch.where(pace > 0, torch.lerp(pace, fastest, 0.01), fastest))
+
     def between(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distances `[M, ...]` between features as of `embed`, which are broadcast; a step is one `unit`."""
+        """Learned distances `[M, ...]` between features as of `embed`, which are broadcast; a step is one `unit`."""
         difference = x - y
         one_way = F.relu(difference[..., 0, :, :]).amax(dim=-1)
         # The square root has no gradient at 0.

@@ -62,6 +62,8 @@ class WorldModelOptions:
     agent.configurator.guide; 0 for no such model. A learner.window holds at least as many."""
     macro_dim: int = 4
     """Numbers of a macro-action."""
+    distance_floor: bool = True
+    """Whether a quasimetric is never shorter than the fastest moves that were seen would take straight to the goal."""
     probe: bool = True
     """Train a read-out of the measured state, which teaches the model nothing and makes imagination readable."""
     value_members: int = 2
@@ -407,13 +409,12 @@ class WorldModel(nn.Module):
         key = self.spec.goal.achieved_key
         return self.normalizer.normalize({key: achieved})[key]
 
-    def steps_to_goal(self, z: Tensor, goal: Tensor, near: float = 0.0) -> Tensor:
+    def steps_to_goal(self, z: Tensor, goal: Tensor) -> Tensor:
         """Predicted steps `[M, ...]` from latents `[..., Z]` to goal embeddings broadcastable to `[..., G]`.
 
         Args:
             z: latents.
             goal: goal embeddings.
-            near: steps within which latent distance takes over, in units of what a step covers; for a quasimetric.
 
         Returns:
             what each of `M` heads says; one, unless `distance=quasimetric`.
@@ -427,10 +428,8 @@ class WorldModel(nn.Module):
             steps: Tensor = self.time_to_goal(z, self.goal_point(z), goal)
             return steps.unsqueeze(0)
         steps = self.time_to_goal(z, goal).to(z.dtype)
-        if near:
-            covered = self.time_to_goal.get_buffer("stride").to(z.dtype).clamp(min=1e-12) * near**2
-            native = near * (self.goal_distance(z, goal) / covered).clamp(max=1.0)
-            steps = torch.where(steps > near, steps, native)
+        if self.options.distance_floor:
+            steps = torch.maximum(steps, self.time_to_goal.floor(self.goal_point(z), goal))
         return steps
 
     def goal_distance(self, z: Tensor, goal: Tensor) -> Tensor:

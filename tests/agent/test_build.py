@@ -271,7 +271,6 @@ def test_an_environment_without_goals_is_refused_before_anything_is_written(tmp_
             ["objective.risk.kind=worst", "world_model.distance=quasimetric", "objective.cost=latent_l2"],
             "needs more than one opinion: .*, got 1",
         ),
-        (["objective.near=3"], "objective.near needs world_model.distance=quasimetric, got pairwise"),
         (["learner.focus_share=0.5"], "learner.focus_share must be 0 with forethought/PointMass-v0, .* got 0.5"),
     ],
 )

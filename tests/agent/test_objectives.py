@@ -32,7 +32,6 @@ def model(toy_model: Maker) -> WorldModel:
 @pytest.fixture(scope="module")
 def quasimetric(toy_model: Maker) -> WorldModel:
     found: WorldModel = toy_model(distance="quasimetric", distance_members=3)
-    found.time_to_goal.get_buffer("stride").fill_(0.1)
     return found
 
 
@@ -87,19 +86,6 @@ def test_risk_counts_members_of_the_distance_too(quasimetric: WorldModel, scene:
     each = quasimetric.steps_to_goal(latents, goal[:, None, None]).sum(-1)
     assert each.shape == (3, B, N)
     assert torch.allclose(goal_costs(quasimetric, scene, risk=RiskOptions("worst")), each.amax(0), rtol=1e-4)
-
-
-@torch.no_grad()
-def test_near_the_goal_latent_distance_takes_over(
-    quasimetric: WorldModel, scene: tuple[Tensor, Tensor, Tensor]
-) -> None:
-    z, goal, _ = scene
-    steps, near = quasimetric.steps_to_goal(z, goal), 1e3
-    native = quasimetric.goal_distance(z, goal) / (0.1 * near**2) * near
-    assert torch.allclose(quasimetric.steps_to_goal(z, goal, near=near), native.expand(3, B), rtol=1e-4)
-    assert torch.equal(quasimetric.steps_to_goal(z, goal, near=float(steps.min()) / 2), steps)
-    # A distance that the quasimetric says is near is never more than near.
-    assert (quasimetric.steps_to_goal(z, 100 * goal, near=1e5) <= 1e5).all()
 
 
 @torch.no_grad()
@@ -187,19 +173,15 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "cost": ("latent_l2", {}),
     "summed": (False, {}),
     "effort": (0.1, {}),
-    "near": (1e6, {}),
     "members": (3, {}),
     "risk": (RiskOptions("worst"), {"members": 3}),
 }
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(GoalOptions)])
-def test_every_option_changes_the_result(
-    field: str, model: WorldModel, quasimetric: WorldModel, scene: tuple[Tensor, Tensor, Tensor]
-) -> None:
+def test_every_option_changes_the_result(field: str, model: WorldModel, scene: tuple[Tensor, Tensor, Tensor]) -> None:
     assert field in CHANGES, f"add {field} to CHANGES, with a value that changes the result"
     value, context = CHANGES[field]
-    model = quasimetric if field == "near" else model
     base = goal_costs(model, scene, **context)
     assert torch.equal(base, goal_costs(model, scene, **context)), "the comparison must be deterministic"
     assert not torch.allclose(base, goal_costs(model, scene, **{**context, field: value}), rtol=1e-5)
@@ -212,7 +194,6 @@ def test_every_option_changes_the_result(
         ({"members": 0}, "members must be at least 1, got 0"),
         ({"effort": -0.1}, "effort must be at least 0, got -0.1"),
         ({"effort": float("nan")}, "effort must be at least 0, got nan"),
-        ({"near": -1.0}, "near must be at least 0, got -1.0"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -299,12 +299,14 @@ def test_edges_between_two_groups_of_landmarks(plane_model: Maker) -> None:
 # -- the ruler ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("distance", ["pairwise", "quasimetric"])
+@pytest.mark.parametrize(("distance", "floor"), [("pairwise", True), ("quasimetric", True), ("quasimetric", False)])
 def test_the_ruler_measures_what_the_model_says(
-    toy_spec: Maker, toy_model: Maker, distance: str, monkeypatch: pytest.MonkeyPatch
+    toy_spec: Maker, toy_model: Maker, distance: str, floor: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Ruler, "ELEMENTS", 64)  # in several parts
-    model = toy_model(toy_spec("state", "achieved"), distance=distance)
+    model = toy_model(toy_spec("state", "achieved"), distance=distance, distance_floor=floor)
+    if distance == "quasimetric":
+        model.time_to_goal.get_buffer("pace").fill_(3.0)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(7, model.latent_dim, generator=generator)
     goals = torch.randn(5, model.goal_dim, generator=generator)

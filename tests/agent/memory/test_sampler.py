@@ -341,3 +341,30 @@ def test_a_share_of_the_windows_holds_rare_movement(store: EpisodeStore) -> None
 def test_a_share_is_a_share(store: EpisodeStore) -> None:
     with pytest.raises(SamplerError, match=r"focus_share must be between 0 and 1, got 1\.5"):
         SequenceSampler(store, SPEC, 4, focus_share=1.5)
+    with pytest.raises(SamplerError, match=r"even_share must be between 0 and 1, got -1"):
+        SequenceSampler(store, SPEC, 4, even_share=-1)
+    with pytest.raises(UnknownNameError, match="hand"):
+        SequenceSampler(store, SPEC, 4, where=["hand"])
+
+
+def lingering(length: int, *places: float) -> Episode:
+    """At 0, but for a moment at each of the places."""
+    state = np.zeros((length + 1, 3), np.float32)
+    state[10 : 10 + len(places), 0] = places
+    return replace(traced(0, length), obs={**traced(0, length).obs, "state": state})
+
+
+def test_a_share_of_the_windows_is_drawn_evenly_over_where_they_begin(store: EpisodeStore) -> None:
+    rng = np.random.default_rng(0)
+    store.append_many([lingering(400, 1.0, 2.0, 3.0), lingering(400)])
+    plain, half, even = (SequenceSampler(store, SPEC, 4, where=["state"], even_share=s) for s in (0.0, 0.5, 1.0))
+    rates = []
+    for sampler in (plain, half, even):
+        begins = sampler.sample(4000, rng).obs["state"][:, 0, 0]
+        rates.append([float((begins == place).float().mean()) for place in range(4)])
+    assert min(rates[0][1:]) < 0.01
+    assert rates[1] == pytest.approx([5 / 8, 1 / 8, 1 / 8, 1 / 8], abs=0.03)
+    assert rates[2] == pytest.approx([1 / 4] * 4, abs=0.03)
+    store.append(lingering(400, 5.0))
+    even.refresh()
+    assert float((even.sample(4000, rng).obs["state"][:, 0, 0] == 5).float().mean()) == pytest.approx(0.2, abs=0.03)

@@ -408,10 +408,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 ELSEWHERE = {
-    "cache_bytes", "focus_share", "reward", "value", "termination", "entropy", "saturation", "distillation",
-    "target_decay", "image_shift", "vector_dropout", "macro",
+    "cache_bytes", "focus_share", "even_share", "reward", "value", "termination", "entropy", "saturation",
+    "distillation", "target_decay", "image_shift", "vector_dropout", "macro",
 }  # fmt: skip
-"""Tested below, in test_learner_control.py, test_augmentation.py, world_model/test_macro.py and, focus_share, in
+"""Tested below, in test_learner_control.py, test_augmentation.py, world_model/test_macro.py and, both shares, in
 memory/test_sampler.py."""
 SAME = {"compile"}
 """Computes the same faster, see test_compilation.py."""

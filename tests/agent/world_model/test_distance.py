@@ -94,6 +94,30 @@ def test_goals_broadcast_and_may_have_a_space_of_their_own() -> None:
     assert torch.allclose(steps, metric(z, goal.expand(4, B, N, G)), atol=1e-5)
 
 
+@given(seed=st.integers(0, 2**32), pace=st.floats(0.01, 100))
+@settings(max_examples=50, deadline=None)
+def test_floor_is_what_the_fastest_steps_take_and_no_detour_is_shorter(seed: int, pace: float) -> None:
+    metric = Quasimetric(Z, None, 16, M)
+    walk = torch.cumsum(noise(B, 20, Z, seed=seed) * pace, dim=1)
+    metric.keep_pace(walk)
+    taken = (torch.arange(20)[:, None] - torch.arange(20)).abs()
+    found = metric.floor(walk[:, :, None], walk[:, None])
+    assert (found <= taken + 1e-3).all(), "no way was walked in fewer steps than its floor says"
+    x, y, z = noise(3, N, Z, seed=seed)
+    assert (metric.floor(x, z) <= metric.floor(x, y) + metric.floor(y, z) + 1e-3 * metric.floor(x, z)).all()
+
+
+def test_floor_by_hand() -> None:
+    metric = Quasimetric(Z, 2, 16, M)
+    start, goal = torch.tensor([0.0, 0.0]), torch.tensor([2.0, 5.0])
+    assert metric.floor(start, goal) == 0, "nothing is known yet"
+    metric.keep_pace(torch.tensor([[[0.0, 1.0], [0.5, 1.0]], [[1.0, 2.0], [0.9, 2.0]]]))
+    assert metric.floor(start, goal) == 4, "2 / 0.5; the second number never moved"
+    metric.keep_pace(torch.tensor([[[0.0, 0.0], [1.5, 1.0]]]))
+    assert metric.get_buffer("pace").tolist() == pytest.approx([0.51, 1.0]), "a mean that follows slowly"
+    assert float(metric.floor(start, goal)) == 5, "a lower bound by the slower number"
+
+
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from forethought.agent.memory.store import Episode, EpisodeStore, MemoryOptions
+from forethought.agent.world_model.distance import Quasimetric
 from forethought.agent.world_model.model import WorldModel, WorldModelError, WorldModelOptions
 from forethought.envs.spec import ArraySpec, EnvSpec, GoalSpec
 
@@ -375,6 +376,7 @@ CHANGES: dict[str, Any] = {
     "probe": False,
     "distance": "quasimetric",
     "distance_members": 3,
+    "distance_floor": False,
 }
 
 
@@ -392,12 +394,14 @@ def test_every_option_changes_the_result(
 
     def run(**options: Any) -> list[Tensor]:
         model = toy_model(spec, **options)
+        if isinstance(model.time_to_goal, Quasimetric):
+            model.time_to_goal.get_buffer("pace").fill_(1e-3)
         z = model.encode(toy_obs(spec, (2,)))
         readable = torch.tensor(model.probe is not None)
         steps = model.steps_to_goal(z, z.flip(0))
         return [z, model.step(z.expand(model.members, -1, -1), toy_actions(spec, (2,))), readable, steps]
 
-    context = {"distance": "quasimetric"} if field == "distance_members" else {}
+    context = {"distance": "quasimetric"} if field in ("distance_members", "distance_floor") else {}
     base, same, changed = run(**context), run(**context), run(**{**context, field: CHANGES[field]})
     assert all(torch.equal(a, b) for a, b in zip(base, same, strict=True)), "the comparison must be deterministic"
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(base, changed, strict=True))
