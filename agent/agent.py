@@ -282,8 +282,11 @@ class Agent:
             correction, _ = self.adapt(carry.correction, carry.latent, carry.action, latent)
             carry = dataclasses.replace(carry, correction=correction)
         if self.configurator is not None and self.configurator.learns and carry.course is not None:
+            assert carry.latent is not None
+            assert carry.action is not None
             with torch.no_grad():
-                noticed = self.configurator.notice(latent, self.model.embed_reached(seen), carry.course)
+                here = self.model.embed_reached(seen)
+                noticed = self.configurator.notice(carry.latent, carry.action, latent, here, carry.course)
             carry = dataclasses.replace(carry, course=noticed)
         changed = None if carry.goal is None or goal is None else (goal != carry.goal).any(dim=-1)
         for_another = changed is not None and bool(changed.any())

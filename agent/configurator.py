@@ -25,6 +25,10 @@ DETOUR = 1.3
 something stands in between that the distance does not know of."""
 NEAR = 1.5
 """Spacings from a landmark within which an episode counts as being there."""
+REACHED = 2 / 3
+"""Spacings from a landmark within which it is as good as reached, and what is next on the way can be headed for."""
+FORGOTTEN = 5
+"""Patiences after which it counts no more how near an episode once came to what it heads for."""
 
 Floats = NDArray[Any]
 
@@ -77,8 +81,6 @@ class Course:
         least: fewest learned steps to each landmark, and the goal (last), while it was headed for, `[B, N+1]`.
         spent: decisions in which it was headed for since, `[B, N+1]`.
         idle: decisions since it was headed for at all, `[B, N+1]`.
-        frontier: the imagined landmark that each episode has set out for, `[B]`, or `NOWHERE`; it goes on until it is
-            there or cannot get there, or else it would turn back and forth between many that are as good.
         mode: what was chosen last, an index into `MODES`, `[B]`.
         at: the landmark that each episode was at last, `[B]`, or `NOWHERE`; noted where the graph learns.
         step: which moment of the episode was noticed last; noted where the graph learns.
@@ -95,7 +97,6 @@ class Course:
     least: Tensor
     spent: Tensor
     idle: Tensor
-    frontier: Tensor
     mode: Tensor
     at: Tensor
     step: int = 0
@@ -108,10 +109,12 @@ class Choice:
     Args:
         target: a landmark, or their number for the goal.
         hops: landmarks on the way to the target, itself included.
+        walked: whether the first leg of it was ever walked.
     """
 
     target: int
     hops: list[int]
+    walked: bool = False
 
 
 class Configurator:
@@ -132,33 +135,51 @@ class Configurator:
         self.episode = 0
         self._generator = torch.Generator().manual_seed(0)
 
-    def notice(self, z: Tensor, here: Tensor, course: Course) -> Course:
+    def notice(self, before: Tensor, action: Tensor, z: Tensor, here: Tensor, course: Course) -> Course:
         """Let the graph learn from the present moment of every episode, where it does.
 
         Args:
+            before: latents of the moment before, `[B, Z]`.
+            action: what was done then, `[B, A]` in real units.
             z: latents `[B, Z]`.
             here: the same moment as goal embeddings `[B, G]`.
             course: from the last call of `aim`.
         """
         if not self.learns:
             return course
+        self._feel(before, action, z)
         at = course.at.clone()
         for row in range(len(z)):
-            step, known = np.array([course.step + 1]), int((~self.graph.imagined).sum())
-            found = int(self.graph.add(z[row : row + 1], here[row : row + 1], self.episode + row, step)[0])
-            before = int(at[row])
+            step = np.array([course.step + 1])
+            (found,) = self.graph.add(z[row : row + 1], here[row : row + 1], self.episode + row, step).tolist()
+            came_from = int(at[row])
             if found != NOWHERE:
                 at[row] = found
-                if before not in (NOWHERE, found):
-                    self.graph.walk(np.array([[before, found]]))
-            if int((~self.graph.imagined).sum()) > known:
-                self.graph.imagine(found, self._around(z[row : row + 1]))
+                if came_from not in (NOWHERE, found):
+                    self.graph.walk(np.array([[came_from, found]]))
         self.graph.believe()
         return replace(course, at=at, step=course.step + 1)
 
     @torch.no_grad()
+    def _feel(self, before: Tensor, action: Tensor, z: Tensor) -> None:
+        """Take for an obstacle what the last action would have led to, where it led somewhere else instead."""
+        model, ruler = self.graph.model, self.graph.ruler
+        ahead = model.rollout(before.expand(1, -1, -1), action[:, None].expand(-1, self.BEYOND, -1))[0]
+        expected = ruler.states(ahead[:, 0])
+        missed = ruler.paired(expected, ruler.goals(model.goal_point(z)).unsqueeze(1))[:, 0]
+        meant = ruler.paired(ruler.states(before), ruler.goals(model.goal_point(ahead[:, 0])).unsqueeze(1))[:, 0]
+        surprising = (missed >= self.SURPRISE[0]) & (missed >= self.SURPRISE[1] * meant)
+        for row in torch.nonzero(surprising)[:, 0].tolist():
+            self.graph.obstruct(ahead[row : row + 1, -1])
+
+    BEYOND = 2
+    """Decisions for which the last action is imagined to be held to find what stood in its way."""
+    SURPRISE = (0.35, 0.6)
+    """Learned steps by which a decision ends elsewhere, and their share of what it was to cover, that say so."""
+
+    @torch.no_grad()
     def _around(self, z: Tensor) -> Tensor:
-        """Where held actions would lead from a latent `[1, Z]` in a few steps, as the model imagines it; `[n, Z]`."""
+        """Where one comes to rest a few steps from a latent `[1, Z]` after holding actions, as imagined; `[n, Z]`."""
         model, options = self.graph.model, self.graph.options
         low, high = (x.to(z) for x in map(torch.tensor, (model.spec.action_low, model.spec.action_high)))
         drawn = torch.rand(self.DIRECTIONS, len(low), generator=self._generator).to(z)
@@ -166,11 +187,49 @@ class Configurator:
         held = (low + (high - low) * drawn)[:, None].expand(-1, max(1, round(2 * options.spacing)), -1)
         ahead = model.rollout(z.expand(1, len(held), -1), held)[0]  # [n, H, Z]
         start, flat = self.graph.ruler.states(z), ahead.flatten(0, 1)
+        rest = ((low + high) / 2).expand(len(flat), max(1, round(options.spacing)), -1)
+        flat = model.rollout(flat[None], rest)[0, :, -1]  # let go, and come to rest
         steps = self.graph.ruler.steps(start, self.graph.ruler.goals(model.goal_point(flat)))[0]
-        return flat[(steps > options.spacing) & (steps <= 1.5 * options.spacing)]
+        return flat[(steps > 0.8 * options.spacing) & (steps <= 1.2 * options.spacing)]
 
     DIRECTIONS = 32
-    """Actions that are imagined to be held when a landmark is laid."""
+    """Actions that are imagined to be held from a landmark."""
+    AHEAD = 64
+    """Landmarks that are looked beyond before a decision, at most."""
+
+    def _look_ahead(self, z: Tensor, goal: Tensor, course: Course) -> Course:
+        """Imagine what lies beyond the landmark at the end of each way, until the way is one of small steps.
+
+        Unknown ground is free until something is met there, and ways are found anew whenever it is (Koenig and
+        Likhachev, "D* Lite", 2002). Where nothing is left to try, all that was found closed is doubted.
+        """
+        graph = self.graph
+        for _ in range(self.AHEAD):
+            beyond = {last for row in range(len(z)) if (last := self._last(course, row)) is not None}
+            if not beyond:
+                break
+            for landmark in beyond:
+                graph.imagine(landmark, self._around(graph.latents[landmark : landmark + 1]))
+            graph.believe()
+            course = self._course(goal, course)
+        rows = torch.arange(len(z))
+        lost = (course.at != NOWHERE) & (course.value[rows, course.at.clamp(min=0)] >= CLOSED) if len(graph) else None
+        if lost is None or not bool(lost.any()):
+            return course
+        graph.reconsider()
+        kept = ~lost[:, None]
+        return self._course(goal, replace(course, barred=course.barred & kept, closed=course.closed & kept))
+
+    def _last(self, course: Course, row: int) -> int | None:
+        """The landmark at the end of the way to the goal, if nobody looked beyond it and no sure last leg is there."""
+        at, count = int(course.at[row]), len(self.graph)
+        if at == NOWHERE:
+            return None
+        while 0 <= int(course.successor[row, at]) < count:
+            at = int(course.successor[row, at])
+        last = float(course.last[row, at])
+        clear = last <= self.graph.believed and float(course.value[row, at]) < last + self.graph.toll
+        return None if self.graph.expanded[at] or clear else at
 
     @torch.no_grad()
     def aim(self, z: Tensor, goal: Tensor, course: Course | None) -> tuple[Tensor, Course]:
@@ -186,32 +245,38 @@ class Configurator:
         """
         graph, count, options = self.graph, len(self.graph), self.options
         course = self._course(goal, course)
+        if self.learns:
+            course = self._look_ahead(z, goal, course)
+            count = len(graph)
         states = graph.ruler.states(z)
         steps = graph.steps_nearby(z, states).cpu().numpy()  # [B, N]
-        direct = graph.ruler.paired(states, graph.ruler.goals(goal).unsqueeze(1))[:, 0].cpu().numpy()  # [B]
+        ends = graph.ruler.goals(goal)
+        direct = graph.ruler.paired(states, ends.unsqueeze(1))[:, 0].cpu().numpy()  # [B]
+        tolls = np.zeros((len(z), count + 1))  # of obstacles between here and each landmark, and the goal
+        if len(graph.obstacles):
+            near = np.nonzero(steps <= graph.options.reach)
+            tolls[near] = graph.toll * graph.obstructed(states[near[0]], graph.targets[near[1]], steps[near])
+            tolls[:, -1] = graph.toll * graph.obstructed(states, ends, direct)
         imagined = graph.imagined
         mode, targets = torch.empty_like(course.mode), goal.clone()
-        frontier = course.frontier.clone()
         least, spent, idle = course.least.clone(), course.spent.clone(), course.idle + 1
         stuck: dict[int, Choice] = {}
         for row in range(len(z)):
-            way = _row(course, row, ~imagined)
-            choice = self._choose(steps[row], float(direct[row]), way)
-            frontier[row] = _end(choice, way)
+            choice = self._choose(steps[row], float(direct[row]), _row(course, row, ~imagined, tolls[row]))
             if choice.target < count:
                 targets[row] = graph.goals[choice.target]
                 mode[row] = EXPLORE if imagined[choice.target] else MEMORY
             else:
                 mode[row] = PLAN if direct[row] <= graph.believed else EXPLORE
             left, at = float(steps[row, choice.target] if choice.target < count else direct[row]), (row, choice.target)
-            if idle[at] > options.patience or left < float(least[at]) - options.progress:
+            if idle[at] > FORGOTTEN * options.patience or left < float(least[at]) - options.progress:
                 least[at], spent[at] = left, 0
-            elif spent[at] >= options.patience:
+            elif spent[at] >= options.patience * (2 if choice.walked else 1):
                 spent[at], stuck[row] = 0, choice
             else:
                 spent[at] += 1
             idle[at] = 0
-        course = replace(course, mode=mode, least=least, spent=spent, idle=idle, frontier=frontier)
+        course = replace(course, mode=mode, least=least, spent=spent, idle=idle)
         return targets, self._close(course, steps, stuck) if stuck else course
 
     def _choose(self, steps: Floats, direct: float, way: "_Way") -> Choice:
@@ -225,24 +290,28 @@ class Configurator:
         graph, goal, reach = self.graph, len(self.graph), self.graph.options.reach
         within = direct <= graph.believed
         straight = direct / float(graph.trust(direct)) if within else graph.options.hope * direct
+        straight += float(way.tolls[goal])
         if way.avoided[goal] or (not within and (self.options.mode == "memory" or not way.real.all())):
             straight = np.inf  # what is imagined to lie beyond the known is closer than what is only hoped for
-        first, rest = goal, np.inf
+        first, rest, walked = goal, np.inf, False
         if goal:
-            there = way.real & (steps <= graph.options.spacing)
+            tolls = way.tolls[:-1]
+            there = way.real & (steps <= REACHED * graph.options.spacing) & (tolls == 0)
             if there.any():  # of landmarks that are as good as reached, the one farthest on the way
                 here = int(np.where(there, way.value, np.inf).argmin())
             else:
-                here = int(np.where(way.real, steps, np.inf).argmin())
+                here = int(np.where(way.real, steps + tolls, np.inf).argmin())
             if way.real[here] and steps[here] <= NEAR * graph.options.spacing:
                 # Here only what is known of the ways from this landmark counts: walls may stand between it and others.
                 first, rest = int(way.successor[here]), float(way.value[here])
+                walked = graph.was_walked(here, first)
                 straight = np.inf if way.closed[here] else straight
             else:
                 near = (steps <= reach) & (way.avoided[:-1] == 0) & way.real
                 over = np.where(near, steps / np.maximum(graph.trust(steps), 1 / graph.options.hope), np.inf)
-                first = int((over + way.value).argmin())
-                rest = float(over[first] + way.value[first])
+                expected = over + tolls + way.value
+                first = int(expected.argmin())
+                rest = float(expected[first])
         if straight <= rest or first in (goal, NOWHERE) or not np.isfinite(rest):
             return Choice(goal, [])
         hops, along = [first], float(steps[first])
@@ -251,12 +320,12 @@ class Configurator:
             if following == goal and within and not way.avoided[goal] and along + way.last[hops[-1]] <= DETOUR * direct:
                 return Choice(goal, hops)
             if following in (goal, NOWHERE) or way.avoided[following] or not way.real[following]:
-                return Choice(hops[-1], hops)
+                return Choice(hops[-1], hops, walked)
             along += graph.length_of(hops[-1], following)
-            if steps[following] > reach or along > DETOUR * steps[following]:
-                return Choice(hops[-1], hops)
+            if steps[following] > reach or along > DETOUR * steps[following] or way.tolls[following]:
+                return Choice(hops[-1], hops, walked)
             hops.append(following)
-        return Choice(first, hops)
+        return Choice(first, hops, walked)
 
     def _course(self, goal: Tensor, course: Course | None) -> Course:
         """The course of episodes that go on, with ways found anew where the goal or the graph has changed."""
@@ -277,7 +346,6 @@ class Configurator:
             least=goal.new_full((batch, count + 1), torch.inf),
             spent=goal.new_zeros(batch, count + 1),
             idle=goal.new_full((batch, count + 1), torch.inf),
-            frontier=number + NOWHERE,
             mode=number.clone(),
             at=number + NOWHERE,
         )
@@ -292,7 +360,6 @@ class Configurator:
                 now[same, -1] = kept[same, -1]
             fresh = replace(
                 fresh,
-                frontier=torch.where(same, course.frontier, NOWHERE),
                 mode=course.mode,
                 at=course.at,
                 step=course.step,
@@ -310,11 +377,8 @@ class Configurator:
         for row in rows if len(graph) else ():
             last = graph.to_goal(course.goal[row])
             expected = graph.expected(last) + CLOSED * course.closed[row].cpu().numpy()
-            frontier = int(course.frontier[row])
-            if frontier != NOWHERE and graph.moments[frontier, 0] == NOWHERE:
-                others = graph.imagined
-                others[frontier] = False
-                expected = expected + CLOSED * others
+            ends = graph.ruler.goals(course.goal[row : row + 1])
+            expected = expected + graph.toll * graph.obstructed(graph.states, ends.expand(len(graph), -1), last)
             value, successor = graph.ways(expected, course.barred[row].cpu().numpy())
             for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):
                 kept[row] = torch.from_numpy(found).to(kept)
@@ -340,8 +404,10 @@ class Configurator:
                 course.barred[row, torch.from_numpy(edges)] = True
                 failed.append(edges)
         if self.learns and failed:
-            graph.dismiss(np.unique([hop for choice in stuck.values() for hop in choice.hops[:1]]))
-            graph.fail(np.unique(np.concatenate(failed)))  # ways are found anew with the next call
+            graph.fail(np.unique(np.concatenate(failed)))
+            headed = np.array([choice.hops[0] for choice in stuck.values() if choice.hops])
+            graph.dismiss(np.intersect1d(headed, graph.edges[graph.failed > 1, 1]))
+            # Ways are found anew with the next call.
         else:
             self._find(course, list(stuck))
         return course
@@ -357,17 +423,10 @@ class _Way:
     closed: NDArray[np.bool_]
     avoided: Floats
     real: NDArray[np.bool_]
+    tolls: Floats
 
 
-def _end(choice: Choice, way: _Way) -> int:
-    """The imagined landmark where the way that was chosen ends, or `NOWHERE`."""
-    end, count = choice.target, len(way.real)
-    while 0 <= end < count and way.real[end]:
-        end = int(way.successor[end])
-    return end if 0 <= end < count else NOWHERE
-
-
-def _row(course: Course, row: int, real: NDArray[np.bool_]) -> _Way:
+def _row(course: Course, row: int, real: NDArray[np.bool_], tolls: Floats) -> _Way:
     return _Way(
         last=course.last[row].cpu().numpy(),
         value=course.value[row].cpu().numpy(),
@@ -375,4 +434,5 @@ def _row(course: Course, row: int, real: NDArray[np.bool_]) -> _Way:
         closed=course.closed[row].cpu().numpy(),
         avoided=course.avoided[row].cpu().numpy(),
         real=real,
+        tolls=tolls,
     )

@@ -34,10 +34,12 @@ class Guide(Protocol[CourseT]):
     learns: bool
     """Whether it learns from what is lived through; `notice` is called only then."""
 
-    def notice(self, z: Tensor, here: Tensor, course: CourseT) -> CourseT:
+    def notice(self, before: Tensor, action: Tensor, z: Tensor, here: Tensor, course: CourseT) -> CourseT:
         """Learn from the present moment of every episode.
 
         Args:
+            before: latents of the moment before, `[B, Z]`.
+            action: what was done then, `[B, A]` in real units.
             z: latents `[B, Z]`.
             here: the same moment as goal embeddings `[B, G]`.
             course: from the last call of `aim`.
@@ -132,7 +134,7 @@ class MacroGuide(Guide[MacroCourse]):
         self.planner = CEM(-bound, bound, search)
 
     @override
-    def notice(self, z: Tensor, here: Tensor, course: MacroCourse) -> MacroCourse:
+    def notice(self, before: Tensor, action: Tensor, z: Tensor, here: Tensor, course: MacroCourse) -> MacroCourse:
         return course
 
     @override

@@ -35,9 +35,11 @@ NOTE = "graph/"
 """Where a store keeps the graph of an environment: under this and its id."""
 NOWHERE = -1
 """No landmark: of a moment, or as the successor of one from which there is no way. The episode of an imagined one."""
+
 DISMISSED = -2
 """The episode of a landmark that was imagined and is not there."""
-
+OBSTACLE = 20.0
+"""Spacings that a way counts more for each time it was tried in vain, and each obstacle in between."""
 CLOSED = 1e6
 """Steps that a way counts more when it was found closed: it is the last to be tried again."""
 
@@ -144,10 +146,11 @@ class LandmarkGraph:
         latents: `[N, Z]`.
         goals: the same as goal embeddings `[N, G]`.
         states, targets: the same as features, of states and of goals, `[N, ...]`; see `Ruler`.
+        obstacles: latents of places where one should have come to, and did not, `[K, Z]`.
         edges: landmarks from and to, `[E, 2]`.
         length: learned steps of each edge, `[E]`.
         walked: how often each was walked, `[E]`; 0 where it is only believed.
-        failed: how often each was tried in vain since it was last walked, `[E]`.
+        failed: how often each was tried in vain, and obstacles were met on it, more than it was walked since, `[E]`.
         next_episode: the first episode that was not taken in yet.
         version: counts changes; what was computed of an older one is out of date.
     """
@@ -162,11 +165,13 @@ class LandmarkGraph:
         self.model, self.options, self.ruler = model, options, Ruler(model)
         device = next(model.parameters()).device
         self.moments = np.zeros((0, 2), np.int64)
+        self.expanded = np.zeros(0, np.bool_)
         self.latents = torch.zeros(0, model.latent_dim, device=device)
         self.goals = torch.zeros(0, model.goal_dim, device=device)
         self.states, self.targets = self.ruler.states(self.latents), self.ruler.goals(self.goals)
         self.edges = np.zeros((0, 2), np.int64)
         self.length, self.walked, self.failed = (np.zeros(0, np.float32) for _ in range(3))
+        self.obstacles = torch.zeros(0, model.latent_dim, device=device)
         self._index: dict[tuple[int, int], int] = {}
         self._believed = 0  # landmarks whose neighbours are known
         self.next_episode = 0
@@ -218,6 +223,7 @@ class LandmarkGraph:
     def place(self, moments: NDArray[np.int64], latents: Tensor, goals: Tensor) -> None:
         """Lay landmarks at these moments `[n, 2]`, wherever others are."""
         self.moments = np.concatenate([self.moments, moments])
+        self.expanded = np.concatenate([self.expanded, np.zeros(len(moments), np.bool_)])
         self.latents, self.goals = torch.cat([self.latents, latents]), torch.cat([self.goals, goals])
         with torch.no_grad():
             self.states = torch.cat([self.states, self.ruler.states(latents)])
@@ -228,7 +234,7 @@ class LandmarkGraph:
     def imagine(self, landmark: int, latents: Tensor) -> None:
         """Lay landmarks where nobody was, if there are none near: what may lie beyond a landmark.
 
-        The only way to them is the one from there. Whoever comes to one makes it true.
+        The only ways to them are those from where they were imagined. Whoever comes to one makes it true.
 
         Args:
             landmark: beyond which.
@@ -236,26 +242,40 @@ class LandmarkGraph:
         """
         goals = self.model.goal_point(latents)
         states, targets = self.ruler.states(latents), self.ruler.goals(goals)
+        self.expanded[landmark] = True
+        self.version += 1
         for row in range(len(latents)):
             one = slice(row, row + 1)
             _, gap = self.nearest(latents[one], states[one], targets[one])
             gone = self.targets[torch.from_numpy(self.moments[:, 0] == DISMISSED)]
             again = len(gone) and float(self.ruler.steps(states[one], gone).min()) <= self.options.spacing / 2
-            if gap[0] > self.options.spacing and not again and len(self) < self.options.max_landmarks:
+            if gap[0] > 0.8 * self.options.spacing and not again and len(self) < self.options.max_landmarks:
                 self.place(np.full((1, 2), NOWHERE), latents[one], goals[one])
-                self._edges_of(np.array([[landmark, len(self) - 1]]))
-
-    def _come_true(self, landmark: int, moment: NDArray[np.int64], z: Tensor, goal: Tensor) -> None:
-        """Put an imagined landmark where somebody was."""
-        self.moments[landmark], self.latents[landmark], self.goals[landmark] = moment[0], z[0], goal[0]
-        self._believed = 0  # it may have neighbours now
-        self.states[landmark], self.targets[landmark] = self.ruler.states(z)[0], self.ruler.goals(goal)[0]
-        self.version += 1
 
     def dismiss(self, landmarks: Array) -> None:
         """Take imagined landmarks (indices) for places where nobody can be: no way leads there any more."""
         self.moments[landmarks[self.imagined[landmarks]]] = DISMISSED
         self.version += 1
+
+    def reconsider(self) -> None:
+        """Doubt all that was found closed: what was imagined and not found, what failed, and what was in the way."""
+        self.moments[self.moments[:, 0] == DISMISSED] = NOWHERE
+        self.expanded[:] = False
+        self.failed[:] = 0
+        self.obstacles = self.obstacles[:0]
+        self.version += 1
+
+    def _come_true(self, landmark: int, moment: NDArray[np.int64], z: Tensor, goal: Tensor) -> None:
+        """Put an imagined landmark where somebody was."""
+        self.moments[landmark], self.latents[landmark], self.goals[landmark] = moment[0], z[0], goal[0]
+        self._believed, self.expanded[landmark] = 0, False  # it may have neighbours now
+        self.states[landmark], self.targets[landmark] = self.ruler.states(z)[0], self.ruler.goals(goal)[0]
+        self.version += 1
+
+    @property
+    def toll(self) -> float:
+        """Steps that a way counts more for each obstacle in between."""
+        return OBSTACLE * self.options.spacing
 
     @property
     def believed(self) -> float:
@@ -282,24 +302,59 @@ class LandmarkGraph:
         there = self.ruler.paired(states, self.targets[candidates])
         flat = self.states[candidates].flatten(0, 1)
         back = self.ruler.paired(flat, targets.repeat_interleave(candidates.shape[1], 0).unsqueeze(1))
+        gaps = torch.maximum(there, back.reshape(there.shape))
+        if len(self.obstacles):  # a landmark behind a wall is not near
+            repeated, ends = states.repeat_interleave(candidates.shape[1], 0), self.targets[candidates].flatten(0, 1)
+            hits = self.obstructed(repeated, ends, there.flatten().cpu().numpy())
+            gaps = gaps.masked_fill(torch.from_numpy(hits > 0).to(gaps.device).reshape(gaps.shape), torch.inf)
         gone = torch.from_numpy(self.moments[:, 0] == DISMISSED).to(z.device)[candidates]
-        gap, best = torch.maximum(there, back.reshape(there.shape)).masked_fill(gone, torch.inf).min(dim=1)
+        gap, best = gaps.masked_fill(gone, torch.inf).min(dim=1)
         return candidates.gather(1, best[:, None])[:, 0].cpu().numpy(), gap.cpu().numpy()
 
     def walk(self, pairs: NDArray[np.int64]) -> None:
-        """Note that these ways `[n, 2]` were walked; what failed there before is forgiven."""
+        """Note that these ways `[n, 2]` were walked; each time makes up for one in vain."""
         if not len(pairs):
             return
         ways, counts = np.unique(pairs, axis=0, return_counts=True)
         at = self._edges_of(ways)
         self.walked[at] += counts
-        self.failed[at] = 0
+        self.failed[at] = np.maximum(self.failed[at] - counts, 0)
         self.version += 1
 
+    @torch.no_grad()
+    def obstruct(self, beyond: Tensor) -> None:
+        """Note that one should have come to latents `[1, Z]` and did not: all edges that lead through there failed."""
+        there = self.ruler.goals(self.model.goal_point(beyond))
+        known = self.ruler.steps(self.ruler.states(self.obstacles), there)
+        if len(known) and float(known.min()) <= self.options.spacing / 4:
+            return
+        self.obstacles = torch.cat([self.obstacles, beyond])
+        begin, end = torch.from_numpy(self.edges).to(self.latents.device).unbind(dim=1)
+        through = self._through(beyond, self.states[begin], self.targets[end], self.length)[:, 0]
+        self.fail(np.flatnonzero(through))
+
+    @torch.no_grad()
+    def obstructed(self, begin: Tensor, end: Tensor, length: Array) -> NDArray[np.int64]:
+        """How many obstacles lie between, as far as the learned distance tells.
+
+        Args:
+            begin: features of states `[n, ...]`.
+            end: features of goals, `[n, ...]`.
+            length: learned steps from each of them to its own, `[n]`.
+        """
+        return np.asarray(self._through(self.obstacles, begin, end, length).sum(axis=1))
+
+    def _through(self, places: Tensor, begin: Tensor, end: Tensor, length: Array) -> NDArray[np.bool_]:
+        """Whether places `[k, Z]` lie between, `[n, k]`: whether going through them is hardly a detour."""
+        if not len(places) or not len(begin):
+            return np.zeros((len(begin), len(places)), np.bool_)
+        there = self.ruler.steps(begin, self.ruler.goals(self.model.goal_point(places)))
+        back = self.ruler.steps(self.ruler.states(places), end).T
+        return np.asarray((there + back).cpu().numpy() - length[:, None] <= self.options.spacing / 6)
+
     def fail(self, edges: NDArray[np.int64]) -> None:
-        """Note that these edges (indices) were tried in vain; what was walked there once says little from now on."""
+        """Note that these edges (indices) were tried in vain."""
         self.failed[edges] += 1
-        self.walked[edges] /= 2
         self.version += 1
 
     def _edges_of(self, ways: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -311,8 +366,10 @@ class LandmarkGraph:
             added = np.array(new, np.int64)
             self.edges = np.concatenate([self.edges, added])
             self.length = np.concatenate([self.length, self._measured(added)])
-            nothing = np.zeros(len(new), np.float32)
-            self.walked, self.failed = (np.concatenate([old, nothing]) for old in (self.walked, self.failed))
+            begin, end = torch.from_numpy(added).to(self.latents.device).unbind(dim=1)
+            failed = self.obstructed(self.states[begin], self.targets[end], self.length[-len(new) :])
+            self.walked = np.concatenate([self.walked, np.zeros(len(new), np.float32)])
+            self.failed = np.concatenate([self.failed, failed.astype(np.float32)])
         return np.array([self._index[way] for way in map(tuple, ways.tolist())], np.int64)
 
     def _measured(self, ways: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -326,7 +383,6 @@ class LandmarkGraph:
         first, count = self._believed, min(self.CANDIDATES, len(self))
         if first == len(self):
             return
-        lived = torch.from_numpy(~self.imagined).to(self.latents.device)
         new = self.latents[first:]
         near = torch.cdist(new, self.latents).topk(count, largest=False).indices  # [n, k]
         out = self.ruler.paired(self.states[first:], self.targets[near])
@@ -338,7 +394,7 @@ class LandmarkGraph:
         for steps, begin, end in ((out, here, near), (back, near, here)):
             least = steps.topk(kept, largest=False)
             begin, end = begin.gather(1, least.indices), end.gather(1, least.indices)
-            short = (least.values <= self.believed) & lived[begin] & lived[end]
+            short = least.values <= self.believed
             ways.append(torch.stack([begin[short], end[short]], dim=-1))
         pairs = torch.cat(ways).cpu().numpy()
         self._edges_of(np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))
@@ -352,11 +408,12 @@ class LandmarkGraph:
         return 1 - 0.5 * (length / self.believed)
 
     def costs(self) -> NDArray[np.float64]:
-        """Expected steps of each edge, `[E]`: its length over the chance that it works, by what is known of it."""
+        """Expected steps of each edge, `[E]`: its length over the chance that it works, and a toll where it failed."""
         prior = np.clip(self.trust(self.length), 1 / self.options.hope, 1.0)
-        chance = (self.walked + prior) / (self.walked + 2 * self.failed + 1)
+        prior[self.imagined[self.edges].any(axis=-1)] = 1 / self.options.hope
+        chance = (self.walked + prior) / (self.walked + 1)
         gone = (self.moments[:, 0] == DISMISSED)[self.edges].any(axis=-1)
-        return np.asarray(self.length / chance + CLOSED * gone, np.float64)
+        return np.asarray(self.length / chance + self.toll * self.failed + CLOSED * gone, np.float64)
 
     @torch.no_grad()
     def to_goal(self, goal: Tensor) -> NDArray[np.float64]:
@@ -369,9 +426,9 @@ class LandmarkGraph:
 
         Where anything is imagined to lie beyond what is known, that is where to set out from.
         """
-        within, frontier = last <= self.believed, self.moments[:, 0] == NOWHERE
-        far = np.where(frontier | ~frontier.any(), self.options.hope * last, np.inf)
-        return np.where(within & ~frontier, last / np.where(within, self.trust(last), 1.0), far)
+        within = last <= self.believed
+        far = np.where(self.expanded | (self.moments[:, 0] == DISMISSED), np.inf, self.options.hope * last)
+        return np.where(within, last / np.where(within, self.trust(last), 1.0), far)
 
     def ways(self, last: NDArray[np.float64], barred: Array | None = None) -> tuple[Array, NDArray[np.int64]]:
         """Shortest ways of all landmarks to a goal (Dijkstra 1959).
@@ -410,6 +467,11 @@ class LandmarkGraph:
     def length_of(self, begin: int, end: int) -> float:
         """Learned steps along an edge."""
         return float(self.length[self._index[begin, end]])
+
+    def was_walked(self, begin: int, end: int) -> bool:
+        """Whether somebody came along this way."""
+        edge = self._index.get((begin, end))
+        return edge is not None and bool(self.walked[edge] > 0)
 
     def between(self, near: Array, beyond: Array) -> NDArray[np.int64]:
         """The edges (indices) that lead from landmarks in `near` to landmarks in `beyond`, both `[N]` bool."""
@@ -463,6 +525,7 @@ def save_graph(graph: LandmarkGraph, store: EpisodeStore) -> None:
         # What was imagined has no moment: it is kept as this very model saw it.
         "imagined_latents": graph.latents[torch.from_numpy(imagined)].cpu().numpy(),
         "imagined_goals": graph.goals[torch.from_numpy(imagined)].cpu().numpy(),
+        "obstacles": graph.obstacles.cpu().numpy(),
         "model": np.frombuffer(encoder_key(graph.model, 1), np.uint8),
         "moments": graph.moments,
         "edges": graph.edges[lived],
@@ -498,6 +561,7 @@ def _restore(graph: LandmarkGraph, store: EpisodeStore, note: bytes) -> None:
                 (torch.tensor(arrays["imagined_latents"]).to(like), torch.tensor(arrays["imagined_goals"]).to(like))
             )
             order.append(np.flatnonzero(moments[:, 0] < 0))
+            graph.obstacles = torch.tensor(arrays["obstacles"]).to(like)
         if rows:
             found = np.concatenate(order)
             graph.place(moments[found], *(torch.cat(part) for part in zip(*rows, strict=True)))

@@ -219,13 +219,17 @@ class ExactSteps(nn.Module):
 
 @pytest.fixture(scope="session")
 def plane_model() -> ModelMaker:
-    """A model of the plane whose latents are positions and whose distance is exact."""
+    """A model of the plane whose latents are positions, and whose distance and predictions are exact."""
+
+    def rollout(z: Tensor, actions: Tensor, correction: Tensor | None = None) -> Tensor:
+        return z.unsqueeze(2) + actions.cumsum(dim=1)
 
     def make(back: float = 1.0) -> WorldModel:
         options = WorldModelOptions(encoder="identity", hidden_dim=8, ensemble_size=1, probe=False)
         model = WorldModel(PLANE, options).eval()
         model.normalizer.clip = None
         model.time_to_goal = ExactSteps(back)  # type: ignore[assignment]
+        model.rollout = rollout  # type: ignore[method-assign]
         return model
 
     return make

@@ -202,13 +202,13 @@ def test_an_imagined_landmark_comes_true_where_somebody_comes(plane_model: Maker
     graph.place(np.full((1, 2), NOWHERE), place, place)
     graph.believe()
     assert graph.imagined.tolist() == [False, True]
-    assert edges(graph) == {}  # nobody knows that a way leads there
+    assert edges(graph) == {(0, 1): 0, (1, 0): 0}  # believed, as others are
     z = torch.tensor([[1.0, 0.0], [5.0, 0.0]])
     at = graph.add(z, z, 7, np.array([20, 21]))
     assert at.tolist() == [0, 1]
     assert graph.moments.tolist() == [[0, 0], [7, 21]]
     assert torch.equal(graph.latents[1], z[1])
-    assert edges(graph) == {(0, 1): 1}
+    assert edges(graph) == {(0, 1): 1, (1, 0): 0}
 
 
 def test_an_imagined_landmark_that_is_not_there_is_headed_for_no_more(plane_model: Maker) -> None:
@@ -218,8 +218,48 @@ def test_an_imagined_landmark_that_is_not_there_is_headed_for_no_more(plane_mode
     before = graph.ways(np.array([np.inf, np.inf, 1.0]))[0]
     graph.dismiss(np.array([0, 1]))
     assert graph.moments[:, 0].tolist() == [0, DISMISSED, 0]  # what somebody was at is not dismissed
-    assert before[0] < 10
+    assert before[0] <= 10
     assert graph.ways(np.array([np.inf, np.inf, 1.0]))[0][0] >= CLOSED
+
+
+def test_what_leads_through_an_obstacle_fails(plane_model: Maker) -> None:
+    places = [[0, 0], [4, 0], [0, 3], [4, 3]]
+    graph = laid(plane_model(), places, [(0, 1), (1, 0), (2, 3), (0, 2)])
+
+    def failed() -> dict[tuple[int, int], float]:
+        return {way: float(graph.failed[edge]) for way, edge in graph._index.items() if graph.failed[edge]}
+
+    graph.obstruct(torch.tensor([[2.0, 0.0]]))
+    assert failed() == {(0, 1): 1, (1, 0): 1}
+    graph.obstruct(torch.tensor([[2.0, 0.1]]))
+    assert len(graph.obstacles) == 1, "it is the same one"
+    assert failed() == {(0, 1): 1, (1, 0): 1}
+    graph.walk(np.array([[0, 1], [1, 3]]))
+    assert failed() == {(1, 0): 1}, "who comes through makes up for it"
+    graph.place(np.array([[0, 9]]), torch.tensor([[5.0, 0.0]]), torch.tensor([[5.0, 0.0]]))
+    graph.believe()
+    behind = graph._index[0, 4]
+    assert graph.failed[behind] == 1, "what is new and leads through it is taken to fail"
+    assert graph.costs()[behind] > graph.toll
+
+
+def test_a_landmark_behind_an_obstacle_is_not_near(plane_model: Maker) -> None:
+    graph = added(plane_model(), LINE[:1])
+    graph.obstruct(torch.tensor([[1.0, 0.0]]))
+    z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    at = graph.add(z, z, 3, np.array([0, 1]))
+    assert at.tolist() == [1, 0]
+
+
+def test_all_that_was_found_closed_can_be_doubted(plane_model: Maker) -> None:
+    graph = laid(plane_model(), [[0, 0], [3, 0]], [(0, 1)])
+    graph.moments[1] = NOWHERE
+    graph.obstruct(torch.tensor([[1.5, 0.0]]))
+    graph.dismiss(np.array([1]))
+    assert graph.costs()[0] >= CLOSED
+    graph.reconsider()
+    assert graph.costs()[0] < graph.toll
+    assert graph.imagined.tolist() == [False, True]
 
 
 # -- finding ways ------------------------------------------------------------------------------------------------------
@@ -275,6 +315,8 @@ def test_a_way_that_failed_costs_more_until_it_is_walked_again(plane_model: Make
     assert (np.diff(other) == 0).all()
     assert (np.diff(versions) > 0).all()
     graph.walk(np.array([[0, 1]]))
+    assert mine[1] < graph.costs()[0] < mine[3]
+    graph.walk(np.array([[0, 1], [0, 1], [0, 1]]))
     assert graph.costs()[0] < mine[1]
     assert graph.failed.tolist() == [0, 0]
 
@@ -430,10 +472,15 @@ def test_imagined_landmarks_are_kept_for_the_model_that_imagined_them(plane_mode
     model = plane_model()
     graph = open_graph(model, store, options())
     graph.place(np.full((1, 2), NOWHERE), torch.full((1, 2), 40.0), torch.full((1, 2), 40.0))
+    graph.obstruct(torch.full((1, 2), 20.0))
     save_graph(graph, store)
-    assert {name[0] for name in known(open_graph(model, store, options()))["place"]} == {NOWHERE, 0, 1}
+    again = open_graph(model, store, options())
+    assert {name[0] for name in known(again)["place"]} == {NOWHERE, 0, 1}
+    assert again.obstacles.tolist() == [[20.0, 20.0]]
     model.normalizer.get_buffer("mean").add_(1)
-    assert {name[0] for name in known(open_graph(model, store, options()))["place"]} == {0, 1}
+    again = open_graph(model, store, options())
+    assert {name[0] for name in known(again)["place"]} == {0, 1}
+    assert not len(again.obstacles)
 
 
 def test_a_note_that_is_nothing_is_refused(plane_model: Maker, store: EpisodeStore) -> None:
