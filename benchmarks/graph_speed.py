@@ -57,11 +57,12 @@ def measure(size: int, calls: int) -> dict[str, Any]:
     graph = graph_of(size)
     guide = Configurator(graph, ConfiguratorOptions(mode="auto", patience=10**6), learns=True)
     z, goals = graph.latents[:1], graph.goals
+    still = torch.zeros(1, graph.model.spec.action_dim)
     _, course = guide.aim(z, goals[1:2], None)
     rows = {
         "lookup": timed(calls, lambda number: guide.aim(z, goals[1:2], course)),
         "new goal": timed(calls, lambda number: guide.aim(z, goals[2 + number % 90 : 3 + number % 90], course)),
-        "notice": timed(calls, lambda number: guide.notice(z, goals[:1], course)),
+        "notice": timed(calls, lambda number: guide.notice(z, still, z, goals[:1], course)),
     }
     return {"landmarks": size, "edges": len(graph.edges), **rows}
 

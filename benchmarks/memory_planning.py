@@ -42,7 +42,11 @@ TASKS = {
     "medium": Task("OGBench pointmaze-medium", ("preset=pointmaze",), 0.95, "QRL 82 %, TTGS 91 %"),
     "large": Task("OGBench pointmaze-large", ("preset=pointmaze_large",), 0.95, "QRL 86 %, TTGS 88 %"),
     "giant": Task("OGBench pointmaze-giant", ("preset=pointmaze_giant",), 0.90, "QRL 68 %, TTGS 92 %"),
-    "pixels": Task("own medium maze from 64x64 pixels", ("preset=maze", "env_options.observation=pixels", "learner.even_share=0.5"), 0.85),
+    "pixels": Task(
+        "own medium maze from 64x64 pixels",
+        ("preset=maze", "env_options.observation=pixels", "learner.even_share=0.5"),
+        0.85,
+    ),
 }
 ARMS: dict[str, tuple[str, ...]] = {
     "memory": (),
