@@ -279,8 +279,8 @@ def memory_planning(results: Path) -> str:
     if not rows:
         return "No results yet: `python benchmarks/memory_planning.py` makes them.\n"
     header = [
-        "maze", "by memory (95 % CI)", "flat", "no way closed", "and retrieval", "random", "steps to goal", "landmarks", "plan",
-        "training", "bar", "others report",
+        "maze", "by memory (95 % CI)", "flat", "no way closed", "and retrieval", "random", "steps to goal", "landmarks",
+        "plan", "training", "bar", "others report",
     ]  # fmt: skip
     return markdown(header, rows)
 
