@@ -9,8 +9,8 @@ episodes, and a result file each. What has a result file is left alone (`--resum
 `python benchmarks/render_tables.py` then brings the numbers into the pages.
 
 Arms: `memory` is the agent as it comes. `flat` has the same model and planner, without memory. `never_closed` goes by
-memory and closes no way that it is stuck on. `retrieval` goes by memory, and four of the candidates of every plan are what was done
-in moments like the present one. Nobody sees the simulator or the map.
+memory and closes no way that it is stuck on. `retrieval` goes by memory, and tries in every plan what was done in four
+moments like the present one. Nobody sees the simulator or the map.
 """
 
 import argparse
