@@ -186,7 +186,7 @@ def _add_results(page: Page, result: _Block) -> None:
     }
     for name, block in contenders.items():
         if block:
-            page.rows.append(_row(name, block, _about_way(block)))
+            page.rows.append(_row(name, block, "; ".join(filter(None, (_about_way(block), _about_modes(block))))))
         elif name == _TRUE_DYNAMICS and (reason := result.data.get("reason_true_dynamics")):
             page.rows.append(Row(name, note=str(reason)))
     episodes = result.number("episodes")
@@ -240,6 +240,14 @@ def _about_way(block: _Block) -> str:
         return ""
     way = f"{_digits(start)} at the start, {_digits(final)} at the end, {_digits(least)} at the least"
     return f"predicted steps to the goal: {way} (medians)"
+
+
+def _about_modes(block: _Block) -> str:
+    """What its decisions were for, by share; empty where nothing chose."""
+    plan = block.block("plan")
+    names = [name for name in plan.data if name.startswith("mode/") and plan.number(name)]
+    shares = [f"{name.removeprefix('mode/')} {_percent(plan.number(name) or 0.0)}" for name in names]
+    return f"decisions by mode: {', '.join(shares)}" if shares else ""
 
 
 def _row(name: str, block: _Block, note: str = "") -> Row:

@@ -430,3 +430,10 @@ def test_training_time_is_readable(tmp_path: Path, seconds: float, text: str) ->
     page = parse(tmp_path)
     assert f"in {text}." in page.text["learning"]
     assert "nothing to draw" in page.text["learning"]
+
+
+def test_what_decisions_were_for_is_said_beside_the_planner(run_dir: Path) -> None:
+    assert "decisions by mode" not in parse(run_dir).text["results"]
+    plan = {"mode/plan": 0.12, "mode/memory": 0.88, "mode/explore": 0.0, "plan/cost": 3.0}
+    edit(run_dir, "eval.json", lambda data: data.update(plan=plan))
+    assert "decisions by mode: plan 12 %, memory 88 %" in parse(run_dir).text["results"]
