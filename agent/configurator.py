@@ -225,8 +225,9 @@ class Configurator:
         at, count = int(course.at[row]), len(self.graph)
         if at == NOWHERE:
             return None
-        while 0 <= int(course.successor[row, at]) < count:
-            at = int(course.successor[row, at])
+        successor = course.successor[row].cpu().numpy()
+        while 0 <= successor[at] < count:
+            at = int(successor[at])
         last = float(course.last[row, at])
         clear = last <= self.graph.believed and float(course.value[row, at]) < last + self.graph.toll
         return None if self.graph.expanded[at] or clear else at
