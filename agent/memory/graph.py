@@ -410,10 +410,10 @@ class LandmarkGraph:
     def costs(self) -> NDArray[np.float64]:
         """Expected steps of each edge, `[E]`: its length over the chance that it works, and a toll where it failed."""
         prior = np.clip(self.trust(self.length), 1 / self.options.hope, 1.0)
-        prior[self.imagined[self.edges].any(axis=-1)] = 1 / self.options.hope
+        least = self.moments[:, 0][self.edges].min(axis=-1, initial=0) if self.imagined.any() else np.zeros(len(prior))
+        prior[least < 0] = 1 / self.options.hope
         chance = (self.walked + prior) / (self.walked + 1)
-        gone = (self.moments[:, 0] == DISMISSED)[self.edges].any(axis=-1)
-        return np.asarray(self.length / chance + self.toll * self.failed + CLOSED * gone, np.float64)
+        return np.asarray(self.length / chance + self.toll * self.failed + CLOSED * (least == DISMISSED), np.float64)
 
     @torch.no_grad()
     def to_goal(self, goal: Tensor) -> NDArray[np.float64]:
