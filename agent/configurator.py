@@ -378,8 +378,9 @@ class Configurator:
         for row in rows if len(graph) else ():
             last = graph.to_goal(course.goal[row])
             expected = graph.expected(last) + CLOSED * course.closed[row].cpu().numpy()
-            ends = graph.ruler.goals(course.goal[row : row + 1])
-            expected = expected + graph.toll * graph.obstructed(graph.states, ends.expand(len(graph), -1), last)
+            if len(graph.obstacles):
+                ends = graph.ruler.goals(course.goal[row : row + 1]).expand(len(graph), -1)
+                expected = expected + graph.toll * graph.obstructed(graph.states, ends, last)
             value, successor = graph.ways(expected, course.barred[row].cpu().numpy())
             for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):
                 kept[row] = torch.from_numpy(found).to(kept)

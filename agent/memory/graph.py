@@ -234,7 +234,7 @@ class LandmarkGraph:
     def imagine(self, landmark: int, latents: Tensor) -> None:
         """Lay landmarks where nobody was, if there are none near: what may lie beyond a landmark.
 
-        The only ways to them are those from where they were imagined. Whoever comes to one makes it true.
+        Whoever comes to one makes it true.
 
         Args:
             landmark: beyond which.
@@ -244,12 +244,12 @@ class LandmarkGraph:
         states, targets = self.ruler.states(latents), self.ruler.goals(goals)
         self.expanded[landmark] = True
         self.version += 1
+        gone = self.targets[torch.from_numpy(self.moments[:, 0] == DISMISSED)]
+        again = (self.ruler.steps(states, gone) <= self.options.spacing / 2).any(dim=1).tolist()
         for row in range(len(latents)):
             one = slice(row, row + 1)
             _, gap = self.nearest(latents[one], states[one], targets[one])
-            gone = self.targets[torch.from_numpy(self.moments[:, 0] == DISMISSED)]
-            again = len(gone) and float(self.ruler.steps(states[one], gone).min()) <= self.options.spacing / 2
-            if gap[0] > 0.8 * self.options.spacing and not again and len(self) < self.options.max_landmarks:
+            if gap[0] > 0.8 * self.options.spacing and not again[row] and len(self) < self.options.max_landmarks:
                 self.place(np.full((1, 2), NOWHERE), latents[one], goals[one])
 
     def dismiss(self, landmarks: Array) -> None:
@@ -424,7 +424,7 @@ class LandmarkGraph:
     def expected(self, last: NDArray[np.float64]) -> NDArray[np.float64]:
         """Expected steps of a last leg of so many learned ones; beyond belief, `hope` times as many.
 
-        Where anything is imagined to lie beyond what is known, that is where to set out from.
+        Not from where it was imagined what lies beyond: that is where to set out from.
         """
         within = last <= self.believed
         far = np.where(self.expanded | (self.moments[:, 0] == DISMISSED), np.inf, self.options.hope * last)
