@@ -72,6 +72,7 @@ class Course:
     Args:
         version: of the graph.
         goal: goal embeddings `[B, G]`.
+        ends: the same as features of goals, see `Ruler`.
         last: learned steps from each landmark to the goal, `[B, N]`.
         value: expected steps from each landmark to the goal by the best way, `[B, N]`.
         successor: the next landmark on that way, `[B, N]`; `N` for the goal.
@@ -88,6 +89,7 @@ class Course:
 
     version: int
     goal: Tensor
+    ends: Tensor
     last: Tensor
     value: Tensor
     successor: Tensor
@@ -250,14 +252,13 @@ class Configurator:
             course = self._look_ahead(z, goal, course)
             count = len(graph)
         states = graph.ruler.states(z)
-        steps = graph.steps_nearby(z, states).cpu().numpy()  # [B, N]
-        ends = graph.ruler.goals(goal)
-        direct = graph.ruler.paired(states, ends.unsqueeze(1))[:, 0].cpu().numpy()  # [B]
+        every = graph.steps_nearby(z, states, course.ends).cpu().numpy()  # [B, N+1]
+        steps, direct = every[:, :-1], every[:, -1]
         tolls = np.zeros((len(z), count + 1))  # of obstacles between here and each landmark, and the goal
         if len(graph.obstacles):
             near = np.nonzero(steps <= graph.options.reach)
             tolls[near] = graph.toll * graph.obstructed(states[near[0]], graph.targets[near[1]], steps[near])
-            tolls[:, -1] = graph.toll * graph.obstructed(states, ends, direct)
+            tolls[:, -1] = graph.toll * graph.obstructed(states, course.ends, direct)
         imagined = graph.imagined
         mode, targets = torch.empty_like(course.mode), goal.clone()
         least, spent, idle = course.least.clone(), course.spent.clone(), course.idle + 1
@@ -338,6 +339,7 @@ class Configurator:
         fresh = Course(
             version=graph.version,
             goal=goal.clone(),
+            ends=graph.ruler.goals(goal),
             last=table.clone(),
             value=table.clone(),
             successor=torch.full_like(table, NOWHERE, dtype=torch.int64),
@@ -376,10 +378,10 @@ class Configurator:
         """Find the ways of these episodes, in place."""
         graph = self.graph
         for row in rows if len(graph) else ():
-            last = graph.to_goal(course.goal[row])
+            last = graph.to_goal(course.ends[row])
             expected = graph.expected(last) + CLOSED * course.closed[row].cpu().numpy()
             if len(graph.obstacles):
-                ends = graph.ruler.goals(course.goal[row : row + 1]).expand(len(graph), -1)
+                ends = course.ends[row].expand(len(graph), -1)
                 expected = expected + graph.toll * graph.obstructed(graph.states, ends, last)
             value, successor = graph.ways(expected, course.barred[row].cpu().numpy())
             for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):

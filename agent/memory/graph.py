@@ -416,9 +416,9 @@ class LandmarkGraph:
         return np.asarray(self.length / chance + self.toll * self.failed + CLOSED * (least == DISMISSED), np.float64)
 
     @torch.no_grad()
-    def to_goal(self, goal: Tensor) -> NDArray[np.float64]:
-        """Learned steps of the last leg from each landmark to a goal `[G]`, `[N]`."""
-        steps = self.ruler.steps(self.states, self.ruler.goals(goal[None]))[:, 0]
+    def to_goal(self, end: Tensor) -> NDArray[np.float64]:
+        """Learned steps `[N]` of the last leg from each landmark to a goal `[...]`, as features."""
+        steps = self.ruler.steps(self.states, end[None])[:, 0]
         return np.asarray(steps.cpu().numpy(), np.float64)
 
     def expected(self, last: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -451,18 +451,18 @@ class LandmarkGraph:
         return value[:count], np.where(successor[:count] < 0, NOWHERE, successor[:count]).astype(np.int64)
 
     @torch.no_grad()
-    def steps_nearby(self, z: Tensor, states: Tensor) -> Tensor:
-        """Learned steps `[B, N]` to the landmarks that look nearest; inf to all others, which are beyond reach.
+    def steps_nearby(self, z: Tensor, states: Tensor, ends: Tensor) -> Tensor:
+        """Learned steps `[B, N+1]` to the landmarks that look nearest, and inf to all others; and, last, to a goal.
 
         Args:
             z: latents `[B, Z]`.
             states: the same as features.
+            ends: goals `[B, ...]` as features.
         """
-        if len(self) <= self.NEARBY:
-            return self.ruler.steps(states, self.targets)
-        near = torch.cdist(z, self.latents).topk(self.NEARBY, largest=False).indices
-        steps = z.new_full((len(z), len(self)), torch.inf)
-        return steps.scatter_(1, near, self.ruler.paired(states, self.targets[near]).to(steps.dtype))
+        near = torch.cdist(z, self.latents).topk(min(self.NEARBY, len(self)), largest=False).indices
+        found = self.ruler.paired(states, torch.cat([self.targets[near], ends.unsqueeze(1)], dim=1))
+        at = torch.cat([near, near.new_full((len(z), 1), len(self))], dim=1)
+        return z.new_full((len(z), len(self) + 1), torch.inf).scatter_(1, at, found.to(z.dtype))
 
     def length_of(self, begin: int, end: int) -> float:
         """Learned steps along an edge."""

@@ -100,7 +100,7 @@ def test_every_option_changes_what_is_found(
         plain, other = (open_graph(plane_model(), store, options(**c)) for c in ({}, changes))
 
     def found(graph: LandmarkGraph) -> list[list[float]]:
-        last = graph.expected(graph.to_goal(torch.tensor([40.0, 0.0])))
+        last = graph.expected(graph.to_goal(graph.ruler.goals(torch.tensor([[40.0, 0.0]]))[0]))
         return [graph.moments.ravel().tolist(), graph.edges.ravel().tolist(), graph.ways(last)[0].tolist()]
 
     assert found(plain) == found(open_graph_again(plain))
@@ -329,7 +329,7 @@ def test_what_was_walked_often_costs_its_length(plane_model: Maker) -> None:
 @pytest.mark.parametrize(("length", "cost"), [(2.0, 2 / (1 - 1 / 6)), (6.0, 12.0), (9.0, 27.0)])
 def test_the_last_leg_costs_more_the_less_it_is_to_be_trusted(plane_model: Maker, length: float, cost: float) -> None:
     graph = laid(plane_model(), [[0, 0]], [], reach=6.0, hope=3.0)
-    assert graph.expected(graph.to_goal(torch.tensor([length, 0.0]))) == pytest.approx([cost])
+    assert graph.expected(graph.to_goal(graph.ruler.goals(torch.tensor([[length, 0.0]]))[0])) == pytest.approx([cost])
 
 
 def test_edges_between_two_groups_of_landmarks(plane_model: Maker) -> None:
