@@ -11,11 +11,11 @@ from torch import Tensor
 from .. import ForethoughtError
 from ..planners.base import Plan, Planner
 from .compilation import CHOICES, worth_compiling
-from .configurator import ConfiguratorOptions
+from .configurator import PLAN, REACT, ConfiguratorOptions
 from .guides import Guide, MacroOptions
 from .memory.graph import GraphOptions
 from .memory.index import MomentIndex, RetrievalOptions
-from .objectives import ImaginedCost, Objective, propose
+from .objectives import ImaginedCost, Objective, control_heads, propose
 from .threads import threads_for
 from .world_model.model import WorldModel
 
@@ -86,11 +86,12 @@ class Carry:
         latent: last belief `[B, Z]`; None before the first observation.
         action: last action `[B, A]`.
         plan: last plan `[B, H, A]`.
-        age: decisions since that plan was made.
+        age: decisions since the search began that `planner` is the state of.
         goal: what it was made for `[B, G]`; None without a goal.
         correction: what each episode taught about the model, `[B, A, Z]`, see `Agent.adapt`; None without
             adaptation.
         course: where each episode is on its way, as its guide keeps it; None without one.
+        mode: what was chosen last, indices into `configurator.MODES`, `[B]`; None where there is no choice.
     """
 
     planner: Any
@@ -101,6 +102,7 @@ class Carry:
     goal: Tensor | None = None
     correction: Tensor | None = None
     course: Any = None
+    mode: Tensor | None = None
 
 
 def select(carry: T, rows: Tensor) -> T:
@@ -297,7 +299,11 @@ class Agent:
         ):
             action = carry.plan[:, carry.age]
             return action, dataclasses.replace(carry, latent=latent, action=action, age=carry.age + 1), None
-        state = carry.planner if carry.plan is None else self.planner.advance(carry.planner, carry.age)
+        reflex, sure = self._reflex(latent)
+        if sure.all():
+            reacted = dataclasses.replace(carry, latent=latent, action=reflex, age=carry.age + 1, mode=sure * REACT)
+            return reflex, reacted, None
+        state = self.planner.advance(carry.planner, carry.age) if carry.age else carry.planner
         if changed is not None and for_another:
             state = merge(changed, self.planner.init(len(latent)), state)
         target, course = goal, carry.course
@@ -306,9 +312,33 @@ class Agent:
         cost_fn = ImaginedCost(self.imagined, self.objective, latent, target, carry.correction, compile=self._compile)
         seeds = self._seeds(latent, target)
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
-        action = plan.actions[:, 0]
+        action = torch.where(sure[:, None], reflex, plan.actions[:, 0])
         kept = None if goal is None else goal.clone()  # or a goal changed in place would pass unnoticed
-        return action, Carry(state, latent, action, plan.actions, 1, kept, carry.correction, course), plan
+        mode: Tensor | None = None
+        if self.options.configurator.mode != "plan":
+            mode = torch.where(sure, REACT, PLAN)
+        if course is not None:
+            mode = course.mode
+        return action, Carry(state, latent, action, plan.actions, 1, kept, carry.correction, course, mode), plan
+
+    @torch.no_grad()
+    def _reflex(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What the policy prior would do in latents `[B, Z]`, `[B, A]` in real units, and whether to do it, `[B]`.
+
+        It is sure of itself where the value functions, which were trained side by side from different beginnings, agree
+        about what it would do: where they know little they differ (Osband et al., "Deep exploration via bootstrapped
+        DQN", 2016).
+        """
+        options, sure = self.options.configurator, torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        if self.model.control is None or options.mode not in ("react", "auto"):
+            return z.new_zeros(len(z), self.model.spec.action_dim), sure
+        heads = control_heads(self.model)
+        action = heads.act(z)
+        if options.mode == "react":
+            return self.model.denormalize_action(action), ~sure
+        values = heads.expected(heads.value_logits(torch.cat([z, action.to(z.dtype)], dim=-1)))  # [K, B]
+        spread = values.std(dim=0, unbiased=False) / heads.get_buffer("scale")
+        return self.model.denormalize_action(action), spread < options.doubt
 
     def _seeds(self, z: Tensor, target: Tensor | None) -> Tensor | None:
         """What the objective and memory propose for a search toward `target [B, G]`, `[B, S, H, A]`; None for nothing.

@@ -33,7 +33,7 @@ from ..planners.risk import RiskOptions
 from . import provenance
 from .agent import Agent, AgentOptions
 from .compilation import worth_compiling
-from .configurator import Configurator
+from .configurator import Configurator, ConfiguratorOptions
 from .files import read_json, write_bytes, write_json
 from .guides import Guide, MacroGuide
 from .memory.graph import open_graph, save_graph
@@ -66,7 +66,7 @@ from .training.evaluate import (
 from .training.learner import Learner
 from .training.loop import Progress, Trainer, TrainingOptions
 from .training.metrics import MetricsLogger
-from .training.rollout import AgentPolicy, Array, Policy, PriorPolicy, RandomPolicy, SimulatorPolicy, live_or_recall
+from .training.rollout import AgentPolicy, Array, Policy, RandomPolicy, SimulatorPolicy, live_or_recall
 from .world_model.model import WorldModel, WorldModelOptions
 
 
@@ -189,17 +189,18 @@ def build_guide(
         landmarks: opens those in its memory; called only if it goes by them.
 
     Raises:
-        RunError: the model was made for rewards.
+        RunError: the model was not made for what the mode needs.
         GuideError: it has no macro-actions.
         StoreError: there is no such memory.
     """
-    if options.configurator.mode == "plan":
-        return None
-    if model.purpose != "goal":
+    mode = options.configurator.mode
+    modes = ("plan", "auto", "memory", "explore") if model.purpose == "goal" else ("plan", "auto", "react")
+    if mode not in modes:
         raise RunError(
-            f"agent.configurator.mode={options.configurator.mode} needs a run with objective=goal, got "
-            f"objective={model.purpose}"
+            f"agent.configurator.mode must be one of {', '.join(modes)} with objective={model.purpose}, got {mode!r}"
         )
+    if mode == "plan" or model.purpose != "goal":
+        return None
     if options.configurator.guide == "macro":
         return MacroGuide(model, options.macro, options.graph.reach, generator)
     return landmarks()
@@ -295,6 +296,8 @@ def _check_goals(config: Config, objective: GoalOptions, spec: EnvSpec) -> None:
         raise RunError(
             f"objective=goal needs an environment with goals, but {config.env} has none; objective=reward does not"
         )
+    if config.agent.configurator.mode == "explore":
+        raise RunError("agent.configurator.mode must not be explore in training, which explores in its own way")
     if config.learner.focus_share and spec.goal.kind != "achieved":
         raise RunError(
             f"learner.focus_share must be 0 with {config.env}, whose goals are whole observations: nothing says what "
@@ -398,7 +401,10 @@ def _trainer(
             landmarks = partial(configurator, learner.updates, store.next_id)
             guide = build_guide(model, config.agent, generator, landmarks)
             found = index(learner.updates, store.next_id) if config.agent.retrieval.seeds else None
-        return Agent(model, planner, objectives[kind], config.agent, generator, guide, found)
+        options = config.agent
+        if kind != "plan":
+            options = dataclasses.replace(options, configurator=ConfiguratorOptions())
+        return Agent(model, planner, objectives[kind], options, generator, guide, found)
 
     return Trainer(
         learner, store, environments, validation, agents, config.training,
@@ -574,7 +580,10 @@ def _memory_of(
     config: EvalConfig, card: dict[str, Any], run_dir: Path, stack: contextlib.ExitStack
 ) -> EpisodeStore | None:
     """The memory that an evaluation goes by, to be closed with the stack; None where it needs none."""
-    landmarks = config.agent.configurator.mode != "plan" and config.agent.configurator.guide == "graph"
+    chosen, for_goals = config.agent.configurator, card["config"]["objective"]["name"] == "goal"
+    landmarks = for_goals and chosen.mode != "plan" and chosen.guide == "graph"
+    if chosen.mode == "explore" and not config.evaluation.remember:
+        raise RunError("agent.configurator.mode=explore needs evaluation.remember=true, or nothing is kept of it")
     if not landmarks and not config.agent.retrieval.seeds and not config.evaluation.remember:
         return None
     options = MemoryOptions(**card["config"]["memory"])
@@ -669,7 +678,7 @@ def _measure(
         result["random"], held_out = arm("random", RandomPolicy(spec), stop_on_success=False)
     result["arms"] = {}
     if options.policy and not for_goals:
-        result["arms"]["policy prior"], _ = arm("policy prior", PriorPolicy(agent))
+        result["arms"]["policy prior"], _ = arm("policy prior", AgentPolicy(_reacting(agent)))
     if options.latent_l2 and for_goals:
         result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(_with_latent_l2(agent)))
     result |= _true_dynamics(agent, environments, env_options, options, arm)
@@ -766,6 +775,12 @@ def _measure_toward(
 def _with_latent_l2(agent: Agent) -> Agent:
     objective = GoalObjective(GoalOptions(cost="latent_l2"))
     return Agent(agent.model, agent.planner, objective, agent.options, agent.generator)
+
+
+def _reacting(agent: Agent) -> Agent:
+    """What the agent does when it does not think."""
+    options = dataclasses.replace(agent.options, configurator=ConfiguratorOptions(mode="react"))
+    return Agent(agent.model, agent.planner, agent.objective, options, agent.generator)
 
 
 _NOT_ASKED = "evaluation.true_dynamics=false"

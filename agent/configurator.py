@@ -16,10 +16,10 @@ from torch import Tensor
 from .. import ForethoughtError
 from .memory.graph import CLOSED, NOWHERE, LandmarkGraph
 
-MODES = ("plan", "memory", "explore", "jump")
-"""What a decision can be: toward the goal itself, along a way that memory knows, toward it over unknown ground, or to
-where a macro-action leads."""
-PLAN, MEMORY, EXPLORE, JUMP = range(4)
+MODES = ("plan", "memory", "explore", "jump", "react")
+"""What a decision can be: a plan toward the goal itself (or for reward), along a way that memory knows, over unknown
+ground, or to where a macro-action leads; or what the policy prior would do, without a plan."""
+PLAN, MEMORY, EXPLORE, JUMP, REACT = range(5)
 DETOUR = 1.3
 """How much longer than the learned distance a known way may be where landmarks on it are passed by: if it is longer,
 something stands in between that the distance does not know of."""
@@ -42,8 +42,10 @@ class ConfiguratorOptions:
     """When the agent goes by its memory."""
 
     mode: str = "plan"
-    """`plan` straight for the goal; `auto` goes along landmarks in memory where the goal is far, and sets out over
-    unknown ground where that is shorter by far; `memory` only does that where it must."""
+    """`plan` straight for the goal, or for reward. With goals, `auto` goes along landmarks in memory where the goal is
+    far, and sets out over unknown ground where that is shorter by far; `memory` only does that where it must; `explore`
+    heads for what was never seen, the nearest first, and for the goal when nothing is left. With rewards, `react` does
+    what the policy prior says, and `auto` does so where it is sure."""
     guide: str = "graph"
     """What sets sub-goals unless the mode is `plan`: `graph`, the landmarks in memory, or `macro`, jumps of a model
     with `world_model.macro_stride`, which needs no memory; what is below is for `graph`."""
@@ -51,18 +53,23 @@ class ConfiguratorOptions:
     """Decisions without coming nearer after which the way counts as closed."""
     progress: float = 1.0
     """Learned steps by which a decision must come nearer to where it heads than any before to count as that."""
+    doubt: float = 0.05
+    """With rewards and mode auto: how far the value functions may disagree about what the policy prior would do, as a
+    share of the spread of returns, for it to be done without a plan."""
 
     def __post_init__(self) -> None:
-        if self.mode not in ("plan", "auto", "memory"):
-            raise ConfiguratorError(f"mode must be one of plan, auto, memory, got {self.mode!r}")
+        if self.mode not in ("plan", "auto", "memory", "explore", "react"):
+            raise ConfiguratorError(f"mode must be one of plan, auto, memory, explore, react, got {self.mode!r}")
         if self.guide not in ("graph", "macro"):
             raise ConfiguratorError(f"guide must be one of graph, macro, got {self.guide!r}")
-        if self.guide == "macro" and self.mode == "memory":
-            raise ConfiguratorError("mode must be plan or auto with guide=macro, which goes by no memory, got 'memory'")
+        if self.guide == "macro" and self.mode not in ("plan", "auto"):
+            raise ConfiguratorError(f"mode must be plan or auto with guide=macro, got {self.mode!r}")
         if self.patience < 1:
             raise ConfiguratorError(f"patience must be at least 1, got {self.patience}")
         if not self.progress > 0:
             raise ConfiguratorError(f"progress must be positive, got {self.progress}")
+        if not self.doubt >= 0:
+            raise ConfiguratorError(f"doubt must be 0 or more, got {self.doubt}")
 
 
 @dataclass(frozen=True)
@@ -216,7 +223,7 @@ class Configurator:
             course = self._course(goal, course)
         rows = torch.arange(len(z))
         lost = (course.at != NOWHERE) & (course.value[rows, course.at.clamp(min=0)] >= CLOSED) if len(graph) else None
-        if lost is None or not bool(lost.any()):
+        if lost is None or not bool(lost.any()) or self.options.mode == "explore":
             return course
         graph.reconsider()
         kept = ~lost[:, None]
@@ -227,6 +234,8 @@ class Configurator:
         at, count = int(course.at[row]), len(self.graph)
         if at == NOWHERE:
             return None
+        if self.options.mode == "explore":
+            return None if self.graph.expanded[at] else at
         successor = course.successor[row].cpu().numpy()
         while 0 <= successor[at] < count:
             at = int(successor[at])
@@ -259,12 +268,13 @@ class Configurator:
             near = np.nonzero(steps <= graph.options.reach)
             tolls[near] = graph.toll * graph.obstructed(states[near[0]], graph.targets[near[1]], steps[near])
             tolls[:, -1] = graph.toll * graph.obstructed(states, course.ends, direct)
-        imagined = graph.imagined
+        imagined, exploring = graph.imagined, self._exploring
         mode, targets = torch.empty_like(course.mode), goal.clone()
         least, spent, idle = course.least.clone(), course.spent.clone(), course.idle + 1
         stuck: dict[int, Choice] = {}
         for row in range(len(z)):
-            choice = self._choose(steps[row], float(direct[row]), _row(course, row, ~imagined, tolls[row]))
+            far = np.inf if exploring else float(direct[row])
+            choice = self._choose(steps[row], far, _row(course, row, ~imagined, tolls[row]))
             if choice.target < count:
                 targets[row] = graph.goals[choice.target]
                 mode[row] = EXPLORE if imagined[choice.target] else MEMORY
@@ -280,6 +290,11 @@ class Configurator:
             idle[at] = 0
         course = replace(course, mode=mode, least=least, spent=spent, idle=idle)
         return targets, self._close(course, steps, stuck) if stuck else course
+
+    @property
+    def _exploring(self) -> bool:
+        """Whether what was never seen is what counts now."""
+        return self.options.mode == "explore" and bool(self.graph.unknown.any())
 
     def _choose(self, steps: Floats, direct: float, way: "_Way") -> Choice:
         """What one episode is to head for.
@@ -306,6 +321,8 @@ class Configurator:
             if way.real[here] and steps[here] <= NEAR * graph.options.spacing:
                 # Here only what is known of the ways from this landmark counts: walls may stand between it and others.
                 first, rest = int(way.successor[here]), float(way.value[here])
+                if self._exploring and first == goal:  # as good as there: once it is nearest, it is looked beyond it
+                    return Choice(here, [here])
                 walked = graph.was_walked(here, first)
                 straight = np.inf if way.closed[here] else straight
             else:
@@ -379,10 +396,13 @@ class Configurator:
         graph = self.graph
         for row in rows if len(graph) else ():
             last = graph.to_goal(course.ends[row])
-            expected = graph.expected(last) + CLOSED * course.closed[row].cpu().numpy()
-            if len(graph.obstacles):
-                ends = course.ends[row].expand(len(graph), -1)
-                expected = expected + graph.toll * graph.obstructed(graph.states, ends, last)
+            if self._exploring:
+                expected = np.where(graph.unknown, 0.0, np.inf)
+            else:
+                expected = graph.expected(last) + CLOSED * course.closed[row].cpu().numpy()
+                if len(graph.obstacles):
+                    ends = course.ends[row].expand(len(graph), -1)
+                    expected = expected + graph.toll * graph.obstructed(graph.states, ends, last)
             value, successor = graph.ways(expected, course.barred[row].cpu().numpy())
             for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):
                 kept[row] = torch.from_numpy(found).to(kept)

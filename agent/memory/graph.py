@@ -283,6 +283,11 @@ class LandmarkGraph:
         return self.options.reach if self.options.believe is None else self.options.believe
 
     @property
+    def unknown(self) -> NDArray[np.bool_]:
+        """Which landmarks nobody was at yet, or looked beyond, and may be there, `[N]`."""
+        return np.asarray((self.moments[:, 0] == NOWHERE) | (~self.imagined & ~self.expanded))
+
+    @property
     def imagined(self) -> NDArray[np.bool_]:
         """Which landmarks nobody was at yet, `[N]`."""
         return np.asarray(self.moments[:, 0] < 0)
@@ -528,6 +533,7 @@ def save_graph(graph: LandmarkGraph, store: EpisodeStore) -> None:
         "obstacles": graph.obstacles.cpu().numpy(),
         "model": np.frombuffer(encoder_key(graph.model, 1), np.uint8),
         "moments": graph.moments,
+        "expanded": graph.expanded,
         "edges": graph.edges[lived],
         "walked": graph.walked[lived],
         "failed": graph.failed[lived],
@@ -566,6 +572,7 @@ def _restore(graph: LandmarkGraph, store: EpisodeStore, note: bytes) -> None:
             found = np.concatenate(order)
             graph.place(moments[found], *(torch.cat(part) for part in zip(*rows, strict=True)))
             number[found] = np.arange(len(found))
+            graph.expanded = arrays["expanded"][found]
             alive = (number[edges] != NOWHERE).all(axis=-1)
             kept = graph._edges_of(number[edges[alive]])
             graph.walked[kept], graph.failed[kept] = arrays["walked"][alive], arrays["failed"][alive]

@@ -15,9 +15,8 @@ from ...envs.spec import EnvSpec
 from ...planners.base import Plan, Planner
 from ...planners.noise import colour_matrix, sample_noise
 from ..agent import Agent, Carry, select
-from ..configurator import MODES
+from ..configurator import MODES, REACT
 from ..memory.store import Episode, EpisodeStore
-from ..objectives import control_heads
 
 Obs = Mapping[str, NDArray[Any]]
 Array = NDArray[Any]
@@ -135,7 +134,7 @@ class RandomPolicy(Policy):
 
 @dataclass
 class PlanStatistics:
-    """What a planning policy saw of its planner, one entry per plan.
+    """What a planning policy saw of its planner, one entry per plan; times also of decisions made without one.
 
     Costs are means, invalid candidates a sum over the episodes that were planned for at once.
     """
@@ -147,21 +146,23 @@ class PlanStatistics:
     modes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MODES), np.int64))
     """How often the configurator chose each of `MODES`."""
 
-    def add(self, plan: Plan, milliseconds: float, course: Any = None) -> None:
-        """Note one plan, how long the decision took, and what the configurator chose."""
-        if course is not None:
-            self.modes += np.bincount(course.mode.cpu().numpy(), minlength=len(MODES))
+    def add(self, plan: Plan | None, milliseconds: float, mode: Tensor | None = None) -> None:
+        """Note one decision: its plan, if there was one, how long it took, and what the configurator chose."""
+        if mode is not None:
+            self.modes += np.bincount(mode.cpu().numpy(), minlength=len(MODES))
+        self.milliseconds.append(milliseconds)
+        if plan is None:
+            return
         self.cost.append(float(plan.cost.mean()))
         self.improvement.append(float((plan.best_costs[:, 0] - plan.cost).mean()))
         self.invalid.append(float(plan.num_invalid.sum()))
-        self.milliseconds.append(milliseconds)
 
     def summary(self) -> dict[str, float]:
-        """Means by metric name, and the sum of the invalid candidates; empty before the first plan."""
-        if not self.cost:
-            return {}
+        """Means by metric name, and the sum of the invalid candidates; empty before the first decision."""
         chosen = self.modes.sum()
         shares = {f"mode/{m}": float(n / chosen) for m, n in zip(MODES, self.modes, strict=True)} if chosen else {}
+        if not self.cost:
+            return shares
         return shares | {
             "plan/cost": float(np.mean(self.cost)),
             "plan/improvement": float(np.mean(self.improvement)),
@@ -239,8 +240,9 @@ class AgentPolicy(Policy):
             self.goal = None if self.goal is None else self.goal[keep]
         start = perf_counter()
         action, self.carry, plan = self.agent.act(obs, self.carry, self.goal)
-        if plan is not None:
-            self.statistics.add(plan, 1e3 * (perf_counter() - start), self.carry.course)
+        mode = self.carry.mode
+        if plan is not None or (mode is not None and bool((mode == REACT).all())):
+            self.statistics.add(plan, 1e3 * (perf_counter() - start), mode)
         if self.noise or self.plan_noise:
             noise = self.draws[torch.as_tensor(rows, device=action.device), (self.time - 1) % self.steps]
             spread = plan.std.unsqueeze(1) if plan is not None else torch.zeros_like(action[:, :1])
@@ -249,31 +251,6 @@ class AgentPolicy(Policy):
         action = torch.minimum(torch.maximum(action, self.low), self.high)
         # A recurrent belief must hear what was done, not what was planned.
         self.carry = replace(self.carry, action=action)
-        return action.cpu().numpy()
-
-
-class PriorPolicy(Policy):
-    """The policy prior alone, without a search: what the agent does when it does not think."""
-
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
-        self.carry = Carry(planner=None)
-        self.rows = np.zeros(0, np.int64)
-
-    @override
-    def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
-        self.carry, self.rows = Carry(planner=None), np.arange(len(seeds))
-
-    @override
-    @torch.no_grad()
-    def act(self, obs: Obs, rows: Array) -> Array:
-        model, heads = self.agent.model, control_heads(self.agent.model)
-        if len(rows) != len(self.rows):
-            keep = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
-            self.carry, self.rows = select(self.carry, keep), rows
-        latent = model.observe(self.carry.latent, self.carry.action, self.agent.tensors(obs))
-        action = model.denormalize_action(heads.act(latent))
-        self.carry = replace(self.carry, latent=latent, action=action)
         return action.cpu().numpy()
 
 

@@ -51,7 +51,9 @@ def at(*places: tuple[float, float]) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "react"}, "mode must be one of plan, auto, memory, got 'react'"),
+        ({"mode": "dream"}, "mode must be one of plan, auto, memory, explore, react, got 'dream'"),
+        ({"mode": "explore", "guide": "macro"}, "mode must be plan or auto with guide=macro, got 'explore'"),
+        ({"doubt": -0.1}, "doubt must be 0 or more, got -0.1"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
         ({"progress": 0.0}, "progress must be positive, got 0.0"),
         ({"progress": float("nan")}, "progress must be positive, got nan"),
@@ -178,6 +180,32 @@ def test_a_wall_is_felt_gone_round_and_remembered(plane_model: Maker) -> None:
 
 
 # -- the course --------------------------------------------------------------------------------------------------------
+
+
+def test_exploring_leaves_nothing_out_and_then_heads_for_the_goal(plane_model: Maker) -> None:
+    """A room of 12 by 12, whose walls nobody told of."""
+    graph = LandmarkGraph(plane_model(), GraphOptions(spacing=3.0, reach=REACH, believe=4.0, hope=2.0))
+    options = ConfiguratorOptions(mode="explore", patience=3, progress=0.3)
+    configurator, course, z, goal = Configurator(graph, options, learns=True), None, at((0, 0)), at((1, 1))
+    modes = set()
+    for _ in range(400):
+        targets, course = configurator.aim(z, goal, course)
+        modes.add(int(course.mode[0]))
+        step = (targets - z).clamp(-1, 1)
+        before, z = z, (z + step).clamp(-6, 6)
+        course = configurator.notice(before, step, z, z, course)
+        if not graph.unknown.any():
+            break
+    assert not graph.unknown.any()
+    assert EXPLORE in modes
+    axis = torch.linspace(-5, 5, 6)
+    places = torch.cartesian_prod(axis, axis)
+    found = graph.latents[torch.from_numpy(~graph.imagined)]
+    assert float(torch.cdist(places, found, p=1).amin(dim=1).max()) <= 4
+    for _ in range(30):
+        targets, course = configurator.aim(z, goal, course)
+        z = z + (targets - z).clamp(-1, 1)
+    assert float((goal - z).abs().sum()) < 0.5
 
 
 def run(configurator: Configurator, z: torch.Tensor, goal: torch.Tensor, steps: int) -> tuple[torch.Tensor, Course]:

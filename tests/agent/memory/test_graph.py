@@ -398,12 +398,14 @@ def known(graph: LandmarkGraph) -> dict[str, Any]:
         (name[a], name[b]): (float(walked), float(failed))
         for (a, b), walked, failed in zip(graph.edges.tolist(), graph.walked, graph.failed, strict=True)
     }
-    return {"place": place, "ways": ways, "next": graph.next_episode}
+    beyond = {n for n, looked in zip(name, graph.expanded.tolist(), strict=True) if looked}
+    return {"place": place, "ways": ways, "expanded": beyond, "next": graph.next_episode}
 
 
 def test_a_graph_is_kept_with_its_store(plane_model: Maker, store: EpisodeStore) -> None:
     graph = open_graph(plane_model(), store, options())
     graph.fail(np.array([0, len(graph.edges) - 1]))
+    graph.expanded[1:3] = True
     save_graph(graph, store)
     told: list[tuple[int, int]] = []
     again = open_graph(plane_model(), store, options(), lambda *counts: told.append(counts))

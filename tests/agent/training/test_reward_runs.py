@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from forethought.agent import build
+from forethought.agent.agent import AgentOptions
+from forethought.agent.configurator import MODES, ConfiguratorOptions
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training.checkpoint import load_checkpoint
 from forethought.agent.training.evaluate import diagnose
 from forethought.agent.training.metrics import read_metrics
-from forethought.agent.training.rollout import AgentPolicy, PriorPolicy, run_episodes
+from forethought.agent.training.rollout import AgentPolicy, run_episodes
 from forethought.configs.register import load
 from forethought.configs.schema import Config
 from forethought.envs.vector import make_vector
@@ -135,7 +137,7 @@ def test_the_prior_acts_as_the_policy_head_says(hopper: Path) -> None:
     environments = make_vector("Hopper-v5", 3)
     obs, _ = environments.reset([1, 2, 3])
     environments.close()
-    policy = PriorPolicy(agent)
+    policy = AgentPolicy(build._reacting(agent))
     policy.reset([1, 2, 3], None)
     first = policy.act(obs, np.arange(3))
     with torch.no_grad():
@@ -143,6 +145,39 @@ def test_the_prior_acts_as_the_policy_head_says(hopper: Path) -> None:
     assert np.allclose(first, expected.numpy(), atol=1e-6)
     later = policy.act({k: v[[0, 2]] for k, v in obs.items()}, np.array([0, 2]))
     assert np.allclose(later, first[[0, 2]], atol=1e-6)
+    assert policy.statistics.summary() == {f"mode/{mode}": float(mode == "react") for mode in MODES}
+    assert len(policy.statistics.milliseconds) == 2
+
+
+def test_the_agent_thinks_where_its_values_disagree(hopper: Path) -> None:
+    environments = make_vector("Hopper-v5", 2)
+
+    def lived(**choice: Any) -> tuple[list[np.ndarray[Any, Any]], dict[str, float]]:
+        options = AgentOptions(plan_dtype="float32", configurator=ConfiguratorOptions(**choice))
+        policy = AgentPolicy(build.load_agent(hopper, options=options))
+        episodes = run_episodes(environments, policy, [1, 2])
+        return [episode.actions for episode in episodes], policy.statistics.summary()
+
+    def same(one: Any, two: Any) -> bool:
+        return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+    planned, reacted = lived(mode="plan"), lived(mode="react")
+    never, always = lived(mode="auto", doubt=0.0), lived(mode="auto", doubt=1e9)
+    environments.close()
+    assert not same(planned[0], reacted[0])
+    assert same(never[0], planned[0])
+    assert same(always[0], reacted[0])
+    assert (never[1]["mode/plan"], always[1]["mode/react"]) == (1.0, 1.0)
+    assert "mode/plan" not in planned[1]
+
+
+def test_modes_that_do_not_fit_the_objective_are_refused(hopper: Path) -> None:
+    for mode in ("memory", "explore"):
+        options = AgentOptions(configurator=ConfiguratorOptions(mode=mode))
+        with pytest.raises(
+            build.RunError, match=rf"must be one of plan, auto, react with objective=reward, got '{mode}'"
+        ):
+            build.load_agent(hopper, options=options)
 
 
 def test_noise_while_collecting_follows_the_spread_of_the_search(hopper: Path) -> None:
