@@ -337,7 +337,10 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
         _check_retrieval(config.agent, config.objective.name)
         if isinstance(config.objective, GoalOptions):
             _check_goals(config, config.objective, validation.env_spec)
+        begin = None
         if not last.exists():
+            if config.init is not None:
+                begin = _weights_of(Path(config.init).expanduser(), config.device, validation.env_spec)
             _start_folder(run_dir, config, command)
         card = {
             "run_id": read_json(run_dir / "run.json")["run_id"],
@@ -355,6 +358,10 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
                 progress.message(f"resumed at update {trainer.state.updates}, {trainer.state.decisions} decisions")
             else:
                 logger.truncate(0)
+                if begin is not None:
+                    restore_module(trainer.model, begin.under("model"), Path(str(config.init)))
+                    if trainer.learner.target is not None:
+                        restore_module(trainer.learner.target.module, begin.under("model"), Path(str(config.init)))
                 trainer.adopt()
                 trainer.save("last")  # from now on the options of the run are settled
             wanted = (config.agent.compile, config.learner.compile)
@@ -409,8 +416,21 @@ def _trainer(
     return Trainer(
         learner, store, environments, validation, agents, config.training,
         steps=config.steps, seed=config.seed, run_dir=run_dir, logger=logger, progress=progress,
-        frames_per_decision=config.env_options.action_repeat, card=card,
+        frames_per_decision=config.env_options.action_repeat, card=card, scales=config.init is None,
     )  # fmt: skip
+
+
+def _weights_of(run_dir: Path, device: str, spec: EnvSpec) -> Checkpoint:
+    """The checkpoint of a run to begin another one with.
+
+    Raises:
+        RunError: there is no such run, or what is seen or done there is something else.
+        CheckpointError: a damaged checkpoint.
+    """
+    if not run_dir.is_dir():
+        raise RunError(f"init={run_dir} must be the folder of a run, but there is none")
+    _check_same(EnvSpec.from_json(read_card(run_dir, "best")["spec"]), spec)
+    return _open_checkpoint(run_dir, "best", device)[1]
 
 
 @contextmanager

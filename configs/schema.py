@@ -28,6 +28,8 @@ class Config:
     env_options.action_repeat."""
     out: str = "runs/${now:%Y-%m-%d_%H-%M-%S}"
     """Run folder."""
+    init: str | None = None
+    """Folder of a run whose weights, and scales of observations, to begin with; None begins from nothing."""
     resume: str = "auto"
     """`auto` continues the run that is in `out`, `never` refuses a folder that holds one."""
     seed: int = 0

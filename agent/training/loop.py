@@ -152,6 +152,7 @@ class Trainer:
         logger: metrics.
         progress: for a person.
         frames_per_decision: the action repeat, for the log.
+        scales: whether the scales of observations follow what is collected; weights that were learned keep theirs.
         card: what `load_agent` needs beside the weights; saved in every checkpoint.
     """
 
@@ -171,12 +172,13 @@ class Trainer:
         progress: Progress,
         frames_per_decision: int,
         card: dict[str, Any],
+        scales: bool = True,
     ) -> None:
         self.learner, self.model, self.store = learner, learner.model.eval(), store
         self.environments, self.validation, self.agents = environments, validation, agents
         self.options, self.steps, self.seed = options, steps, seed
         self.run_dir, self.logger, self.progress = run_dir, logger, progress
-        self.frames_per_decision, self.card = frames_per_decision, card
+        self.frames_per_decision, self.card, self.scales = frames_per_decision, card, scales
         self.state = TrainState()
         self.rng = np.random.default_rng([seed, 0x5A])
         self.run_id = str(card["run_id"])
@@ -211,7 +213,7 @@ class Trainer:
         """Before a new run: learn also from every episode of the same environment that the memory already holds."""
         self.state.episodes = self.store.ids(spec=self.environments.env_spec).tolist()
         if self.state.episodes:
-            self.model.calibrate(self.store, self.state.episodes)
+            self.model.calibrate(self.store, self.state.episodes, self.scales)
             self.progress.message(f"learning also from {len(self.state.episodes)} episodes already in the memory")
 
     # -- collection ---------------------------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ class Trainer:
         self.state.episodes += ids
         self.state.decisions = collected
         self.state.collected = True
-        self.model.calibrate(self.store, ids)
+        self.model.calibrate(self.store, ids, self.scales)
         seconds = perf_counter() - began
         outcome = {"collect/episodes": len(ids), "speed/decisions_per_s": lived / seconds, **plans.summary()}
         known = self.store.kept(planned).tolist()  # of a bounded memory

@@ -280,15 +280,21 @@ class WorldModel(nn.Module):
         """Multiply-adds of the largest matrix product on `rows` latents; see `threads_for`."""
         return rows * self.options.hidden_dim**2
 
-    def calibrate(self, store: EpisodeStore, ids: Sequence[int]) -> None:
+    def calibrate(self, store: EpisodeStore, ids: Sequence[int], scales: bool = True) -> None:
         """Take in the statistics of new episodes: running ones of vectors, and once those of images.
 
         Episodes that the store has given up already say nothing.
+
+        Args:
+            store: holds the episodes.
+            ids: of the episodes.
+            scales: whether vectors are seen on another scale from now on.
         """
         ids = store.kept(ids).tolist()
         if not ids:
             return
-        self.normalizer.update_from(store, ids)
+        if scales:
+            self.normalizer.update_from(store, ids)
         if self.control is not None and store.terminated(ids).any():
             self.control.get_buffer("has_terminated").fill_(True)
         if isinstance(self.encoder, IdentityEncoder):

@@ -872,3 +872,34 @@ def test_what_cannot_be_remembered(small_run: Path, override: str, cli: Any) -> 
     done = cli("eval", f"run={small_run}", "evaluation.remember=true", override)
     assert done.code == 2
     assert "evaluation.remember must be false with evaluation.goal or several goals per episode, got true" in done.err
+
+
+# -- going on from the weights of another run --------------------------------------------------------------------------
+
+
+def weights(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
+    return load_checkpoint(run / f"{name}.safetensors").under("model")
+
+
+def test_a_run_begins_with_the_weights_of_another(small_run: Path, tmp_path: Path, small: list[str]) -> None:
+    config = load(Config, [*small, "learner.learning_rate=1e-12", f"init={small_run}", f"out={tmp_path}/run", "seed=9"])
+    after, before = weights(build.train(config)), weights(small_run)
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        if not name.startswith("time_to_goal"):  # what is counted there goes on
+            assert torch.allclose(after[name].double(), tensor.double(), atol=1e-4), name
+    alone = weights(build.train(load(Config, [*small, f"out={tmp_path}/alone", "seed=9"])))
+    assert not torch.allclose(alone["normalizer.mean"], before["normalizer.mean"])
+
+
+def test_weights_to_begin_with_have_to_fit(small_run: Path, tmp_path: Path, small: list[str]) -> None:
+    def begin(*changes: str) -> None:
+        build.train(load(Config, [*small, f"init={small_run}", f"out={tmp_path}/run", *changes]))
+
+    with pytest.raises(RunError, match="init=nowhere must be the folder of a run, but there is none"):
+        begin("init=nowhere")
+    with pytest.raises(RunError, match=r"obs of forethought/Reacher-v0 must be that of the run"):
+        begin("env=forethought/Reacher-v0")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(CheckpointError, match="does not fit"):
+        begin("world_model.hidden_dim=24")
