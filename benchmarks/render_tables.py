@@ -23,6 +23,8 @@ from ablations import ROWS as ABLATIONS
 from adaptation import ARMS as ADAPTATION_ARMS
 from adaptation import REPLAN, SHIFTS
 from adaptation import TASKS as ADAPTATION_TASKS
+from continual import ARMS as LIVES
+from continual import TASKS as WINGS
 from goal_reaching import TASKS, Task
 from gymnasium_control import ARMS as GYMNASIUM_ARMS
 from gymnasium_control import TASKS as GYMNASIUM_TASKS
@@ -388,6 +390,20 @@ def working_memory(results: Path) -> str:
     return markdown(header, rows)
 
 
+def continual(results: Path) -> str:
+    """One row per task that has results, in the order of `continual.TASKS`."""
+    found = [read_json(path) for path in sorted((results / "continual").glob("*.json"))]
+    rows = []
+    for name, title in WINGS.items():
+        arms = [_of(found, name, arm) for arm in LIVES]
+        if any(arms):
+            luck = [r["random"] for arm in arms for r in arm if r["random"] is not None]
+            rows.append([title, *(_by_seed(arm) for arm in arms), _pooled(luck)])
+    if not rows:
+        return "No results yet: `python benchmarks/continual.py` makes them.\n"
+    return markdown(["task", *LIVES.values(), "random"], rows)
+
+
 def _by_seed(trainings: Sequence[Result]) -> str:
     """Success over all of them and, of several, of each."""
     each = ", ".join(_percent(r["success_rate"]) for r in trainings)
@@ -634,6 +650,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "memory_growth": memory_growth,
     "memory_crash": memory_crash,
     "working_memory": working_memory,
+    "continual": continual,
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,
     "time_to_800": time_to_800,

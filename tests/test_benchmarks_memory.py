@@ -1,4 +1,4 @@
-"""The benchmark of working memory does what its table claims; nothing is trained here."""
+"""The benchmarks of working memory and of learning one thing after the other; nothing is trained here."""
 
 import importlib
 import json
@@ -15,6 +15,8 @@ from forethought.agent.cli import build_parser
 from forethought.agent.training.checkpoint import save_checkpoint
 from forethought.configs.register import load, presets
 from forethought.configs.schema import Config, EvalConfig
+from forethought.envs.registry import make_env
+from forethought.envs.spec import EnvOptions
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CARD = {"run_id": "x", "spec": {}, "config": {"world_model": {"encoder": "augmented", "latent_dim": 4}}}
@@ -118,3 +120,49 @@ def test_the_table(script: ModuleType, tmp_path: Path) -> None:
     assert cue[2] == "0 % (0 to 3.7)"  # not a single success is none, not unknown
     assert cue[3].startswith("0 %")
     assert cue[header.index("training")] == "1:01 min"
+
+
+# -- one task after the other ------------------------------------------------------------------------------------------
+
+
+def test_b_is_learned_after_a_from_its_weights_and_a_copy_of_its_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    continual, calls = importlib.import_module("continual"), Calls()
+    monkeypatch.setattr(importlib.import_module("trainings"), "call", calls)
+    out, runs = tmp_path / "out", tmp_path / "runs"
+    (runs / "a-1" / "memory").mkdir(parents=True)
+    (runs / "a-1" / "memory" / "data").write_text("of A")
+    monkeypatch.setattr(sys, "argv", ["continual.py", "--out", str(out), "--runs", str(runs), "--seeds", "1"])
+    continual.main()
+    assert [command[1] for command in calls.commands] == ["train", "eval", "eval"] * 3
+    first, replay, forget = (
+        load(Config, build_parser().parse_args(command[1:]).overrides) for command in calls.commands[::3]
+    )
+    assert (first.init, replay.init, forget.init) == (None, str(runs / "a-1"), str(runs / "a-1"))
+    assert (first.memory.path, replay.memory.path, forget.memory.path) == (None, str(runs / "memory-1"), None)
+    assert (runs / "memory-1" / "data").read_text() == "of A"
+    assert first.env_options.kwargs != replay.env_options.kwargs == forget.env_options.kwargs
+    names = {f"{wing}-{arm}-1.json" for wing in ("west", "east") for arm in ("a", "replay", "forget")}
+    assert {path.name for path in out.iterdir()} == names
+    results = [json.loads((out / name).read_text()) for name in sorted(names)]
+    assert sum(r["random"] is not None for r in results) == 2
+    tables = importlib.import_module("render_tables")
+    assert "No results yet" in tables.continual(tmp_path)
+    out.rename(tmp_path / "continual")
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in tables.continual(tmp_path).splitlines()]
+    assert lines[0][1:] == [*continual.ARMS.values(), "random"]
+    assert [line[1][:5] for line in lines[2:]] == ["90 % ", "90 % "]
+
+
+def test_the_wings_are_apart_and_the_building_is_the_same() -> None:
+    continual = importlib.import_module("continual")
+    west, east = (continual.wing(name) for name in ("west", "east"))
+    assert west.replace("S", " ") == east.replace("S", " ") == "/".join(continual.BUILDING)
+    for layout, side in ((west, -1), (east, 1)):
+        env = make_env("forethought/Rooms-v0", EnvOptions(kwargs={"layout": layout}))
+        for seed in range(10):
+            obs, info = env.reset(seed=seed)
+            assert side * obs["position"][0] > 0
+            assert side * info["goal"]["position"][0] > 0
+        env.close()
