@@ -199,7 +199,7 @@ class Configurator:
         rest = ((low + high) / 2).expand(len(flat), max(1, round(options.spacing)), -1)
         flat = model.rollout(flat[None], rest)[0, :, -1]  # let go, and come to rest
         steps = self.graph.ruler.steps(start, self.graph.ruler.goals(model.goal_point(flat)))[0]
-        return flat[(steps > 0.8 * options.spacing) & (steps <= 1.2 * options.spacing)]
+        return flat[(steps > 0.8 * self.graph.closeness * options.spacing) & (steps <= 1.2 * options.spacing)]
 
     DIRECTIONS = 32
     """Actions that are imagined to be held from a landmark."""

@@ -152,6 +152,7 @@ class LandmarkGraph:
         walked: how often each was walked, `[E]`; 0 where it is only believed.
         failed: how often each was tried in vain, and obstacles were met on it, more than it was walked since, `[E]`.
         next_episode: the first episode that was not taken in yet.
+        looks: how often ways were looked for more closely, since all that was found closed was doubted.
         version: counts changes; what was computed of an older one is out of date.
     """
 
@@ -176,6 +177,7 @@ class LandmarkGraph:
         self._believed = 0  # landmarks whose neighbours are known
         self.next_episode = 0
         self.version = 0
+        self.looks = 0
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -245,11 +247,15 @@ class LandmarkGraph:
         self.expanded[landmark] = True
         self.version += 1
         gone = self.targets[torch.from_numpy(self.moments[:, 0] == DISMISSED)]
-        again = (self.ruler.steps(states, gone) <= self.options.spacing / 2).any(dim=1).tolist()
+        again = (self.ruler.steps(states, gone) <= self.closeness * self.options.spacing / 2).any(dim=1).tolist()
         for row in range(len(latents)):
             one = slice(row, row + 1)
             _, gap = self.nearest(latents[one], states[one], targets[one])
-            if gap[0] > 0.8 * self.options.spacing and not again[row] and len(self) < self.options.max_landmarks:
+            if (
+                gap[0] > 0.8 * self.closeness * self.options.spacing
+                and not again[row]
+                and len(self) < self.options.max_landmarks
+            ):
                 self.place(np.full((1, 2), NOWHERE), latents[one], goals[one])
 
     def dismiss(self, landmarks: Array) -> None:
@@ -257,8 +263,24 @@ class LandmarkGraph:
         self.moments[landmarks[self.imagined[landmarks]]] = DISMISSED
         self.version += 1
 
+    LOOKS = 3
+    """How often it is looked for ways before what was found closed is doubted, each time more closely."""
+
+    @property
+    def closeness(self) -> float:
+        """How much nearer to others than at first landmarks are imagined."""
+        return float(0.7**self.looks)
+
     def reconsider(self) -> None:
-        """Doubt all that was found closed: what was imagined and not found, what failed, and what was in the way."""
+        """Look more closely for ways where none is left; if that was of no use, doubt all that was found closed.
+
+        That is what was imagined and not found, what failed, and what was in the way.
+        """
+        self.looks = (self.looks + 1) % self.LOOKS
+        if self.looks:
+            self.expanded[:] = False
+            self.version += 1
+            return
         self.moments[self.moments[:, 0] == DISMISSED] = NOWHERE
         self.expanded[:] = False
         self.failed[:] = 0

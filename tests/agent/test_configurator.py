@@ -151,7 +151,7 @@ def test_unknown_ground_is_imagined_in_small_steps(plane_model: Maker) -> None:
     assert float(gaps.min()) <= 3, "up to the goal"
 
 
-def beyond_a_wall(x: float, step: torch.Tensor, door: float) -> torch.Tensor:
+def beyond_a_wall(x: torch.Tensor, step: torch.Tensor, door: float) -> torch.Tensor:
     """Where a step from `x` ends: no farther than a wall along the y axis at 5, but for a door two wide."""
     after = x + step
     meets = bool((x[0, 0] < 5) != (after[0, 0] < 5)) and abs(float(after[0, 1]) - door) > 1

@@ -257,7 +257,15 @@ def test_all_that_was_found_closed_can_be_doubted(plane_model: Maker) -> None:
     graph.obstruct(torch.tensor([[1.5, 0.0]]))
     graph.dismiss(np.array([1]))
     assert graph.costs()[0] >= CLOSED
+    graph.expanded[:] = True
+    for _ in range(graph.LOOKS - 1):  # more closely first
+        before = graph.closeness
+        graph.reconsider()
+        assert graph.closeness < before
+        assert not graph.expanded.any()
+        assert graph.costs()[0] >= CLOSED
     graph.reconsider()
+    assert graph.closeness == 1.0
     assert graph.costs()[0] < graph.toll
     assert graph.imagined.tolist() == [False, True]
 
