@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import dataclasses
+import json
 import logging
 import os
 import sys
@@ -51,6 +53,10 @@ _EXAMPLES = {
   forethought doctor                           versions, cores, rendering, extras
   forethought doctor --env FetchReach-v4       and whether this environment can be made and stepped
   forethought doctor --env my_robot:MyArm-v0""",
+    "check-planner": """
+  forethought check-planner icem               puts a planner through the contract of planners
+  forethought check-planner my_planner         one that an installed package offers (entry point forethought.planners)
+  forethought check-planner my_planner horizon=5 num_samples=64 --json      with other options, and for a program""",
     "memory": """
   forethought memory ls runs/reacher/memory
   forethought memory inspect runs/reacher/memory --episode 12
@@ -148,6 +154,10 @@ def build_parser() -> argparse.ArgumentParser:
     envs.add_argument("filter", nargs="?", default="", help="only ids that contain this")
     doctor = add("doctor", "check this installation, and an environment")
     doctor.add_argument("--env", help="also make, reset and step this environment")
+    planner = add("check-planner", "put a planner, of your own or another's, through the contract of planners")
+    planner.add_argument("name", help="of the planner, built in or offered by an installed package")
+    planner.add_argument("overrides", nargs="*", metavar="option=value", help="options of the planner")
+    planner.add_argument("--json", action="store_true", help="print JSON instead of a table")
     memory = add("memory", "look into a memory on disk, thin it out, and exchange it with other tools")
     actions = memory.add_subparsers(dest="action", metavar="action", required=True)
 
@@ -400,6 +410,32 @@ def _doctor(parsed: argparse.Namespace, console: Console) -> int:
     return 0 if all(f.ok is not False for f in findings) else 1
 
 
+def _check_planner(parsed: argparse.Namespace, console: Console) -> int:
+    from ..configs.register import load
+    from ..configs.schema import EvalConfig
+    from ..planners import find_planner, make_planner
+    from ..planners.contract import check_planner
+
+    entry = find_planner(parsed.name)
+    options = load(EvalConfig, ["run=.", f"planner={parsed.name}", *(f"planner.{o}" for o in parsed.overrides)]).planner
+    findings = list(check_planner(lambda low, high: make_planner(parsed.name, low, high, options), entry.lacks))
+    failed = [finding for finding in findings if finding.outcome == "failed"]
+    if parsed.json:
+        report = {"planner": parsed.name, "options": dataclasses.asdict(options), "version": __version__}
+        report |= {"passed": not failed, "findings": [dataclasses.asdict(finding) for finding in findings]}
+        _say(console, json.dumps(report, indent=2))
+        return 1 if failed else 0
+    table = Table("", "check", "", "found", box=None)
+    for finding in findings:
+        mark = {"passed": "[green]ok[/green]", "failed": "[red]fault[/red]", "absent": "[yellow]absent[/yellow]"}
+        kind = "required" if finding.required else "optional"
+        table.add_row(mark[finding.outcome], escape(finding.check), kind, escape(finding.text))
+    console.print(table)
+    verdict = f"{len(failed)} of {len(findings)} promises are not kept" if failed else "keeps the contract of planners"
+    _say(console, f"{parsed.name}: {verdict}")
+    return 1 if failed else 0
+
+
 def _memory(parsed: argparse.Namespace, console: Console) -> int:
     if parsed.action not in model_commands.ACTIONS:
         return memory_commands.run(parsed, console)
@@ -428,6 +464,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "goal": _goal,
     "envs": _envs,
     "doctor": _doctor,
+    "check-planner": _check_planner,
     "memory": _memory,
 }
 

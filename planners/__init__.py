@@ -13,6 +13,7 @@ from .base import CostFn, Plan, Planner, PlannerError, PlannerOptions
 from .cem import CEM, CEMOptions
 from .gaussian import GaussianOptions, GaussianPlanner
 from .gradient import Gradient, GradientOptions, SampleGradient, SampleGradientOptions
+from .hosted import HostedOptions, HostedPlanner, Trial, WarmStart, seeds_for
 from .icem import ICEM, ICEMOptions
 from .mppi import MPPI, MPPIOptions
 from .random_shooting import RandomShooting, RandomShootingOptions
@@ -30,6 +31,8 @@ __all__ = [
     "GaussianPlanner",
     "Gradient",
     "GradientOptions",
+    "HostedOptions",
+    "HostedPlanner",
     "ICEMOptions",
     "MPPIOptions",
     "Plan",
@@ -44,9 +47,13 @@ __all__ = [
     "SampleGradientOptions",
     "SamplingPlanner",
     "SearchState",
+    "Trial",
+    "WarmStart",
     "aggregate",
     "find_planner",
     "make_planner",
+    "planner_names",
+    "seeds_for",
 ]
 
 ENTRY_POINTS = "forethought.planners"
@@ -54,10 +61,18 @@ ENTRY_POINTS = "forethought.planners"
 
 
 class PlannerEntry(NamedTuple):
-    """A planner class, called as `planner(action_low, action_high, options)`, and the dataclass of its options."""
+    """A planner class, called as `planner(action_low, action_high, options)`, and what to know about it.
+
+    Args:
+        planner: the class.
+        options: the dataclass of its options.
+        lacks: optional promises of the contract that it does not keep, by the names that `forethought check-planner`
+            gives them.
+    """
 
     planner: type[Any]
     options: type[Any]
+    lacks: tuple[str, ...] = ()
 
 
 PLANNERS: Mapping[str, PlannerEntry] = MappingProxyType(
@@ -73,26 +88,36 @@ PLANNERS: Mapping[str, PlannerEntry] = MappingProxyType(
 """The built-in planners by name."""
 
 
+def planner_names() -> list[str]:
+    """Every planner that can be made here: the built-in ones, then those of installed packages by name."""
+    return [*PLANNERS, *sorted(importlib.metadata.entry_points(group=ENTRY_POINTS).names - PLANNERS.keys())]
+
+
 def find_planner(name: str) -> PlannerEntry:
     """The planner of that name: a built-in one, or else one that an installed package offers.
 
     Raises:
         UnknownNameError: there is none.
-        PlannerError: a package offers one that is no `PlannerEntry`.
+        PlannerError: a package offers one that is no `PlannerEntry`, or that cannot be imported.
     """
     if name in PLANNERS:
         return PLANNERS[name]
     offered = importlib.metadata.entry_points(group=ENTRY_POINTS)
     if name not in offered.names:
         raise UnknownNameError("planner", name, [*PLANNERS, *offered.names])
-    entry = offered[name].load()
-    if not (isinstance(entry, tuple) and len(entry) == 2 and dataclasses.is_dataclass(entry[1])):
+    try:
+        entry = offered[name].load()
+    except (ImportError, AttributeError) as error:
+        raise PlannerError(f"entry point {name!r} must be importable, got {type(error).__name__}: {error}") from error
+    lacks = entry[2] if isinstance(entry, tuple) and len(entry) == 3 else ()
+    is_entry = isinstance(entry, tuple) and len(entry) in (2, 3) and dataclasses.is_dataclass(entry[1])
+    if not (is_entry and isinstance(lacks, tuple)):
         raise PlannerError(f"entry point {name!r} must name a PlannerEntry(planner, options), got {entry!r}")
     return PlannerEntry(*entry)
 
 
 def make_planner(
-    name: str, action_low: Tensor, action_high: Tensor, options: PlannerOptions | None = None, **changes: Any
+    name: str, action_low: Tensor, action_high: Tensor, options: object = None, **changes: Any
 ) -> Planner[Any]:
     """Make a planner by name.
 

@@ -45,6 +45,22 @@ def require(condition: bool, rule: str, value: object) -> None:
         raise PlannerError(f"{rule}, got {value!r}")
 
 
+def require_bounds(action_low: Tensor, action_high: Tensor) -> None:
+    """Raise a `PlannerError` unless the bounds are two finite vectors `[A]`, the lower below the higher."""
+    require(
+        action_low.ndim == 1 and action_low.shape == action_high.shape and action_low.numel() > 0,
+        "action_low and action_high must both have shape [A]",
+        (list(action_low.shape), list(action_high.shape)),
+    )
+    require(action_low.is_floating_point(), "action_low must have a floating dtype", action_low.dtype)
+    ordered = (action_low < action_high) & action_low.isfinite() & action_high.isfinite()
+    require(
+        bool(ordered.all()),
+        "action_low must be finite and below a finite action_high",
+        (action_low.tolist(), action_high.tolist()),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What a planner found, for each of the `B` problems.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .base import CostFn, FusingCostFn, Plan, PlannerError, PlannerOptions, require
+from .base import CostFn, FusingCostFn, Plan, PlannerError, PlannerOptions, require, require_bounds
 from .noise import colour_matrix, sample_noise
 from .parametrisation import Parametrisation
 
@@ -49,19 +49,8 @@ class SamplingPlanner(ABC):
     options: PlannerOptions
 
     def __init__(self, action_low: Tensor, action_high: Tensor, options: PlannerOptions) -> None:
-        require(
-            action_low.ndim == 1 and action_low.shape == action_high.shape and action_low.numel() > 0,
-            "action_low and action_high must both have shape [A]",
-            (list(action_low.shape), list(action_high.shape)),
-        )
-        require(action_low.is_floating_point(), "action_low must have a floating dtype", action_low.dtype)
         action_high = action_high.to(action_low)
-        ordered = (action_low < action_high) & action_low.isfinite() & action_high.isfinite()
-        require(
-            bool(ordered.all()),
-            "action_low must be finite and below a finite action_high",
-            (action_low.tolist(), action_high.tolist()),
-        )
+        require_bounds(action_low, action_high)
         self.options = options
         self.parametrisation = Parametrisation(
             action_low, action_high, options.horizon, options.num_knots, options.interpolation
@@ -174,7 +163,7 @@ class SamplingPlanner(ABC):
         deadline_s: float | None = None,
     ) -> tuple[Plan, SearchState]:
         """Search; see `Planner.plan`."""
-        watch = _Stopwatch(deadline_s)
+        watch = Stopwatch(deadline_s)
         with torch.no_grad():
             state = self.begin(state)
             first, num_invalid = self._first_candidates(state, seeds)
@@ -242,7 +231,7 @@ class SamplingPlanner(ABC):
         return torch.cat((mean, torch.where(absent[..., None, None], mean, knots)), dim=1), absent.sum(dim=1)
 
     def _score(
-        self, cost_fn: CostFn, actions: Tensor, watch: "_Stopwatch", with_gradients: bool
+        self, cost_fn: CostFn, actions: Tensor, watch: "Stopwatch", with_gradients: bool
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Costs `[B, N]`, gradients by knots `[B, N, K, A]`, and how many costs `[B]` are not finite.
 
@@ -254,9 +243,9 @@ class SamplingPlanner(ABC):
         for chunk in torch.split(actions, size, dim=1):
             if parts and not watch.has_time_for(0.0):
                 break
-            parts.append(_costs_and_gradients(cost_fn, chunk) if with_gradients else (_costs(cost_fn, chunk), None))
+            parts.append(_costs_and_gradients(cost_fn, chunk) if with_gradients else (costs_of(cost_fn, chunk), None))
         raw = parts[0][0] if len(parts) == 1 else torch.cat([costs for costs, _ in parts], dim=1)
-        costs, invalid = _finite(raw)
+        costs, invalid = finite_or_inf(raw)
         by_action = [gradient for _, gradient in parts if gradient is not None]
         gradients = self.parametrisation.pull_back(torch.cat(by_action, dim=1)) if by_action else None
         unscored = actions.shape[1] - costs.shape[1]
@@ -268,7 +257,7 @@ class SamplingPlanner(ABC):
         return costs, gradients, invalid
 
 
-class _Stopwatch:
+class Stopwatch:
     """Time since a plan was begun, against its deadline."""
 
     def __init__(self, deadline_s: float | None) -> None:
@@ -276,9 +265,11 @@ class _Stopwatch:
 
     @property
     def elapsed_s(self) -> float:
+        """Seconds since."""
         return time.perf_counter() - self._started_s
 
     def has_time_for(self, duration_s: float) -> bool:
+        """Whether so many seconds more would end before the deadline."""
         return self._deadline_s is None or self.elapsed_s + duration_s < self._deadline_s
 
 
@@ -306,17 +297,17 @@ def _iterate(
     planner: SamplingPlanner, cost_fn: CostFn, state: SearchState, best: _Best, candidates: Tensor
 ) -> tuple[SearchState, _Best, Tensor]:
     """What becomes of candidates `[B, N, K, A]`, without chunks, deadline and gradients: a piece to be compiled."""
-    costs, invalid = _finite(_costs(cost_fn, planner.parametrisation.decode(candidates)))
+    costs, invalid = finite_or_inf(costs_of(cost_fn, planner.parametrisation.decode(candidates)))
     return planner.tell(state, candidates, costs, None), best.or_better(candidates, costs), invalid
 
 
-def _finite(costs: Tensor) -> tuple[Tensor, Tensor]:
+def finite_or_inf(costs: Tensor) -> tuple[Tensor, Tensor]:
     """Costs `[B, N]` with inf for those that are not finite, and how many `[B]` these are."""
     finite = costs.isfinite()
     return torch.where(finite, costs, torch.inf), (~finite).sum(dim=1)
 
 
-def _costs(cost_fn: CostFn, actions: Tensor) -> Tensor:
+def costs_of(cost_fn: CostFn, actions: Tensor) -> Tensor:
     """Costs `[B, n]` in the dtype of the actions, of the shape that was agreed."""
     costs = cost_fn(actions)
     if not isinstance(costs, Tensor) or costs.shape != actions.shape[:2]:
@@ -329,7 +320,7 @@ def _costs_and_gradients(cost_fn: CostFn, actions: Tensor) -> tuple[Tensor, Tens
     """Costs `[B, n]` and their gradients by the actions `[B, n, H, A]`."""
     with torch.enable_grad():
         leaf = actions.detach().requires_grad_()
-        costs = _costs(cost_fn, leaf)
+        costs = costs_of(cost_fn, leaf)
         gradient = torch.autograd.grad(costs.sum(), leaf, allow_unused=True)[0] if costs.requires_grad else None
     if gradient is None:
         raise PlannerError("cost_fn must be differentiable by the actions for this planner, got costs without gradient")

@@ -23,7 +23,7 @@ from forethought.agent.cli import ConsoleProgress, build_parser, main
 from forethought.agent.memory.store import EpisodeStore, MemoryOptions
 from forethought.agent.training.checkpoint import load_checkpoint
 
-COMMANDS = ["quickstart", "collect", "train", "eval", "goal", "envs", "doctor", "memory"]
+COMMANDS = ["quickstart", "collect", "train", "eval", "goal", "envs", "doctor", "check-planner", "memory"]
 ENV = "env=forethought/PointMass-v0"
 
 
@@ -132,6 +132,41 @@ def test_doctor_names_the_extra_that_is_missing(cli: Any, monkeypatch: pytest.Mo
     done = cli("doctor")
     assert done.code == 0
     assert "not installed: pip install 'forethought[robotics]'" in done.out
+
+
+# -- planners ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_planner_is_checked(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    done = cli("check-planner", "cem", "horizon=3", "num_samples=24")
+    assert done.code == 0
+    assert done.out.endswith("cem: keeps the contract of planners\n")
+    assert "required" in done.out
+    assert "optional" in done.out
+    report = json.loads(cli("check-planner", "cem", "horizon=3", "num_samples=24", "--json").out)
+    assert report["passed"]
+    assert report["options"]["horizon"] == 3
+    assert {finding["outcome"] for finding in report["findings"]} == {"passed"}
+    assert_error(cli("check-planner", "cen"), "unknown planner 'cen': did you mean", "cem")
+    assert_error(cli("check-planner", "cem", "horizn=3"), "did you mean planner.horizon")
+    assert_error(cli("check-planner", "cem", "horizon"), "key=value")
+    assert_error(cli("check-planner", "cem", "horizon=0"), "horizon must be at least 1, got 0")
+    assert_error(cli("check-planner"), "required: name")
+
+
+def test_a_broken_planner_is_a_fault(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from forethought.planners import CEM
+
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(CEM, "advance", lambda self, state, steps: self.init(len(state.mean)))
+    done = cli("check-planner", "cem", "horizon=3", "num_samples=24")
+    assert done.code == 1
+    assert "fault  warm_start" in done.out
+    assert "cem: 1 of 21 promises are not kept" in done.out
+    report = cli("check-planner", "cem", "horizon=3", "num_samples=24", "--json")
+    assert report.code == 1
+    assert not json.loads(report.out)["passed"]
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

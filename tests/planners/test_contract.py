@@ -1,374 +1,355 @@
-"""What every registered planner promises, whatever its method."""
+"""Every registered planner keeps the contract, and every check of it sees a planner that does not."""
 
 import dataclasses
+import random
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
+from typing_extensions import override
 
-from forethought.planners import PLANNERS, Plan, PlannerError, SamplingPlanner, SearchState, make_planner
+from forethought import UnknownNameError
+from forethought.planners import CEM, PLANNERS, CEMOptions, Plan, PlannerError, SearchState, make_planner
+from forethought.planners.contract import CHECKS, LOW, Finding, check_planner
 
-LOW, HIGH = torch.tensor([-1.0, 0.2, -30.0]), torch.tensor([3.0, 0.3, -10.0])
-B, H, A = 4, 6, 3
-PARAMETRISATIONS: dict[str, dict[str, Any]] = {
+OPTIONAL = {"counts", "curve", "warm_start", "exploration"}
+KINDS: dict[str, dict[str, Any]] = {
     "actions": {},
     "hold": {"num_knots": 3},
     "linear": {"num_knots": 3, "interpolation": "linear"},
     "cubic": {"num_knots": 4, "interpolation": "cubic"},
 }
 
-every_planner = pytest.mark.parametrize("name", PLANNERS)
 
+def faults(findings: list[Finding]) -> dict[str, str]:
+    return {finding.check: finding.text for finding in findings if finding.outcome == "failed"}
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def make(name: str, low: Tensor = LOW, high: Tensor = HIGH, **changes: Any) -> SamplingPlanner:
-    small = {"horizon": H, "num_samples": 40, **changes}
-    return make_planner(name, low, high, **small)  # type: ignore[return-value]
 
+@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_registered_planner_keeps_the_contract(name: str, kind: str) -> None:
+    options = {"horizon": 6, "num_samples": 40, **KINDS[kind]}
+    findings = list(check_planner(lambda low, high: make_planner(name, low, high, **options)))
+    assert faults(findings) == {}
+    assert [finding.check for finding in findings] == list(CHECKS)
+    assert all(finding.outcome == "passed" and finding.text for finding in findings)
+    assert {finding.check for finding in findings if not finding.required} == OPTIONAL
 
-def targets(batch_size: int = B, low: Tensor = LOW, high: Tensor = HIGH, outside: float = 0.0) -> Tensor:
-    """Sequences `[B, H, A]` inside the bounds, or up to `outside` ranges beyond them."""
-    unit = torch.rand(batch_size, H, A, generator=generator(7), dtype=low.dtype)
-    return low + (high - low) * ((1 + 2 * outside) * unit - outside)
 
+# -- planners with one fault each --------------------------------------------------------------------------------------
 
-def quadratic(target: Tensor, low: Tensor = LOW, high: Tensor = HIGH) -> Callable[[Tensor], Tensor]:
-    return lambda actions: (((actions - target[:, None]) / (high - low)) ** 2).sum(dim=(2, 3))
 
-
-def same(one: Plan, two: Plan) -> bool:
-    fields = ("actions", "cost", "best_costs", "num_invalid", "std")
-    return all(torch.equal(getattr(one, field), getattr(two, field)) for field in fields)
-
-
-class Recorder:
-    """A cost function that remembers what it was asked."""
-
-    def __init__(self, cost_fn: Callable[[Tensor], Tensor]) -> None:
-        self.cost_fn, self.calls = cost_fn, list[Tensor]()
-
-    def __call__(self, actions: Tensor) -> Tensor:
-        self.calls.append(actions.detach().clone())
-        return self.cost_fn(actions)
-
-
-@every_planner
-def test_shapes_and_statistics(name: str) -> None:
-    planner = make(name)
-    plan, state = planner.plan(quadratic(targets()), planner.init(B), generator())
-    assert plan.actions.shape == (B, H, A)
-    assert plan.cost.shape == plan.num_invalid.shape == plan.std.shape == (B,)
-    assert plan.best_costs.shape == (B, planner.num_iterations)
-    assert plan.iterations_run == planner.num_iterations
-    assert plan.elapsed_s > 0
-    assert plan.num_invalid.tolist() == [0] * B
-    assert (plan.best_costs.diff(dim=1) <= 0).all()
-    assert planner.horizon == H
-    assert not any(tensor.requires_grad for tensor in (plan.actions, plan.cost, *vars(state).values()))
-
-
-@every_planner
-@pytest.mark.parametrize("kind", PARAMETRISATIONS)
-def test_cost_is_that_of_the_returned_actions(name: str, kind: str) -> None:
-    cost_fn = quadratic(targets())
-    planner = make(name, **PARAMETRISATIONS[kind])
-    plan, _ = planner.plan(cost_fn, planner.init(B), generator())
-    torch.testing.assert_close(plan.cost, cost_fn(plan.actions[:, None])[:, 0])
-
-
-@every_planner
-@pytest.mark.parametrize("kind", PARAMETRISATIONS)
-def test_candidates_and_plans_stay_inside_asymmetric_bounds(name: str, kind: str) -> None:
-    # Targets far outside push everything against the bounds.
-    recorder = Recorder(quadratic(targets(outside=5.0)))
-    planner = make(name, **PARAMETRISATIONS[kind])
-    seeds = targets(outside=50.0)[:, None]
-    plan, state = planner.plan(recorder, planner.init(B), generator(), seeds=seeds)
-    plan, _ = planner.plan(recorder, planner.advance(state, 2), generator())
-    for actions in [*recorder.calls, plan.actions]:
-        assert (actions >= LOW).all()
-        assert (actions <= HIGH).all()
-
-
-@every_planner
-def test_plans_reach_the_bounds(name: str) -> None:
-    outside = quadratic((HIGH + 5 * (HIGH - LOW)).expand(B, H, A))
-    planner = make(name, num_samples=200, warm_start=True)
-    state = planner.init(B)
-    for _ in range(6):
-        plan, state = planner.plan(outside, state, generator())
-    close = 0.3 if name == "random_shooting" else 0.9
-    assert ((plan.actions - LOW) / (HIGH - LOW)).mean() > close
-
-
-@every_planner
-def test_same_generator_same_plan(name: str) -> None:
-    planner, cost_fn = make(name), quadratic(targets())
-    first, _ = planner.plan(cost_fn, planner.init(B), generator(3))
-    second, _ = planner.plan(cost_fn, planner.init(B), generator(3))
-    other, _ = planner.plan(cost_fn, planner.init(B), generator(4))
-    assert same(first, second)
-    assert not torch.equal(first.actions, other.actions)
-
-
-@every_planner
-def test_no_state_leaks_out_of_the_state(name: str) -> None:
-    planner, cost_fn = make(name), quadratic(targets())
-    start = planner.init(B)
-    kept = {key: tensor.clone() for key, tensor in vars(start).items()}
-    first, state = planner.plan(cost_fn, start, generator(3))
-    planner.plan(quadratic(targets(outside=5.0)), planner.advance(state, 1), generator(5), seeds=targets()[:, None])
-    again, _ = planner.plan(cost_fn, start, generator(3))
-    assert same(first, again)
-    assert all(torch.equal(kept[key], tensor) for key, tensor in vars(start).items())
-
-
-@every_planner
-def test_global_generator_is_left_alone(name: str) -> None:
-    planner = make(name)
-    before = torch.random.get_rng_state()
-    planner.plan(quadratic(targets()), planner.init(B), generator())
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-@every_planner
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_invalid_costs_never_win_and_are_counted(name: str, value: float) -> None:
-    cost_fn = quadratic(targets())
-    bad_counts = torch.zeros(B, dtype=torch.long)
-
-    def half_bad(actions: Tensor) -> Tensor:
-        bad = actions[:, :, 0, 0] > 1.0  # the middle of the bounds, so about half
-        bad_counts.add_(bad.sum(dim=1))
-        return torch.where(bad, value, cost_fn(actions))
-
-    planner = make(name)
-    plan, state = planner.plan(half_bad, planner.init(B), generator())
-    assert plan.cost.isfinite().all()
-    assert (plan.actions[:, 0, 0] <= 1.0).all()
-    assert torch.equal(plan.num_invalid, bad_counts)
-    assert (bad_counts > 0).all()
-    assert all(tensor.isfinite().all() for tensor in vars(state).values())
-
-
-@every_planner
-def test_problem_without_valid_candidate_keeps_its_warm_start(name: str) -> None:
-    cost_fn = quadratic(targets())
-    planner = make(name)
-    _, state = planner.plan(cost_fn, planner.init(B), generator(1))
-    state = planner.advance(state, 1)
-
-    def second_problem_bad(actions: Tensor) -> Tensor:
-        return torch.where(torch.arange(B)[:, None] == 1, torch.nan, cost_fn(actions))
-
-    recorder = Recorder(second_problem_bad)
-    plan, after = planner.plan(recorder, state, generator())
-    assert plan.cost.isinf().tolist() == [False, True, False, False]
-    assert plan.best_costs[1].isinf().all()
-    torch.testing.assert_close(plan.actions[1], planner.parametrisation.decode(state.mean[1]))
-    torch.testing.assert_close(after.mean[1], state.mean[1])
-    assert plan.num_invalid.tolist() == [0, sum(call.shape[1] for call in recorder.calls), 0, 0]
-    assert all(tensor.isfinite().all() for tensor in vars(after).values())
-    # and it recovers
-    plan, _ = planner.plan(cost_fn, planner.advance(after, 1), generator())
-    assert plan.cost.isfinite().all()
-
-
-@every_planner
-def test_seeds_are_tried_and_can_win(name: str) -> None:
-    target = targets()
-    planner = make(name, iterations=1)
-    recorder = Recorder(quadratic(target))
-    seeds = torch.stack((targets().flip(0), target), dim=1)
-    plan, _ = planner.plan(recorder, planner.init(B), generator(), seeds=seeds)
-    torch.testing.assert_close(recorder.calls[0][:, 1:3], seeds)
-    assert recorder.calls[0].shape[1] == 40
-    assert (plan.best_costs[:, -1] < 1e-9).all()
-
-
-@every_planner
-def test_nan_seed_is_an_invalid_candidate(name: str) -> None:
-    seeds = targets()[:, None].repeat(1, 2, 1, 1)
-    seeds[2, 1, 3, 0] = torch.nan
-    planner = make(name)
-    recorder = Recorder(quadratic(targets(outside=1.0)))
-    plan, _ = planner.plan(recorder, planner.init(B), generator(), seeds=seeds)
-    assert plan.num_invalid.tolist() == [0, 0, 1, 0]
-    assert not any(call.isnan().any() for call in recorder.calls)
-
-
-@every_planner
-@pytest.mark.parametrize("shape", [(B, 2, H, A + 1), (B, 2, H + 1, A), (B + 1, 2, H, A), (B, H, A), (B, 40, H, A)])
-def test_seeds_of_wrong_shape_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    planner = make(name)
-    with pytest.raises(PlannerError, match=r"seeds must have shape \[B=4, S, H=6, A=3\] with S at most") as error:
-        planner.plan(quadratic(targets()), planner.init(B), generator(), seeds=torch.zeros(shape))
-    assert str(list(shape)) in str(error.value)
-
-
-@every_planner
-def test_costs_of_wrong_shape_are_refused(name: str) -> None:
-    planner = make(name)
-    with pytest.raises(PlannerError, match=r"costs of shape \[4, 40\], got \[4, 40, 6\]"):
-        planner.plan(lambda actions: actions.sum(dim=-1), planner.init(B), generator())
-    with pytest.raises(PlannerError, match=r"costs of shape \[4, 40\], got float"):
-        planner.plan(lambda actions: 0.0, planner.init(B), generator())  # type: ignore[arg-type, return-value]
-
-
-@every_planner
-@pytest.mark.parametrize("deadline_s", [0.0, -1.0])
-def test_without_time_the_first_chunk_is_scored(name: str, deadline_s: float) -> None:
-    cost_fn = quadratic(targets())
-    recorder = Recorder(cost_fn)
-    planner = make(name, max_candidates_per_call=5 * B)
-    plan, state = planner.plan(recorder, planner.init(B), generator(), deadline_s=deadline_s)
-    assert len(recorder.calls) == 1
-    assert plan.iterations_run == 1
-    torch.testing.assert_close(plan.cost, cost_fn(recorder.calls[0]).amin(dim=1))
-    torch.testing.assert_close(plan.cost, cost_fn(plan.actions[:, None])[:, 0])
-    assert plan.num_invalid.sum() == 0
-    assert plan.best_costs.shape == (B, planner.num_iterations)
-    assert (plan.best_costs == plan.best_costs[:, :1]).all()
-    assert all(tensor.isfinite().all() for tensor in vars(state).values())
-
-
-@every_planner
-def test_deadline_ends_the_search_between_iterations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("forethought.planners.sampling.time.perf_counter", lambda: clock[0])
-    cost_fn = quadratic(targets())
-
-    def slow(actions: Tensor) -> Tensor:
-        clock[0] += 1.0
-        return cost_fn(actions)
-
-    planner = make(name, iterations=5)
-    plan, _ = planner.plan(slow, planner.init(B), generator(), deadline_s=3.5)
-    assert plan.iterations_run == 3  # a fourth would end at 4 s
-    assert plan.elapsed_s == 3.0
-
-
-@every_planner
-@pytest.mark.parametrize("limit", [1, 7 * B, 13 * B + 1])
-def test_chunks_change_nothing(name: str, limit: int) -> None:
-    cost_fn = quadratic(targets())
-    whole, chunked = make(name), make(name, max_candidates_per_call=limit)
-    expected, _ = whole.plan(cost_fn, whole.init(B), generator())
-    recorder = Recorder(cost_fn)
-    plan, _ = chunked.plan(recorder, chunked.init(B), generator())
-    assert same(plan, expected)
-    assert max(call.shape[1] for call in recorder.calls) == max(1, limit // B)
-
-
-@every_planner
-def test_problems_do_not_see_each_other(name: str) -> None:
-    target = targets()
-    planner = make(name)
-    plan, _ = planner.plan(quadratic(target), planner.init(B), generator())
-    target[1:] = targets(outside=3.0)[1:]
-    other, _ = planner.plan(quadratic(target), planner.init(B), generator())
-    torch.testing.assert_close(plan.actions[0], other.actions[0])
-    assert not torch.allclose(plan.actions[1:], other.actions[1:])
-
-
-@every_planner
-def test_states_can_be_selected_by_problem(name: str) -> None:
-    planner = make(name)
-    _, state = planner.plan(quadratic(targets()), planner.init(B), generator())
-    rows = torch.tensor([2, 0])
-    fields = {key: tensor[rows] for key, tensor in vars(planner.advance(state, 1)).items()}
-    selected = dataclasses.replace(state, **fields)
-    plan, _ = planner.plan(quadratic(targets()[rows]), selected, generator())
-    assert plan.cost.isfinite().all()
-
-
-@every_planner
-def test_dtype_follows_the_bounds(name: str) -> None:
-    low, high = LOW.double(), HIGH.double()
-    cost_fn = quadratic(targets(low=low, high=high), low, high)
-    planner = make(name, low, high, num_knots=3, noise_beta=1.0)
-    recorder = Recorder(lambda actions: cost_fn(actions).float())  # a cost may come in another precision
-    plan, state = planner.plan(recorder, planner.init(B), generator(), seeds=torch.zeros(B, 1, H, A))
-    assert plan.actions.dtype == plan.cost.dtype == plan.std.dtype == state.mean.dtype == torch.float64
-    assert recorder.calls[0].dtype == torch.float64
-
-
-@every_planner
-def test_warm_start_improves(name: str) -> None:
-    cost_fn = quadratic(targets())
-    planner = make(name, iterations=2)
-    cold, state = planner.plan(cost_fn, planner.init(B), generator(0))
-    warm, _ = planner.plan(cost_fn, state, generator(1))
-    assert warm.cost.mean() < cold.cost.mean()
-
-
-@every_planner
-def test_a_plan_inherits_where_to_search_but_not_how_narrowly(name: str) -> None:
-    planner, cost_fn = make(name), quadratic(targets())
-    _, state = planner.plan(cost_fn, planner.init(B), generator(0))
-    narrow = dataclasses.replace(state, std=torch.full_like(state.std, 1e-3), moments=state.moments + 5)
-    expected, _ = planner.plan(cost_fn, state, generator(1))
-    plan, _ = planner.plan(cost_fn, narrow, generator(1))
-    assert same(plan, expected)
-
-
-@every_planner
-def test_advance_shifts_the_mean(name: str) -> None:
-    planner = make(name)
-    _, state = planner.plan(quadratic(targets()), planner.init(B), generator())
-    shifted = planner.advance(state, 2)
-    torch.testing.assert_close(shifted.mean[:, :-2], state.mean[:, 2:])
-    torch.testing.assert_close(shifted.mean[:, -2:], state.mean[:, -1:].expand(-1, 2, -1))
-    torch.testing.assert_close(planner.advance(state, H + 3).mean, state.mean[:, -1:].expand(-1, H, -1))
-    assert torch.equal(planner.advance(state, 0).mean, state.mean)
-    middle = make(name, tail="middle").advance(state, 2)
-    assert (middle.mean[:, -2:] == 0).all()
-    fresh = make(name, warm_start=False).advance(state, 2)
-    assert all(torch.equal(value, getattr(planner.init(B), key)) for key, value in vars(fresh).items())
-
-
-@every_planner
-def test_bad_calls_are_refused(name: str) -> None:
-    planner = make(name)
-    with pytest.raises(PlannerError, match="batch_size must be at least 1, got 0"):
-        planner.init(0)
-    with pytest.raises(PlannerError, match="steps must be 0 or more, got -1"):
-        planner.advance(planner.init(1), -1)
-
-
-@every_planner
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_any_quadratic_any_bounds(name: str, data: st.DataObject) -> None:
-    finite = st.floats(-1e4, 1e4, width=32)
-    low = torch.tensor(data.draw(st.lists(finite, min_size=2, max_size=2), label="low"))
-    width = torch.tensor(data.draw(st.lists(st.floats(2**-3, 1e4, width=32), min_size=2, max_size=2), label="width"))
-    target = torch.tensor(data.draw(st.lists(finite, min_size=2, max_size=2), label="target"))
-    weight = torch.tensor(data.draw(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=2), label="weight"))
-    knots = data.draw(st.sampled_from([None, 1, 3]), label="knots")
-    interpolation = data.draw(st.sampled_from(["hold", "linear", "cubic"]), label="interpolation")
-    high = low + width
-
-    recorder = Recorder(lambda actions: (weight * (actions - target) ** 2).sum(dim=(2, 3)))
-    planner = make(name, low, high, horizon=4, iterations=2, num_knots=knots, interpolation=interpolation)
-    plan, _ = planner.plan(recorder, planner.init(2), generator())
-    for actions in [*recorder.calls, plan.actions]:
-        assert (actions >= low).all()
-        assert (actions <= high).all()
-    middle = recorder.cost_fn(planner.parametrisation.decode(planner.init(2).mean)[:, None])[:, 0]
-    assert (plan.best_costs[:, -1] <= middle).all()
-    assert (plan.cost <= middle).all()
-
-
-def test_search_state_is_batch_first() -> None:
-    for name in PLANNERS:
-        state = make(name).init(B)
-        assert isinstance(state, SearchState)
-        assert all(tensor.shape[0] == B for tensor in vars(state).values())
+class Bent(CEM):
+    """A sound planner, to be bent."""
+
+    def __init__(self, low: Tensor, high: Tensor, options: CEMOptions | None = None) -> None:
+        super().__init__(low, high, options or CEMOptions(horizon=4, num_samples=32, iterations=3, num_elites=6))
+
+
+Result = tuple[Plan, SearchState]
+
+
+class NoDataclass(Bent):
+    @override
+    def advance(self, state: SearchState, steps: int) -> Any:
+        return vars(super().advance(state, steps))
+
+
+class OneCostForAll(Bent):
+    @override
+    def plan(self, *args: Any, **kwargs: Any) -> Result:
+        plan, state = super().plan(*args, **kwargs)
+        return replace(plan, cost=plan.cost.mean()), state
+
+
+class Unclamped(Bent):
+    @override
+    def plan(self, *args: Any, **kwargs: Any) -> Result:
+        plan, state = super().plan(*args, **kwargs)
+        return replace(plan, actions=plan.actions + 0.01), state
+
+
+class Remembering(Bent):
+    kept: SearchState | None = None
+
+    @override
+    def plan(self, cost_fn: Any, state: SearchState, *args: Any, **kwargs: Any) -> Result:
+        same_size = self.kept is not None and len(self.kept.mean) == len(state.mean)
+        plan, self.kept = super().plan(cost_fn, self.kept if same_size and self.kept else state, *args, **kwargs)
+        return plan, self.kept
+
+
+class GlobalTorch(Bent):
+    @override
+    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+        torch.rand(1)
+        return super().ask(state, iteration, generator)
+
+
+class GlobalNumpy(Bent):
+    @override
+    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+        np.random.rand()
+        return super().ask(state, iteration, generator)
+
+
+class GlobalPython(Bent):
+    @override
+    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+        random.random()
+        return super().ask(state, iteration, generator)
+
+
+class CostOfTheMean(Bent):
+    @override
+    def plan(self, *args: Any, **kwargs: Any) -> Result:
+        plan, state = super().plan(*args, **kwargs)
+        return replace(plan, actions=self.parametrisation.decode(state.mean)), state
+
+
+class Maximising(Bent):
+    @override
+    def plan(self, cost_fn: Any, *args: Any, **kwargs: Any) -> Result:
+        plan, state = super().plan(lambda actions: -cost_fn(actions), *args, **kwargs)
+        return replace(plan, cost=-plan.cost, best_costs=-plan.best_costs), state
+
+
+class TakesMinusInfinity(Bent):
+    @override
+    def plan(self, cost_fn: Any, *args: Any, **kwargs: Any) -> Result:
+        return super().plan(lambda actions: cost_fn(actions).nan_to_num(nan=-1e3, neginf=-1e3), *args, **kwargs)
+
+
+class OneEliteForAll(Bent):
+    @override
+    def tell(self, state: SearchState, candidates: Tensor, costs: Tensor, gradients: Tensor | None) -> SearchState:
+        return super().tell(state, candidates, costs.mean(dim=0, keepdim=True).expand_as(costs), gradients)
+
+
+class Unhurried(Bent):
+    @override
+    def plan(self, cost_fn: Any, state: Any, generator: Any, seeds: Any = None, deadline_s: Any = None) -> Result:
+        return super().plan(cost_fn, state, generator, seeds)
+
+
+class Float32(Bent):
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        super().__init__(low.float(), high.float())
+
+
+class WithGraph(Bent):
+    @override
+    def plan(self, cost_fn: Any, *args: Any, **kwargs: Any) -> Result:
+        plan, state = super().plan(cost_fn, *args, **kwargs)
+        return replace(plan, cost=cost_fn(plan.actions[:, None])[:, 0]), state
+
+
+class InferenceTensors(Bent):
+    @override
+    def plan(self, *args: Any, **kwargs: Any) -> Result:
+        with torch.inference_mode():
+            return super().plan(*args, **kwargs)
+
+
+class WritesInPlace(Bent):
+    @override
+    def plan(self, cost_fn: Any, state: SearchState, *args: Any, **kwargs: Any) -> Result:
+        plan, after = super().plan(cost_fn, state, *args, **kwargs)
+        state.mean.copy_(after.mean)
+        return plan, after
+
+
+class BatchLast(Bent):
+    """Its state is a tensor with the batch last."""
+
+    @override
+    def init(self, batch_size: int) -> Any:
+        return Flipped(super().init(batch_size).mean.movedim(0, -1))
+
+    @override
+    def plan(self, cost_fn: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+        mean = state.mean.movedim(-1, 0)
+        plan, after = super().plan(cost_fn, replace(super().init(len(mean)), mean=mean), *args, **kwargs)
+        return plan, Flipped(after.mean.movedim(0, -1))
+
+    @override
+    def advance(self, state: Any, steps: int) -> Any:
+        return state
+
+
+@dataclass
+class Flipped:
+    mean: Tensor
+
+
+class NoSeeds(Bent):
+    @override
+    def plan(self, cost_fn: Any, state: Any, generator: Any, seeds: Any = None, deadline_s: Any = None) -> Result:
+        _, _ = self._first_candidates(state, seeds)  # which refuses those of a wrong shape
+        return super().plan(cost_fn, state, generator, None, deadline_s)
+
+
+class NeverBeyondTheEnd(Bent):
+    @override
+    def advance(self, state: SearchState, steps: int) -> SearchState:
+        return replace(state, mean=torch.stack([state.mean[:, (k + steps)] for k in range(3)], dim=1))
+
+
+class Broadcasting(Bent):
+    @override
+    def plan(self, cost_fn: Any, *args: Any, **kwargs: Any) -> Result:
+        return super().plan(
+            lambda actions: cost_fn(actions).reshape(*actions.shape[:2], -1).sum(dim=2), *args, **kwargs
+        )
+
+
+class Uncounted(Bent):
+    @override
+    def plan(self, *args: Any, **kwargs: Any) -> Result:
+        plan, state = super().plan(*args, **kwargs)
+        return replace(plan, num_invalid=torch.zeros_like(plan.num_invalid)), state
+
+
+class RisingCurve(Bent):
+    @override
+    def plan(self, *args: Any, **kwargs: Any) -> Result:
+        plan, state = super().plan(*args, **kwargs)
+        return replace(plan, best_costs=plan.best_costs.flip(1)), state
+
+
+class AlwaysCold(Bent):
+    @override
+    def advance(self, state: SearchState, steps: int) -> SearchState:
+        super().advance(state, steps)
+        return self.init(len(state.mean))
+
+
+class OwnSeed(Bent):
+    @override
+    def plan(self, cost_fn: Any, state: Any, generator: Any, seeds: Any = None, deadline_s: Any = None) -> Result:
+        return super().plan(cost_fn, state, torch.Generator().manual_seed(1234), seeds, deadline_s)
+
+
+BROKEN: list[tuple[str, Callable[[Tensor, Tensor], Any], str]] = [
+    ("protocol", NoDataclass, "the state from advance is dict, no dataclass"),
+    ("shapes", OneCostForAll, r"Plan.cost is \[\] where \[3\] is due"),
+    ("bounds", Unclamped, "actions of the plan are up to 0.01 outside the bounds"),
+    ("determinism", Remembering, "two plans from equal generators differ"),
+    ("global_random", GlobalTorch, "the global generator of torch has moved"),
+    ("global_random", GlobalNumpy, "the global generator of numpy has moved"),
+    ("global_random", GlobalPython, "the global generator of Python has moved"),
+    ("cost", CostOfTheMean, r"Plan.cost is \[.*\] where its actions cost \["),
+    ("search", Maximising, r"costs are \[.*\], those of the middle \["),
+    ("invalid_costs", TakesMinusInfinity, "a candidate whose cost is nan was chosen"),
+    ("problems", OneEliteForAll, "the plan of the first problem changes with the costs of the others"),
+    ("deadline", Unhurried, "without time the cost function was asked 3 times, as often as with all of it"),
+    ("dtype", Float32, "candidates are torch.float32 where the bounds are torch.float64"),
+    ("gradients", WithGraph, "Plan.cost requires gradients"),
+    ("gradients", InferenceTensors, "is a tensor of inference mode"),
+    ("state", WritesInPlace, "mean of a state that was passed has changed"),
+    ("selection", BatchLast, r"mean of the state is \[4, 3, 3\]|raised"),
+    ("seeds", NoSeeds, r"a seed that costs \[.*\] lost to \["),
+    ("advance", NeverBeyondTheEnd, r"raised \w+Error: .* fill its end"),
+    ("refusals", Broadcasting, r"costs of shape \[B, n, H\] were taken"),
+    ("counts", Uncounted, r"it is \[0, 0, 0\], due is \[\d+, \d+, \d+\]"),
+    ("curve", RisingCurve, "it rises: "),
+    ("warm_start", AlwaysCold, r"its first costs are \["),
+    ("exploration", OwnSeed, "two generators give the same candidates"),
+]
+
+
+@pytest.mark.parametrize(("check", "planner", "seen"), BROKEN, ids=[planner.__name__ for _, planner, _ in BROKEN])
+def test_a_broken_planner_is_seen(check: str, planner: Callable[[Tensor, Tensor], Any], seen: str) -> None:
+    found = faults(list(check_planner(planner)))
+    assert check in found
+    assert re.search(seen, found[check]), found[check]
+    assert found[check].endswith(CHECKS[check].advice)
+
+
+def test_every_check_has_a_planner_that_fails_it() -> None:
+    assert {check for check, _, _ in BROKEN} == set(CHECKS)
+    assert faults(list(check_planner(Bent))) == {}, "what is bent must be sound"
+
+
+# -- planners that only follow the protocol ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Best:
+    """The state of the planner below."""
+
+    actions: Tensor
+
+
+class Uniform:
+    """The protocol and nothing else: uniform candidates, no warm start, no counting."""
+
+    horizon = 5
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        self.low, self.high = low, high
+
+    def init(self, batch_size: int) -> Best:
+        return Best(((self.low + self.high) / 2).expand(batch_size, self.horizon, -1).clone())
+
+    def advance(self, state: Best, steps: int) -> Best:
+        return Best(state.actions.roll(-steps, dims=1))
+
+    def plan(
+        self, cost_fn: Any, state: Best, generator: torch.Generator, seeds: Tensor | None = None, deadline_s: Any = None
+    ) -> tuple[Plan, Best]:
+        batch_size = len(state.actions)
+        unit = torch.rand(batch_size, 50, self.horizon, len(self.low), generator=generator, dtype=self.low.dtype)
+        candidates = torch.cat((state.actions[:, None], self.low + (self.high - self.low) * unit), dim=1)
+        if seeds is not None:
+            if seeds.ndim != 4 or (seeds.shape[0], *seeds.shape[2:]) != (batch_size, *candidates.shape[2:]):
+                raise PlannerError(f"seeds must fit, got {list(seeds.shape)}")
+            seeds = torch.where(seeds.isnan().flatten(2).any(2)[..., None, None], candidates[:, :1], seeds)
+            candidates = torch.cat((candidates, seeds), dim=1)
+        candidates = candidates.clamp(self.low, self.high)
+        with torch.no_grad():
+            costs = cost_fn(candidates).to(candidates)
+        if costs.shape != candidates.shape[:2]:
+            raise PlannerError(f"costs must be [B, n], got {list(costs.shape)}")
+        cost, index = torch.where(costs.isfinite(), costs, torch.inf).min(dim=1)
+        actions = candidates[torch.arange(batch_size), index]
+        nothing = torch.zeros(batch_size, dtype=torch.long)
+        return Plan(actions, cost, cost[:, None], nothing, cost.new_zeros(batch_size), 1, 0.0), self.init(batch_size)
+
+
+def test_a_planner_of_another_kind_is_checked_and_may_lack_what_is_optional() -> None:
+    assert set(faults(list(check_planner(Uniform)))) == {"counts", "warm_start"}
+    findings = list(check_planner(Uniform, lacks=("counts", "warm_start")))
+    assert faults(findings) == {}
+    absent = {finding.check: finding.text for finding in findings if finding.outcome == "absent"}
+    assert set(absent) == {"counts", "warm_start"}
+    assert all(text.startswith("declared: ") for text in absent.values())
+
+
+def test_what_is_required_cannot_be_declared_absent() -> None:
+    with pytest.raises(PlannerError, match=r"lacks must name optional checks \(counts, .*\), got 'deadline'"):
+        check_planner(Uniform, lacks=("deadline",))
+    with pytest.raises(UnknownNameError, match="unknown planner check 'cuonts': did you mean counts"):
+        check_planner(Uniform, lacks=("cuonts",))
+
+
+def test_a_planner_that_cannot_be_made_fails_everything_with_the_reason() -> None:
+    def make(low: Tensor, high: Tensor) -> Any:
+        raise PlannerError("horizon must be at least 1, got 0")
+
+    found = faults(list(check_planner(make)))
+    assert set(found) == set(CHECKS)
+    assert all("raised PlannerError: horizon must be at least 1, got 0" in text for text in found.values())
+
+
+def test_checks_say_what_is_promised_and_what_to_do() -> None:
+    for check in CHECKS.values():
+        assert check.promise.endswith(".")
+        assert not check.advice.endswith(".")
+        assert dataclasses.is_dataclass(check)
+    assert (LOW != 0).all()

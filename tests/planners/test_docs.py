@@ -8,6 +8,7 @@ import torch
 
 import forethought
 from forethought.planners import PLANNERS
+from forethought.planners.contract import CHECKS, check_planner
 
 DOCS = Path(forethought.__file__).parent / "docs" / "planners.md"
 
@@ -34,6 +35,19 @@ def test_own_planner_plans(monkeypatch: Any) -> None:
     )
     assert (plan.cost < 0.01).all()
     assert (plan.best_costs.diff(dim=1) <= 0).all()
+
+
+def test_own_loop_keeps_the_contract() -> None:
+    names: dict[str, Any] = {"__name__": "docs_example"}
+    exec(blocks()[2], names)
+    entry = names["LOCAL_SEARCH"]
+    findings = check_planner(lambda low, high: entry.planner(low, high, entry.options(horizon=4, num_samples=16)))
+    assert [finding for finding in findings if finding.outcome != "passed"] == []
+
+
+def test_optional_promises_are_named() -> None:
+    (named,) = re.findall(r"What is \*optional\* \(([^)]*)\)", DOCS.read_text())
+    assert re.findall(r"`(\w+)`", named) == [check.name for check in CHECKS.values() if check.optional]
 
 
 def test_every_planner_is_in_the_table() -> None:

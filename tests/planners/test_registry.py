@@ -18,6 +18,7 @@ from forethought.planners import (
     PlannerError,
     find_planner,
     make_planner,
+    planner_names,
 )
 
 LOW, HIGH = torch.zeros(1), torch.ones(1)
@@ -83,9 +84,20 @@ class NoOptions:
     pass
 
 
-@pytest.mark.parametrize("value", [3, CEM, (CEM, 3), (CEM, NoOptions, 1)])
+@pytest.mark.parametrize("value", [3, CEM, (CEM, 3), (CEM, NoOptions, 1), (CEM, NoOptions, (), 2)])
 def test_entry_points_that_are_no_planner_are_refused(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
     offer(monkeypatch, "theirs", "theirs:entry")
     monkeypatch.setattr(importlib.metadata.EntryPoint, "load", lambda self: value)
     with pytest.raises(PlannerError, match=r"entry point 'theirs' must name a PlannerEntry\(planner, options\), got"):
         find_planner("theirs")
+
+
+def test_entry_points_that_cannot_be_imported_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, "theirs", "not_installed_here:entry")
+    with pytest.raises(PlannerError, match="entry point 'theirs' must be importable, got ModuleNotFoundError"):
+        find_planner("theirs")
+
+
+def test_every_planner_has_a_name_built_in_ones_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, "a_planner", "theirs:entry")
+    assert planner_names() == [*PLANNERS, "a_planner"]
