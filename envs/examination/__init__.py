@@ -56,7 +56,8 @@ def examine(
         env_id: as of `make_env`.
         options: how it is made; None for the defaults. `step_timeout_s` ends calls that hang.
         seed: of the first episode and of the actions.
-        steps: environment steps of random actions; more of them find what is rarer.
+        steps: environment steps of random actions; more of them find what is rarer. After a minute of stepping there
+            are no more.
         clock: seconds, for the checks of speed.
 
     Returns:

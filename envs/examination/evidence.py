@@ -19,6 +19,8 @@ STARTS = 5
 """Episodes that are begun with seeds of their own, and left after one step."""
 REPLAYED = 50
 """Steps of the first episode that are carried out again to compare."""
+PATIENCE_S = 60.0
+"""Seconds of stepping after which a slow environment has been seen enough of, whatever `steps` says."""
 
 Level = Literal["ok", "warning", "error", "skipped"]
 
@@ -76,7 +78,7 @@ class Evidence:
         env_id: as of `make_env`.
         options: how it is made.
         seed: of the first episode and of the actions; later episodes have the seeds that follow.
-        steps: environment steps of random actions in all.
+        steps: environment steps of random actions in all; fewer where they take longer than `PATIENCE_S`.
         clock: seconds, for speeds.
 
     Raises:
@@ -155,12 +157,12 @@ class Evidence:
         space = copy.deepcopy(self.env.action_space)
         space.seed(self.seed)
         left, number = steps, 0
-        while left:
+        while left and self.step_seconds < PATIENCE_S:
             episode = self._begin(self.env, self.seed + number, self.episodes)
             for step in range(min(left, self.native_limit or left)):
                 self._advance(self.env, episode, _action(space, step), timed=True)
                 left -= 1
-                if episode.over:
+                if episode.over or self.step_seconds >= PATIENCE_S:
                     break
             number += 1
         for seed in range(self.seed + number, self.seed + number + STARTS):

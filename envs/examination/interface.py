@@ -28,7 +28,11 @@ def action_space(evidence: Evidence) -> Verdict:
     try:
         adapter = ActionAdapter(space)
     except EnvError as error:
-        return Verdict("error", str(error), "Forethought searches real-valued actions between bounds: declare such")
+        advice = (
+            "Forethought searches real-valued actions between bounds: declare such, or look for a variant that has them, "
+            "often an argument of the constructor (env_options.kwargs.continuous=true)"
+        )
+        return Verdict("error", str(error), advice)
     low, high = min(adapter.low), max(adapter.high)
     if max(-low, high) > _HUGE_BOUND:
         return Verdict(

@@ -38,7 +38,7 @@ def speed(evidence: Evidence) -> Verdict:
     if not evidence.steps_timed or evidence.step_seconds <= 0:
         return Verdict("skipped", "no step could be timed")
     per_second = evidence.steps_timed / evidence.step_seconds
-    found = f"{per_second:,.0f} steps per second, without what an agent computes"
+    found = f"{_rate(per_second)} steps per second, without what an agent computes"
     if per_second < _SLOW_STEPS:
         return Verdict(
             "warning",
@@ -96,7 +96,7 @@ def picture_speed(evidence: Evidence) -> Verdict:
     except ForethoughtError as error:
         return Verdict("skipped", f"see rendering: {error}")
     source = f"observation {pixels.source!r}" if pixels.source else f"{_IMAGE_SIZE} x {_IMAGE_SIZE}, fast preset"
-    found = f"{fast:,.0f} per second ({source}); {plain:,.0f} by render()"
+    found = f"{_rate(fast)} per second ({source}); {_rate(plain)} by render()"
     if fast < _SLOW_PICTURES:
         return Verdict(
             "warning", found, "give the environment a method render_pixels(size) that draws small and without shadows"
@@ -154,6 +154,10 @@ def _per_second(evidence: Evidence, draw: Callable[[], object]) -> float:
     for _ in range(_PICTURES):
         draw()
     return _PICTURES / max(evidence.clock() - began, 1e-9)
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"
 
 
 def _unpicklable(value: Any) -> str | None:

@@ -515,6 +515,11 @@ def test_seed_and_steps_and_options_count():
             examine("Pendulum-v1", **{name: -1})
 
 
+def test_a_slow_environment_is_not_waited_for_long():
+    assert look(Sane, tick=2.0)["step"].found.startswith("30 steps")
+    assert look(Sane, tick=0.2)["step"].found.startswith("200 steps")
+
+
 def test_every_instance_is_closed_whatever_happens():
     closed = []
     look(changed(close=lambda self: closed.append(self)))
