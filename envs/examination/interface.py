@@ -29,8 +29,8 @@ def action_space(evidence: Evidence) -> Verdict:
         adapter = ActionAdapter(space)
     except EnvError as error:
         advice = (
-            "Forethought searches real-valued actions between bounds: declare such, or look for a variant that has them, "
-            "often an argument of the constructor (env_options.kwargs.continuous=true)"
+            "Forethought searches real-valued actions between bounds: declare such, or look for a variant that has "
+            "them, often an argument of the constructor (env_options.kwargs.continuous=true)"
         )
         return Verdict("error", str(error), advice)
     low, high = min(adapter.low), max(adapter.high)
