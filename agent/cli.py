@@ -8,9 +8,10 @@ import logging
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +23,9 @@ from typing_extensions import override
 from .. import ForethoughtError, UnknownNameError, __version__
 from .memory import commands as memory_commands
 from .memory import model_commands
+
+if TYPE_CHECKING:
+    from ..envs.examination import Finding
 
 _EXAMPLES = {
     "quickstart": """
@@ -50,13 +54,15 @@ _EXAMPLES = {
   forethought envs reacher                     ids that contain a word
   forethought envs dm_control""",
     "doctor": """
-  forethought doctor                           versions, cores, rendering, extras
-  forethought doctor --env FetchReach-v4       and whether this environment can be made and stepped
-  forethought doctor --env my_robot:MyArm-v0""",
+  forethought doctor                           versions, cores, rendering, extras""",
+    "check-env": """
+  forethought check-env my_robot:MyArm-v0                           what is wrong with it, and what to do
+  forethought check-env FetchReach-v4 env_options.action_repeat=2   made as `train` would make it
+  forethought check-env my_robot:MyArm-v0 --strict --json found.json""",
     "check-planner": """
   forethought check-planner icem               puts a planner through the contract of planners
   forethought check-planner my_planner         one that an installed package offers (entry point forethought.planners)
-  forethought check-planner my_planner horizon=5 num_samples=64 --json      with other options, and for a program""",
+  forethought check-planner my_planner horizon=5 num_samples=64 --json found.json   other options; for programs""",
     "memory": """
   forethought memory ls runs/reacher/memory
   forethought memory inspect runs/reacher/memory --episode 12
@@ -152,12 +158,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("goal", "write a goal of a run's environment into a file, for `eval goal=`", "run= out= seed= checkpoint=")
     envs = add("envs", "list the environments that can be made here")
     envs.add_argument("filter", nargs="?", default="", help="only ids that contain this")
-    doctor = add("doctor", "check this installation, and an environment")
-    doctor.add_argument("--env", help="also make, reset and step this environment")
+    add("doctor", "check this installation (an environment: check-env)")
+    check = add("check-env", "examine an environment: what is wrong with it, and what to do about it")
+    check.add_argument("env", metavar="ID", help="environment id, `module:EnvId` for your own")
+    check.add_argument("overrides", nargs="*", metavar="env_options.key=value", help="how it is made, as for `train`")
+    check.add_argument("--seed", type=int, default=0, help="of the first episode and of the actions (default: 0)")
+    check.add_argument("--steps", type=int, default=1000, help="environment steps of random actions (default: 1000)")
+    check.add_argument("--strict", action="store_true", help="exit with 1 for warnings, too")
+    check.add_argument("--json", metavar="FILE", help="write the findings as JSON; - for the standard output alone")
     planner = add("check-planner", "put a planner, of your own or another's, through the contract of planners")
     planner.add_argument("name", help="of the planner, built in or offered by an installed package")
     planner.add_argument("overrides", nargs="*", metavar="option=value", help="options of the planner")
-    planner.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    planner.add_argument("--json", metavar="FILE", help="write the findings as JSON; - for the standard output alone")
     memory = add("memory", "look into a memory on disk, thin it out, and exchange it with other tools")
     actions = memory.add_subparsers(dest="action", metavar="action", required=True)
 
@@ -401,7 +413,7 @@ def _envs(parsed: argparse.Namespace, console: Console) -> int:
 def _doctor(parsed: argparse.Namespace, console: Console) -> int:
     from .doctor import examine
 
-    findings = examine(parsed.env)
+    findings = examine()
     table = Table("", "check", "found", box=None)
     for finding in findings:
         mark = {True: "[green]ok[/green]", False: "[red]fault[/red]", None: "[yellow]note[/yellow]"}[finding.ok]
@@ -415,16 +427,19 @@ def _check_planner(parsed: argparse.Namespace, console: Console) -> int:
     from ..configs.schema import EvalConfig
     from ..planners import find_planner, make_planner
     from ..planners.contract import check_planner
+    from .files import write_json
 
     entry = find_planner(parsed.name)
     options = load(EvalConfig, ["run=.", f"planner={parsed.name}", *(f"planner.{o}" for o in parsed.overrides)]).planner
     findings = list(check_planner(lambda low, high: make_planner(parsed.name, low, high, options), entry.lacks))
     failed = [finding for finding in findings if finding.outcome == "failed"]
-    if parsed.json:
-        report = {"planner": parsed.name, "options": dataclasses.asdict(options), "version": __version__}
-        report |= {"passed": not failed, "findings": [dataclasses.asdict(finding) for finding in findings]}
+    report = {"planner": parsed.name, "options": dataclasses.asdict(options), "version": __version__}
+    report |= {"passed": not failed, "findings": [dataclasses.asdict(finding) for finding in findings]}
+    if parsed.json == "-":
         _say(console, json.dumps(report, indent=2))
-        return 1 if failed else 0
+        return int(bool(failed))
+    if parsed.json is not None:
+        write_json(Path(parsed.json), report)
     table = Table("", "check", "", "found", box=None)
     for finding in findings:
         mark = {"passed": "[green]ok[/green]", "failed": "[red]fault[/red]", "absent": "[yellow]absent[/yellow]"}
@@ -433,7 +448,42 @@ def _check_planner(parsed: argparse.Namespace, console: Console) -> int:
     console.print(table)
     verdict = f"{len(failed)} of {len(findings)} promises are not kept" if failed else "keeps the contract of planners"
     _say(console, f"{parsed.name}: {verdict}")
-    return 1 if failed else 0
+    return int(bool(failed))
+
+
+def _check_env(parsed: argparse.Namespace, console: Console) -> int:
+    from ..configs.register import load
+    from ..configs.schema import Config
+    from ..envs.examination import examine, worst
+    from .doctor import report
+    from .files import write_json
+
+    for key, _ in map(_split, parsed.overrides):
+        if not key.startswith("env_options."):
+            raise UsageError(f"check-env takes options of the environment, env_options.{key}=…, got {key!r}")
+    options = load(Config, [f"env={parsed.env}", *parsed.overrides]).env_options
+    findings = examine(parsed.env, options, seed=parsed.seed, steps=parsed.steps)
+    content = report(parsed.env, options, parsed.seed, parsed.steps, findings)
+    if parsed.json == "-":
+        _say(console, json.dumps(content, indent=2))
+    else:
+        console.print(_findings_table(findings))
+        levels = Counter(finding.level for finding in findings)
+        counts = ", ".join(f"{levels[level]} {level}" for level in ("ok", "warning", "error", "skipped"))
+        _say(console, f"{len(findings)} checks: {counts}")
+        if parsed.json is not None:
+            write_json(Path(parsed.json), content)
+    return int(worst(findings) in (("error", "warning") if parsed.strict else ("error",)))
+
+
+def _findings_table(findings: Sequence["Finding"]) -> Table:
+    colours = {"ok": "green", "warning": "yellow", "error": "red", "skipped": "dim"}
+    table = Table("", "check", "found", box=None)
+    for finding in findings:
+        colour = colours[finding.level]
+        advice = f"\n[{colour}]→[/{colour}] {escape(finding.advice)}" if finding.advice else ""
+        table.add_row(f"[{colour}]{finding.level}[/{colour}]", finding.name, escape(finding.found) + advice)
+    return table
 
 
 def _memory(parsed: argparse.Namespace, console: Console) -> int:
@@ -465,6 +515,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "envs": _envs,
     "doctor": _doctor,
     "check-planner": _check_planner,
+    "check-env": _check_env,
     "memory": _memory,
 }
 

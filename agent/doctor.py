@@ -1,19 +1,21 @@
-"""`forethought doctor`: what this installation can do, and what to do about what it cannot."""
+"""`forethought doctor`: what this installation can do, and what to do about what it cannot.
+
+What is wrong with an environment is for `envs.examination`, the doctor behind `forethought check-env`.
+"""
 
 import importlib.util
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
-from .. import ForethoughtError
-from ..envs import rendering
+from ..envs import examination, rendering
 from ..envs.spec import EnvOptions
-from ..envs.vector import make_vector
 from . import provenance
 from .agent import bfloat16_in_hardware
 from .compilation import cpp_compiler, fault_of_compiler
@@ -38,8 +40,8 @@ _EXTRAS = {
 }
 
 
-def examine(env_id: str | None = None) -> list[Finding]:
-    """Look at versions, processor, rendering, extras and disk, and at one environment if it is named."""
+def examine() -> list[Finding]:
+    """Look at versions, processor, rendering, extras and disk."""
     versions = ", ".join(f"{k} {v}" for k, v in provenance.versions().items())
     findings = [Finding(True, "versions", versions), _processor(), _compiler(), _accelerator(), _rendering()]
     for module, (name, extra) in _EXTRAS.items():
@@ -47,8 +49,6 @@ def examine(env_id: str | None = None) -> list[Finding]:
         hint = "installed" if found else f"not installed: pip install 'forethought[{extra}]'"
         findings.append(Finding(found or None, name, hint))
     findings.append(_disk(Path.cwd()))
-    if env_id is not None:
-        findings.append(_environment(env_id))
     return findings
 
 
@@ -95,25 +95,18 @@ def _disk(folder: Path) -> Finding:
     return Finding(free > 1, "disk", f"{free:.0f} GiB free in {folder}")
 
 
-def _environment(env_id: str) -> Finding:
-    try:
-        environments = make_vector(env_id, 1, EnvOptions())
-    except ForethoughtError as error:
-        return Finding(False, env_id, str(error))
-    try:
-        spec = environments.env_spec
-        environments.reset([0])
-        steps = min(20, spec.max_episode_steps)
-        rng = np.random.default_rng(0)
-        for _ in range(steps):
-            action = rng.uniform(spec.action_low, spec.action_high, (1, spec.action_dim)).astype(np.float32)
-            step = environments.step(action)
-            if step.terminated[0] or step.truncated[0]:
-                environments.reset([1])
-    except ForethoughtError as error:
-        return Finding(False, env_id, str(error))
-    finally:
-        environments.close()
-    keys = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in spec.obs.items())
-    goal = "no goals" if spec.goal is None else f"goals by {spec.goal.kind}"
-    return Finding(True, env_id, f"{steps} steps; observations {keys}; {spec.action_dim} actions; {goal}")
+def report(
+    env_id: str, options: EnvOptions, seed: int, steps: int, findings: Sequence[examination.Finding]
+) -> dict[str, Any]:
+    """What `forethought check-env` found, as plain JSON values with what is needed to find it again."""
+    return {
+        "env": env_id,
+        "env_options": asdict(options),
+        "seed": seed,
+        "steps": steps,
+        "worst": examination.worst(findings),
+        "findings": [asdict(finding) for finding in findings],
+        "command": provenance.command(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+    }

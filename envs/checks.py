@@ -169,11 +169,25 @@ def check_step_result(result: object) -> tuple[Any, float, bool, bool, dict[str,
 def check_array(key: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """`value` as an array, checked against what the space says.
 
+    Raises:
+        EnvError: shape or dtype differ, or a number is NaN, infinite or beyond float32; key and index are named.
+    """
+    array = check_form(key, value, shape, dtype)
+    # NaN compares as False with everything.
+    if array.dtype.kind == "f" and not (np.abs(array) <= _FLOAT32_MAX).all():
+        index = tuple(int(i) for i in np.argwhere(~(np.abs(array) <= _FLOAT32_MAX))[0])
+        raise EnvError(f"observation {key!r} must be finite in float32, got {array[index]} at index {list(index)}")
+    return array
+
+
+def check_form(key: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """`value` as an array whose shape and dtype are checked against what the space says.
+
     A dtype may differ where numpy casts within a kind (`same_kind`): float64 for float32, bool or integers for floats;
     never floats for integers, and nothing but uint8 for images.
 
     Raises:
-        EnvError: shape or dtype differ, or a number is NaN, infinite or beyond float32; key and index are named.
+        EnvError: shape or dtype differ; the key is named.
     """
     try:
         array = np.asarray(value)
@@ -185,10 +199,6 @@ def check_array(key: str, value: object, shape: tuple[int, ...], dtype: np.dtype
         image = dtype == np.uint8 and len(shape) == 3
         if image or not np.can_cast(array.dtype, dtype, casting="same_kind"):
             raise EnvError(f"observation {key!r} must have dtype {dtype} as its space says, got {array.dtype}")
-    # NaN compares as False with everything.
-    if array.dtype.kind == "f" and not (np.abs(array) <= _FLOAT32_MAX).all():
-        index = tuple(int(i) for i in np.argwhere(~(np.abs(array) <= _FLOAT32_MAX))[0])
-        raise EnvError(f"observation {key!r} must be finite in float32, got {array[index]} at index {list(index)}")
     return array
 
 

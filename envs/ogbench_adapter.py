@@ -17,6 +17,7 @@ from gymnasium.envs.registration import EnvSpec as RegisteredEnv
 from numpy import random as numpy_random
 
 from .gymnasium_adapter import PRECISION_WARNING, AnyEnv, make_gymnasium
+from .rendering import RenderingUnavailable, require
 
 
 def make_ogbench(
@@ -38,6 +39,9 @@ def make_ogbench(
     if image_size is not None:
         _use_working_backend()
         kwargs = {"height": image_size, "width": image_size, **kwargs}
+    elif kwargs.get("render_mode") == "rgb_array":  # for videos, which need not be possible
+        with contextlib.suppress(RenderingUnavailable):
+            _use_working_backend()
     env, limit = make_gymnasium(registered, kwargs, drawn=image_size is not None)
     return SeededOGBench(env, render_goal=image_size is not None), limit
 
@@ -102,8 +106,6 @@ def _keep_action_space(robot: Any) -> None:
 def _use_working_backend() -> None:
     """Make `mujoco.Renderer` draw with the backend that works here, not with the one that mujoco's import assumed."""
     import mujoco
-
-    from .rendering import require
 
     renderer_module: Any = sys.modules[mujoco.Renderer.__module__]
     renderer_module.gl_context.GLContext = importlib.import_module(f"mujoco.{require()}").GLContext

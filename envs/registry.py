@@ -48,12 +48,7 @@ def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
         EnvError: an option is invalid, a package is missing, or the environment cannot be made or is not supported.
     """
     options = options or EnvOptions()
-    check_options(options)
-    env, native_limit = _make(_find(env_id), options)
-    if options.shift != ShiftOptions():
-        from .shift import ShiftedEnv  # MuJoCo, which not every environment needs
-
-        env = ShiftedEnv(env, options.shift)
+    env, native_limit = make_raw(env_id, options)
     try:
         if options.goal_ahead is not None:
             env = _ahead(env, env_id, options.goal_ahead, native_limit or DEFAULT_EPISODE_STEPS)
@@ -62,6 +57,29 @@ def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
     except BaseException:
         env.close()
         raise
+
+
+def make_raw(env_id: str, options: EnvOptions) -> tuple[AnyEnv, int | None]:
+    """Make an environment as its author wrote it, without its time limit: what `make_env` wraps.
+
+    Args:
+        env_id: as of `make_env`.
+        options: of them, `kwargs` and `shift`, and whether and how large pictures are wanted.
+
+    Returns:
+        The environment, and its own time limit in environment steps or None.
+
+    Raises:
+        UnknownNameError: nothing known has this id; the message offers the nearest.
+        EnvError: an option is invalid, a package is missing, or the environment cannot be made.
+    """
+    check_options(options)
+    env, native_limit = _make(_find(env_id), options)
+    if options.shift != ShiftOptions():
+        from .shift import ShiftedEnv  # MuJoCo, which not every environment needs
+
+        env = ShiftedEnv(env, options.shift)
+    return env, native_limit
 
 
 def list_envs() -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from forethought.agent.cli import ConsoleProgress, build_parser, main
 from forethought.agent.memory.store import EpisodeStore, MemoryOptions
 from forethought.agent.training.checkpoint import load_checkpoint
 
-COMMANDS = ["quickstart", "collect", "train", "eval", "goal", "envs", "doctor", "check-planner", "memory"]
+COMMANDS = ["quickstart", "collect", "train", "eval", "goal", "envs", "doctor", "check-env", "check-planner", "memory"]
 ENV = "env=forethought/PointMass-v0"
 
 
@@ -41,11 +42,11 @@ def assert_error(done: Any, *parts: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_three_examples_that_can_be_parsed(cli: Any, command: str) -> None:
+def test_help_shows_examples_that_can_be_parsed(cli: Any, command: str) -> None:
     done = cli(command, "--help")
     assert done.code == 0
     examples = [line.strip() for line in done.out.splitlines() if line.startswith(f"  forethought {command}")]
-    assert len(examples) >= 3
+    assert len(examples) >= (1 if command == "doctor" else 3)  # which takes no arguments
     for example in examples:
         words = example.split("  ")[0].split()[1:]
         assert build_parser().parse_args(words).command == command
@@ -113,14 +114,41 @@ def test_environments_are_listed_and_filtered(cli: Any) -> None:
     assert_error(cli("envs", "teapot"), "no environment id contains 'teapot'")
 
 
-def test_doctor_looks_at_an_environment_and_exits_with_1_for_a_fault(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_is_examined(cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    good = cli("doctor", "--env", "forethought/PointMass-v0")
+    good = cli("check-env", "forethought/PointMass-v0", "env_options.max_episode_steps=9", "--steps", "20")
     assert good.code == 0
-    assert "20 steps; observations position float32[2], velocity float32[2]; 2 actions" in good.out
-    bad = cli("doctor", "--env", "forethought/PointMas-v0")
+    assert "observations position float32[2], velocity float32[2]; 2 actions; goals by observation" in good.out
+    assert "9 decisions, by the option" in good.out
+    assert re.search(r"\d+ checks: \d+ ok, \d+ warning, 0 error", good.out)
+    bad = cli("check-env", "CartPole-v1", "--steps", "20", "--json", tmp_path / "found.json")
     assert bad.code == 1
-    assert "did you mean forethought/PointMass-v0" in bad.out
+    assert re.search("error .*action space .*must be a Box", bad.out)
+    assert "→ " in bad.out
+    written = json.loads((tmp_path / "found.json").read_text())
+    printed = cli("check-env", "CartPole-v1", "--steps", "20", "--json", "-")
+    assert printed.code == 1
+    assert [f["level"] for f in json.loads(printed.out)["findings"]] == [f["level"] for f in written["findings"]]
+    unknown = cli("check-env", "forethought/PointMas-v0")
+    assert unknown.code == 1
+    assert "did you mean forethought/PointMass-v0" in unknown.out
+
+
+def test_a_strict_examination_minds_warnings(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from forethought.envs import examination
+
+    for level, lenient, strict in (("ok", 0, 0), ("skipped", 0, 0), ("warning", 0, 1), ("error", 1, 1)):
+        finding = examination.Finding("x", level, "y")  # type: ignore[arg-type]
+        monkeypatch.setattr(examination, "examine", lambda *_, finding=finding, **__: [finding])
+        assert cli("check-env", "Pendulum-v1").code == lenient
+        assert cli("check-env", "Pendulum-v1", "--strict").code == strict
+
+
+def test_an_examination_takes_options_of_the_environment_alone(cli: Any) -> None:
+    assert_error(cli("check-env", "Pendulum-v1", "planner=cem"), "env_options.planner=…", "got 'planner'")
+    assert_error(cli("check-env", "Pendulum-v1", "env_options.hid=[x]"), "did you mean env_options.hide")
+    assert_error(cli("check-env", "Pendulum-v1", "--steps", "0"), "steps must be at least 1")
+    assert_error(cli("doctor", "--env", "Pendulum-v1"), "unrecognized arguments: --env")
 
 
 def test_doctor_names_the_extra_that_is_missing(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +172,7 @@ def test_a_planner_is_checked(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert done.out.endswith("cem: keeps the contract of planners\n")
     assert "required" in done.out
     assert "optional" in done.out
-    report = json.loads(cli("check-planner", "cem", "horizon=3", "num_samples=24", "--json").out)
+    report = json.loads(cli("check-planner", "cem", "horizon=3", "num_samples=24", "--json", "-").out)
     assert report["passed"]
     assert report["options"]["horizon"] == 3
     assert {finding["outcome"] for finding in report["findings"]} == {"passed"}
@@ -164,7 +192,7 @@ def test_a_broken_planner_is_a_fault(cli: Any, monkeypatch: pytest.MonkeyPatch) 
     assert done.code == 1
     assert "fault  warm_start" in done.out
     assert "cem: 1 of 21 promises are not kept" in done.out
-    report = cli("check-planner", "cem", "horizon=3", "num_samples=24", "--json")
+    report = cli("check-planner", "cem", "horizon=3", "num_samples=24", "--json", "-")
     assert report.code == 1
     assert not json.loads(report.out)["passed"]
 

@@ -1,5 +1,6 @@
 """The doctor says what works, what does not, and what to do about it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from forethought.agent import doctor
 from forethought.agent.doctor import Finding, examine
-from forethought.envs import rendering
+from forethought.envs import examination, rendering
+from forethought.envs.spec import EnvOptions
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -53,14 +55,19 @@ def test_a_folder_that_cannot_be_written_is_a_fault() -> None:
     assert "/proc cannot be written" in finding.text
 
 
-@pytest.mark.parametrize("env_id", ["forethought/Cartpole-v0", "Pendulum-v1"])
-def test_an_environment_is_made_and_stepped(env_id: str) -> None:
-    finding = by_name(examine(env_id))[env_id]
-    assert finding.ok is True
-    assert finding.text.startswith("20 steps; observations ")
-    assert ("no goals" in finding.text) == (env_id == "Pendulum-v1")
-
-
-def test_an_environment_that_cannot_be_made_is_a_fault() -> None:
-    assert by_name(examine("no_module:Arm-v0"))["no_module:Arm-v0"].ok is False
-    assert by_name(examine("CartPole-v1"))["CartPole-v1"].ok is False  # discrete actions
+def test_a_report_holds_what_is_needed_to_find_it_again() -> None:
+    findings = [
+        examination.Finding("goals", "warning", "the same goal", "draw it"),
+        examination.Finding("x", "ok", "y"),
+    ]
+    content = doctor.report("Arm-v0", EnvOptions(action_repeat=3), 4, 50, findings)
+    assert json.loads(json.dumps(content)) == content
+    assert (content["env"], content["seed"], content["steps"], content["worst"]) == ("Arm-v0", 4, 50, "warning")
+    assert EnvOptions.from_json(content["env_options"]) == EnvOptions(action_repeat=3)
+    assert content["findings"][0] == {
+        "name": "goals",
+        "level": "warning",
+        "found": "the same goal",
+        "advice": "draw it",
+    }
+    assert {"command", "versions", "machine"} <= content.keys()

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from forethought.envs.examination import examine
 from forethought.envs.registry import make_env
 from forethought.envs.spec import GoalSpec
 
@@ -44,3 +45,11 @@ def test_its_goal_can_be_reached(use):
         if info["success"]:
             return
     pytest.fail("the goal was not reached")
+
+
+def test_the_doctor_finds_only_that_it_cannot_be_drawn(use):
+    findings = examine("my_robot:MyArm-v0", steps=200, clock=iter(np.arange(1e6) / 1e3).__next__)
+    assert [(f.name, f.level) for f in findings if f.level != "ok"] == [
+        ("rendering", "warning"),
+        ("picture speed", "skipped"),
+    ]
