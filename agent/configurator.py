@@ -27,6 +27,8 @@ NEAR = 1.5
 """Spacings from a landmark within which an episode counts as being there."""
 REACHED = 2 / 3
 """Spacings from a landmark within which it is as good as reached, and what is next on the way can be headed for."""
+PROVEN = 1.5
+"""How many times as long as what is hoped for a way may be that was walked from end to end, to be gone again."""
 FORGOTTEN = 5
 """Patiences after which it counts no more how near an episode once came to what it heads for."""
 
@@ -167,7 +169,9 @@ class Configurator:
                 if came_from not in (NOWHERE, found):
                     self.graph.walk(np.array([[came_from, found]]))
         self.graph.believe()
-        return replace(course, at=at, step=course.step + 1)
+        # Whether a way was walked from end to end is asked from where one is.
+        arrived = bool(((course.at == NOWHERE) & (at != NOWHERE)).any())
+        return replace(course, at=at, step=course.step + 1, version=NOWHERE if arrived else course.version)
 
     @torch.no_grad()
     def _feel(self, before: Tensor, action: Tensor, z: Tensor) -> None:
@@ -307,6 +311,8 @@ class Configurator:
         graph, goal, reach = self.graph, len(self.graph), self.graph.options.reach
         within = direct <= graph.believed
         straight = direct / float(graph.trust(direct)) if within else graph.options.hope * direct
+        if self.learns and not within:
+            straight *= PROVEN
         straight += float(way.tolls[goal])
         if way.avoided[goal] or (not within and (self.options.mode == "memory" or not way.real.all())):
             straight = np.inf  # what is imagined to lie beyond the known is closer than what is only hoped for
@@ -403,7 +409,15 @@ class Configurator:
                 if len(graph.obstacles):
                     ends = course.ends[row].expand(len(graph), -1)
                     expected = expected + graph.toll * graph.obstructed(graph.states, ends, last)
-            value, successor = graph.ways(expected, course.barred[row].cpu().numpy())
+            barred = course.barred[row].cpu().numpy()
+            value, successor = graph.ways(expected, barred)
+            at = int(course.at[row])
+            if self.learns and not self._exploring and at != NOWHERE:
+                # A way that somebody walked is worth more than a hope, unless that is of something shorter by far.
+                sure = np.where(graph.imagined | (last > graph.believed), np.inf, expected)
+                known, along = graph.ways(sure, barred | (graph.walked == 0))
+                if known[at] <= PROVEN * value[at] and known[at] < CLOSED:
+                    value, successor = known, along
             for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):
                 kept[row] = torch.from_numpy(found).to(kept)
 

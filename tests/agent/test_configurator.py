@@ -182,6 +182,21 @@ def test_a_wall_is_felt_gone_round_and_remembered(plane_model: Maker) -> None:
 # -- the course --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("aside", "mode"), [(4, MEMORY), (14, EXPLORE)])
+def test_a_way_that_was_walked_is_worth_more_than_a_hope(plane_model: Maker, aside: int, mode: int) -> None:
+    up = np.stack([np.zeros(aside), np.arange(float(aside))], axis=-1)
+    along = np.stack([np.arange(21.0), np.full(21, float(aside))], axis=-1)
+    path = np.concatenate([up, along, up[::-1] + np.array([20.0, 0.0])])
+    graph = LandmarkGraph(plane_model(), GraphOptions(spacing=2.0, reach=REACH, believe=3.0, hope=1.2))
+    walked = torch.as_tensor(path, dtype=torch.float32)
+    graph.add(walked, walked, 0, np.arange(len(walked)))
+    configurator = Configurator(graph, ConfiguratorOptions(mode="auto"), learns=True)
+    z, goal = at((0, 0)), at((20, 0))
+    _, course = configurator.aim(z, goal, None)
+    _, course = configurator.aim(z, goal, configurator.notice(z, at((0, 0)), z, z, course))
+    assert course.mode.tolist() == [mode]
+
+
 def test_exploring_leaves_nothing_out_and_then_heads_for_the_goal(plane_model: Maker) -> None:
     """A room of 12 by 12, whose walls nobody told of."""
     graph = LandmarkGraph(plane_model(), GraphOptions(spacing=3.0, reach=REACH, believe=4.0, hope=2.0))
