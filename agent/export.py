@@ -67,7 +67,7 @@ def write_export(saved: Checkpoint, run_dir: Path, checkpoint: str, out: Path) -
     except OSError as error:
         raise FileError(f"cannot write {out}: {error.strerror or error}") from error
     weights = {name: tensor for name, tensor in saved.tensors.items() if name.startswith("model.")}
-    progress = {key: saved.state[key] for key in ("decisions", "updates") if key in saved.state}
+    progress: dict[str, Any] = {key: saved.state[key] for key in ("decisions", "updates") if key in saved.state}
     save_checkpoint(out / "best.safetensors", weights, {"card": card, **progress})
     description = {
         "library_name": "forethought",

@@ -30,9 +30,10 @@ else:
     snapshot_download = _missing
 
 
-class PretrainedAgent(  # type: ignore[misc, unused-ignore]  (the mixin is optional)
-    Agent, ModelHubMixin, library_name="forethought", tags=["forethought", "world-model", "planning", "robotics"]
-):
+TAGS = ["forethought", "world-model", "planning", "robotics"]
+
+
+class PretrainedAgent(Agent, ModelHubMixin, library_name="forethought", tags=TAGS):  # type: ignore[misc, call-arg, unused-ignore]
     """A trained agent that can be saved, shared and loaded.
 
     `PretrainedAgent.from_pretrained("user/reacher")` loads it from the Hub, or from a folder that `forethought export`
