@@ -44,6 +44,8 @@ _PUBLIC = {
     "make_vector": "envs.vector",
     "EpisodeStore": "agent.memory.store",
     "load_agent": "agent.build",
+    "export_run": "agent.build",
+    "PretrainedAgent": "agent.hub",
     "make_planner": "planners",
 }
 

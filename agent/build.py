@@ -34,6 +34,7 @@ from . import provenance
 from .agent import Agent, AgentOptions
 from .compilation import worth_compiling
 from .configurator import Configurator, ConfiguratorOptions
+from .export import write_export
 from .files import read_json, write_bytes, write_json
 from .guides import Guide, MacroGuide
 from .memory.graph import open_graph, save_graph
@@ -804,6 +805,26 @@ def _reacting(agent: Agent) -> Agent:
 
 
 _NOT_ASKED = "evaluation.true_dynamics=false"
+
+
+def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> list[str]:
+    """Write all that it takes to act into a folder to share, see `agent.export`; returns the names of its files.
+
+    Args:
+        run: run folder, or an earlier export.
+        out: folder, which is made.
+        checkpoint: `best` or `last`.
+
+    Raises:
+        RunError: there is no such run.
+        CheckpointError: no checkpoint, or a damaged one.
+        ExportError: `out` is a run.
+        FileError: it cannot be written.
+    """
+    run_dir = Path(run).expanduser()
+    read_card(run_dir, checkpoint)
+    _, saved = _open_checkpoint(run_dir, checkpoint)
+    return write_export(saved, run_dir, checkpoint, Path(out).expanduser())
 
 
 def save_goal(run: str | Path, out: str | Path, seed: int = 0, checkpoint: str = "best") -> Path:

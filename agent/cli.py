@@ -49,6 +49,10 @@ _EXAMPLES = {
   forethought goal run=runs/reacher out=goal.json
   forethought goal run=runs/reacher out=goal.json seed=3         that of another held-out episode
   forethought goal run=runs/pixels out=goal.png                  a picture, where the model sees pixels""",
+    "export": """
+  forethought export run=runs/reacher out=reacher                a folder to share: weights, model card, scores
+  forethought export run=runs/reacher out=reacher checkpoint=last
+  forethought export run=reacher out=again                       what was exported is as good as a run""",
     "envs": """
   forethought envs                             everything that can be made here
   forethought envs reacher                     ids that contain a word
@@ -156,6 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = add("eval", "evaluate a run on held-out episodes, with report and video", "run=, episodes=, planner=, …")
     evaluate.add_argument("--options", action="store_true", help="list every option with its default and meaning")
     add("goal", "write a goal of a run's environment into a file, for `eval goal=`", "run= out= seed= checkpoint=")
+    add("export", "write an agent into a folder to share: weights, model card, scores", "run= out= checkpoint=")
     envs = add("envs", "list the environments that can be made here")
     envs.add_argument("filter", nargs="?", default="", help="only ids that contain this")
     add("doctor", "check this installation (an environment: check-env)")
@@ -218,6 +223,7 @@ def _quiet() -> Iterator[None]:
 
 _QUICKSTART_KEYS = ("out", "seed", "episodes", "threads")
 _GOAL_KEYS = ("run", "out", "seed", "checkpoint")
+_EXPORT_KEYS = ("run", "out", "checkpoint")
 
 
 # -- commands; what is heavy is imported where it is needed, so that `--help` is quick ---------------------------------
@@ -275,17 +281,32 @@ def _goal(parsed: argparse.Namespace, console: Console) -> int:
     from ..configs.schema import EvalConfig
     from . import build
 
-    given = dict(map(_split, parsed.overrides))
-    for key in given:
-        if key not in _GOAL_KEYS:
-            raise UnknownNameError("key of goal", key, _GOAL_KEYS)
-    for key in ("run", "out"):
-        if key not in given:
-            raise UsageError(f"{key} must be given: {key}=…")
+    given = _given("goal", _GOAL_KEYS, parsed.overrides)
     seed = load(EvalConfig, ["run=.", f"evaluation.seed={given.get('seed', 0)}"]).evaluation.seed
     path = build.save_goal(given["run"], given["out"], seed, given.get("checkpoint", "best"))
     _say(console, f"goal: {path}")
     return 0
+
+
+def _export(parsed: argparse.Namespace, console: Console) -> int:
+    from . import build
+
+    given = _given("export", _EXPORT_KEYS, parsed.overrides)
+    files = build.export_run(given["run"], given["out"], given.get("checkpoint", "best"))
+    _say(console, f"in {given['out']}: {', '.join(files)}")
+    return 0
+
+
+def _given(command: str, keys: Sequence[str], overrides: Sequence[str]) -> dict[str, str]:
+    """What a command from a run to a file was given, `run=` and `out=` at least."""
+    given = dict(map(_split, overrides))
+    for key in given:
+        if key not in keys:
+            raise UnknownNameError(f"key of {command}", key, keys)
+    for key in ("run", "out"):
+        if key not in given:
+            raise UsageError(f"{key} must be given: {key}=…")
+    return given
 
 
 _SHORT = {"episodes": "evaluation.episodes", "seed": "evaluation.seed", "goal": "evaluation.goal"}
@@ -512,6 +533,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "train": _train,
     "eval": _eval,
     "goal": _goal,
+    "export": _export,
     "envs": _envs,
     "doctor": _doctor,
     "check-planner": _check_planner,

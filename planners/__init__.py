@@ -61,18 +61,14 @@ ENTRY_POINTS = "forethought.planners"
 
 
 class PlannerEntry(NamedTuple):
-    """A planner class, called as `planner(action_low, action_high, options)`, and what to know about it.
-
-    Args:
-        planner: the class.
-        options: the dataclass of its options.
-        lacks: optional promises of the contract that it does not keep, by the names that `forethought check-planner`
-            gives them.
-    """
+    """A planner and what to know about it; what an entry point names."""
 
     planner: type[Any]
+    """The class, called as `planner(action_low, action_high, options)`."""
     options: type[Any]
+    """The dataclass of its options."""
     lacks: tuple[str, ...] = ()
+    """Optional promises of the contract that it does not keep, as `forethought check-planner` names them."""
 
 
 PLANNERS: Mapping[str, PlannerEntry] = MappingProxyType(

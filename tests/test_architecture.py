@@ -7,15 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("planners", "agent", "envs", "configs")
-FREE = ("agent/build.py", "agent/cli.py", "agent/doctor.py")
+FREE = ("agent/build.py", "agent/cli.py", "agent/doctor.py", "agent/hub.py")
 
 # (folder, what is forbidden there): third-party roots and own modules, the first matching folder counts
 FORBIDDEN = {
     "planners": {"torch.nn", "gymnasium", "mujoco", "dm_control", "hydra", "omegaconf", "agent", "envs", "configs"},
     "envs": {"torch", "hydra", "omegaconf", "agent", "planners", "configs"},
-    "configs": {"gymnasium", "mujoco", "dm_control", "envs", "agent.build", "agent.cli", "agent.doctor"},
+    "configs": {"gymnasium", "mujoco", "dm_control", "envs", "agent.build", "agent.cli", "agent.doctor", "agent.hub"},
     "agent": {"gymnasium", "mujoco", "dm_control", "hydra", "omegaconf", "configs", "envs"}
-    | {"agent.build", "agent.cli", "agent.doctor"},
+    | {"agent.build", "agent.cli", "agent.doctor", "agent.hub"},
 }
 ALLOWED = {"envs.spec"}
 GLOBAL_RNG = ("random", "numpy.random", "torch")

@@ -217,8 +217,18 @@ def test_decisions_are_short_numbered_and_complete() -> None:
 
 def test_every_layer_of_the_import_rules_is_documented() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    for layer in ("planners", "envs", "agent", "agent/training", "agent/build.py", "agent/cli.py", "agent/doctor.py"):
+    free = ("agent/build.py", "agent/cli.py", "agent/doctor.py", "agent/hub.py")
+    for layer in ("planners", "envs", "agent", "agent/training", *free):
         assert re.search(rf"^\| .*`{layer}`", text, re.MULTILINE), layer
+
+
+def test_the_reference_has_every_public_name_and_only_what_exists() -> None:
+    names = re.findall(r"^::: forethought\.(\S+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    for path in names:
+        module, _, attribute = f"forethought.{path}".rpartition(".")
+        assert getattr(importlib.import_module(module), attribute).__doc__, path
+    public = set(forethought.__all__) - {"__version__"}
+    assert public <= {path.rpartition(".")[2] for path in names}
 
 
 def test_changelog_knows_this_version() -> None:

@@ -24,7 +24,9 @@ from forethought.agent.cli import ConsoleProgress, build_parser, main
 from forethought.agent.memory.store import EpisodeStore, MemoryOptions
 from forethought.agent.training.checkpoint import load_checkpoint
 
-COMMANDS = ["quickstart", "collect", "train", "eval", "goal", "envs", "doctor", "check-env", "check-planner", "memory"]
+COMMANDS = [
+    "quickstart", "collect", "train", "eval", "goal", "export", "envs", "doctor", "check-env", "check-planner", "memory",
+]  # fmt: skip
 ENV = "env=forethought/PointMass-v0"
 
 
