@@ -37,6 +37,7 @@ from reward_control import FRAMES
 from reward_control import TASKS as REWARD_TASKS
 from second_visit import TASKS as VISITS
 from second_visit import summary as visits_summary
+from strangers import TASKS as STRANGERS
 from working_memory import ARMS as MEMORY_ARMS
 from working_memory import TASKS as MEMORY_TASKS
 
@@ -45,7 +46,13 @@ from forethought.agent.report.references import METHODS
 from forethought.agent.training.evaluate import success_interval
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "benchmarks/README.md", "docs/performance.md", "docs/adr/0006-vectorised-stepping.md")
+PAGES = (
+    "README.md",
+    "benchmarks/README.md",
+    "docs/performance.md",
+    "docs/strangers.md",
+    "docs/adr/0006-vectorised-stepping.md",
+)
 _BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 Result = dict[str, Any]
@@ -478,6 +485,52 @@ def _gymnasium_cells(trainings: Sequence[Result]) -> list[str]:
     ]
 
 
+# -- strangers ---------------------------------------------------------------------------------------------------------
+
+
+def strangers(results: Path) -> str:
+    """One row per environment that has a result, in the order of `strangers.TASKS`."""
+    rows = []
+    for result in _strangers(results):
+        row = [f"`{result['env']}`", f"{result['package']} {result['package_version']}", _examined(result["check"])]
+        if result["refusal"] is not None:
+            reason = result["refusal"].removeprefix(f"{result['env']}: ").split("; ")[0]
+            rows.append([*row, f"refused: {reason}", *[NONE] * 3])
+            continue
+        goal = result["objective"] == "goal"
+        steps = next(word for word in result["train_command"].split() if word.startswith("steps="))
+        measured = [f"success {_pooled([r])}" if goal else f"return {_return(r)}" for r in (result, result["random"])]
+        rows.append([*row, *measured, f"{int(steps.removeprefix('steps=')):,}", _duration(result["train_seconds"])])
+    if not rows:
+        return "No results yet: `python benchmarks/strangers.py` makes them.\n"
+    header = ["environment", "package", "check-env", "agent (95 % CI)", "random actions", "steps", "training"]
+    return markdown(header, rows)
+
+
+def strangers_found(results: Path) -> str:
+    """What the doctor for environments had to say about each of them."""
+    findings = [(result["env"], finding) for result in _strangers(results) for finding in result["check"]["findings"]]
+    if not findings:
+        return "Nothing was found.\n"
+    rows = [[f"`{env}`", f["level"], f["name"], f["found"], f["advice"]] for env, f in findings]
+    return markdown(["environment", "level", "check", "found", "what to do"], rows).replace("---:", "---")
+
+
+def _strangers(results: Path) -> list[Result]:
+    paths = [results / "strangers" / f"{name}.json" for name in STRANGERS]
+    return [read_json(path) for path in paths if path.exists()]
+
+
+def _examined(check: Result) -> str:
+    counts = check["counts"]
+    found = [
+        f"{counts[level]} {level}{'s' if counts[level] > 1 else ''}"
+        for level in ("error", "warning")
+        if level in counts
+    ]
+    return ", ".join(found) or "no findings"
+
+
 def time_to_800(results: Path) -> str:
     """When cartpole-swingup, while exploring, first had a mean return of 800 over five episodes in a row."""
     found = [read_json(path) for path in sorted((results / "reward_control").glob("cartpole_swingup-*.json"))]
@@ -654,6 +707,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,
     "time_to_800": time_to_800,
+    "strangers": strangers,
+    "strangers_found": strangers_found,
     "vector_stepping": vector_stepping,
     "memory_sampling": memory_sampling,
     "speed_sampling": speed_sampling,

@@ -98,9 +98,10 @@ class ActionAdapter:
         if not isinstance(space, spaces.Box):
             hint = ""
             if isinstance(space, spaces.Discrete):
+                first = f"{space.start} + " if space.start else ""
                 hint = (
                     "; wrap it, for example in gymnasium.wrappers.TransformAction(env, lambda a: "
-                    f"{space.start} + int(a.argmax()), Box(0, 1, ({space.n},)))"
+                    f"{first}int(a.argmax()), Box(0, 1, ({space.n},)))"
                 )
             raise EnvError(f"the action space must be a Box (continuous or integer), got {space}{hint}")
         low, high = space.low.ravel(), space.high.ravel()

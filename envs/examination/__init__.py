@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ... import ForethoughtError
+from ... import ForethoughtError, UnknownNameError
 from ..spec import EnvError, EnvOptions
 from . import episodes, interface, machinery, task
 from .evidence import Evidence, Level, Verdict
@@ -72,7 +72,12 @@ def examine(
     try:
         evidence = Evidence(env_id, options or EnvOptions(), seed, steps, clock)
     except ForethoughtError as error:
-        advice = "`forethought envs` lists ids; `module:EnvId` imports the module that registers one"
+        advice = (
+            "`forethought envs` lists ids; `module:EnvId` imports the module that registers one"
+            if isinstance(error, UnknownNameError)
+            else "arguments of the constructor are env_options.kwargs.name=value; an error inside of it often means "
+            "that versions of packages do not fit"
+        )
         return [Finding(MADE, "error", str(error), advice)]
     try:
         made = Finding(MADE, "ok", f"{type(evidence.env.unwrapped).__name__}, {env_id}")

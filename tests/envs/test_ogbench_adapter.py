@@ -50,3 +50,11 @@ def test_pixels_with_a_picture_of_the_goal():
     assert info["goal"]["pixels"].shape == (32, 32, 3)
     assert (info["goal"]["pixels"] != obs["pixels"]).any()
     env.close()
+
+
+@pytest.mark.skipif(rendering.available() is None, reason="no OpenGL here")
+def test_it_is_drawn_for_videos_without_a_display():
+    env = make_env("pointmaze-medium-v0", EnvOptions(kwargs={"render_mode": "rgb_array"}))
+    env.reset(seed=0)
+    assert env.render().std() > 0
+    env.close()

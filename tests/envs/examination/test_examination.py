@@ -487,11 +487,14 @@ def test_nothing_is_said_where_nothing_was_seen():
 
 
 def test_what_cannot_be_made_is_one_finding():
-    for env_id, found in (("no_module:Arm-v0", "cannot import"), ("forethought/PointMas-v0", "did you mean")):
+    for env_id, found, advice in (
+        ("no_module:Arm-v0", "cannot import", "env_options.kwargs"),
+        ("forethought/PointMas-v0", "did you mean", "lists ids"),
+    ):
         (finding,) = examine(env_id)
         assert (finding.name, finding.level) == (MADE, "error")
         assert found in finding.found
-        assert finding.advice
+        assert advice in finding.advice
     (finding,) = look(changed(__init__=fail)).values()
     assert "motor driver lost" in finding.found
 
