@@ -1,6 +1,7 @@
 """Environments of packages that the project has never seen: each examined, trained on and evaluated, or refused.
 
-    pip install panda-gym highway-env 'gymnasium[box2d]' metaworld      whatever is not installed is left out
+    pip install panda-gym highway-env 'gymnasium[box2d]'                whatever is not installed is left out
+    pip install --no-deps metaworld                                     which asks for mujoco 3.3.0 exactly
     python benchmarks/strangers.py                                      everything; half an hour on two idle cores
     python benchmarks/strangers.py --tasks panda_reach --resume never   one of them, from scratch
 
