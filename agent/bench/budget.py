@@ -98,7 +98,7 @@ def fit(entry: Contender, arena: Arena, budget: int) -> Fitted:
     Raises:
         BenchError: the budget does not suffice for a single round.
     """
-    low, high, reason = 1, budget, ""
+    low, high, too_few, too_many = 1, budget, "", ""
     best: Fitted | None = None
     fixed = "num_samples" not in {f.name for f in dataclasses.fields(find_planner(entry.planner).options)}
     while low <= high:
@@ -106,16 +106,16 @@ def fit(entry: Contender, arena: Arena, budget: int) -> Fitted:
         try:
             trial = _make(entry, arena, budget, None if fixed else samples)
         except PlannerError as error:  # too few samples for its elites
-            low, reason = samples + 1, str(error)
+            low, too_few = samples + 1, str(error)
             continue
         if trial.evaluations > budget:
-            high, reason = samples - 1, f"it spends {trial.evaluations}"
+            high, too_many = samples - 1, f"it spends {trial.evaluations}"
         else:
             low, best = samples + 1, trial
         if fixed:
             break
     if best is None:
-        raise BenchError(f"budget={budget} is too small for {entry.label}: {reason}")
+        raise BenchError(f"budget={budget} is too small for {entry.label}: {too_many or too_few}")
     return best
 
 

@@ -136,16 +136,16 @@ def _ranking(ranking: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str
     rows = []
     for name in sorted(standings, key=lambda n: -standings[n]["iqm"]):
         s = standings[name]
-        values = [(number(s[key]), _between(s[f"{key}_ci"])) for key in ("iqm", "mean", "regret")]
-        values += [(f"{s['mean_rank']:.2f}", ""), (f"{100 * s['first']:.0f} %", "")]
-        rows.append({"name": name, "values": values})
+        numbers = [(number(s[key]), _between(s[f"{key}_ci"])) for key in ("iqm", "mean", "regret")]
+        numbers += [(f"{s['mean_rank']:.2f}", ""), (f"{100 * s['first']:.0f} %", "")]
+        rows.append({"name": name, "numbers": numbers})
     count = len(ranking["tasks"])
     among = "all tasks" if count == len(results["tasks"]) else f"only {', '.join(ranking['tasks'])}"
     return {
         "title": f"{budget_name(ranking['budget'])}, {among}",
         "rows": rows,
-        "stability": f"The leader stays first in {100 * ranking['leader_stays']:.0f} % of the resamples; their rankings "
-        f"agree with this one by a mean Kendall τ of {ranking['kendall_tau']:.2f}.",
+        "stability": f"The leader stays first in {100 * ranking['leader_stays']:.0f} % of the resamples; their "
+        f"rankings agree with this one by a mean Kendall τ of {ranking['kendall_tau']:.2f}.",
     }
 
 
