@@ -75,7 +75,7 @@ def budget_curves(panels: Mapping[str, Mapping[str, Curve]], x_name: str, y_name
             number = names.index(name)
             x, y, low, high = (np.asarray(values, np.float64) for values in zip(*points, strict=True))
             # Planners beside each other rather than on top of each other.
-            x = x * 1.03 ** (number - (len(names) - 1) / 2)
+            x = x * 1.015 ** (number - (len(names) - 1) / 2)
             style: dict[str, Any] = {"color": _colour(number, theme), "linewidth": 1.3, "markersize": 3.5}
             axes.plot(x, y, marker=_MARKERS[number % len(_MARKERS)], label=_plain(name), **style)
             axes.vlines(x, low, high, color=_colour(number, theme), linewidth=1.2, alpha=0.6)
@@ -91,10 +91,9 @@ def budget_curves(panels: Mapping[str, Mapping[str, Curve]], x_name: str, y_name
     for axes in grid[: len(panels)]:
         found, labels = axes.get_legend_handles_labels()
         handles |= dict(zip(map(str, labels), found, strict=True))
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside upper left", ncols=len(handles), frameon=False, fontsize=_SMALL,
-        labelcolor=theme.ink,
-    )  # fmt: skip
+    place: dict[str, Any] = {"loc": "outside upper left", "ncols": len(handles)}
+    style = {"frameon": False, "fontsize": _SMALL, "labelcolor": theme.ink}
+    figure.legend(list(handles.values()), list(handles), **place, **style)
     return _png(figure)
 
 

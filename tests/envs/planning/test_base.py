@@ -75,7 +75,7 @@ def test_a_broken_action_is_not_taken_for_a_good_one() -> None:
 
 
 class Exploding(PlanningTask):
-    """A mass on a spring that is too stiff for the time step."""
+    """A mass and a force beyond all reason."""
 
     name, summary, source = "exploding", "", ""
     frame_skip, horizon, decisions = 5, 3, 3
@@ -83,8 +83,11 @@ class Exploding(PlanningTask):
     @override
     def load_model(self) -> mujoco.MjModel:
         return mujoco.MjModel.from_xml_string(
-            '<mujoco><option timestep="0.1" gravity="0 0 0"/><worldbody><body><joint name="j" type="slide"/><geom size="0.1" mass="1"/>'
-            '</body></worldbody><actuator><motor joint="j" ctrlrange="-1 1" gear="1e12"/></actuator></mujoco>'
+            """<mujoco>
+                 <option timestep="0.1" gravity="0 0 0"/>
+                 <worldbody><body><joint name="j" type="slide"/><geom size="0.1" mass="1"/></body></worldbody>
+                 <actuator><motor joint="j" ctrlrange="-1 1" gear="1e12"/></actuator>
+               </mujoco>"""
         )
 
     @override
