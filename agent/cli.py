@@ -308,6 +308,12 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
     return 0
 
 
+def with_brackets(overrides: Sequence[str]) -> list[str]:
+    """`planners=cem,mppi` as `planners=[cem,mppi]`, which would have to be quoted in some shells."""
+    pairs = map(_split, overrides)
+    return [f"{k}=[{v}]" if k in _BENCH_LISTS and not v.startswith("[") else f"{k}={v}" for k, v in pairs]
+
+
 _BENCH_ACTIONS = ("planners", "tasks")
 _BENCH_LISTS = ("planners", "tasks", "models", "budgets", "budgets_ms")
 
@@ -329,9 +335,7 @@ def _bench(parsed: argparse.Namespace, console: Console) -> int:
     if action == "tasks":
         console.print(_tasks_table([build.make_arena(name) for name in build.bench_tasks()], build.TASK_GROUPS))
         return 0
-    # `planners=cem,mppi` for short: the brackets would have to be quoted in some shells.
-    pairs = [(k, f"[{v}]" if k in _BENCH_LISTS and not v.startswith("[") else v) for k, v in map(_split, given)]
-    config = load(BenchConfig, ["=".join(pair) for pair in pairs])
+    config = load(BenchConfig, with_brackets(given))
     with ConsoleProgress(console) as progress:
         results = build.bench_planners(config, progress)
     for ranking in results["rankings"]:

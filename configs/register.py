@@ -30,7 +30,7 @@ _GROUPS: dict[type[Any], tuple[str, ...]] = {
     EvalConfig: ("planner", "objective"),
     BenchConfig: (),
 }
-_FREE = ("env_options.kwargs", "options")
+_FREE: dict[type[Any], str] = {Config: "env_options.kwargs", EvalConfig: "env_options.kwargs", BenchConfig: "options"}
 """Where keys are free: arguments of an environment's constructor, options of planners that anybody may have written."""
 
 
@@ -122,7 +122,7 @@ def load(root: type[T], overrides: Sequence[str]) -> T:
     register({*PLANNERS, chosen["planner"]} if "planner" in chosen else PLANNERS)
     try:
         with initialize_config_module("forethought.configs", version_base="1.3"):
-            config = compose(_ROOTS[root], overrides=[_quoted(o) for o in overrides])
+            config = compose(_ROOTS[root], overrides=[_quoted(root, o) for o in overrides])
         _check_values(config)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
@@ -132,13 +132,13 @@ def load(root: type[T], overrides: Sequence[str]) -> T:
         raise ConfigError(_reason(error)) from error
 
 
-def _quoted(override: str) -> str:
+def _quoted(root: type[Any], override: str) -> str:
     """Values with characters of Hydra's grammar (`module:EnvId`, paths with spaces) are taken literally.
 
     Lists, dictionaries, interpolations and values in quotes go through as they are.
     """
     key, value = override.split("=", 1)
-    if _is_free(key):
+    if _is_free(root, key):
         key = f"++{key}"
     if re.fullmatch(r"[\w./+-]*", value, re.ASCII) or value[0] in "[{'\"" or "${" in value:
         return f"{key}={value}"
@@ -146,8 +146,8 @@ def _quoted(override: str) -> str:
     return f"{key}='{escaped}'"
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in _FREE)
+def _is_free(root: type[Any], key: str) -> bool:
+    return key == _FREE[root] or key.startswith(f"{_FREE[root]}.")
 
 
 def _check_choices(root: type[Any], overrides: Sequence[str]) -> dict[str, str]:
@@ -199,7 +199,7 @@ def _explain(root: type[Any], overrides: Sequence[str], error: Exception) -> Non
         known = _keys(compose(_ROOTS[root], overrides=groups))
     for override in overrides:
         key = override.split("=", 1)[0]
-        if key not in known and key not in _GROUPS[root] and not _is_free(key):
+        if key not in known and key not in _GROUPS[root] and not _is_free(root, key):
             raise UnknownNameError("config key", key, known) from error
 
 

@@ -127,12 +127,12 @@ class ReacherHard(PlanningTask):
 
 
 class CupCatch(PlanningTask):
-    """Swing a ball on a string into a cup."""
+    """Catch a ball on a string in a cup."""
 
     name = "cup_catch"
-    summary = "swing a ball on a string into the cup that it hangs from; no reward before it is caught"
-    source = "dm_control ball_in_cup-catch, the ball starting at rest below the cup instead of anywhere"
-    frame_skip, horizon, decisions = 20, 12, 30
+    summary = "catch a ball on a string in the cup that it hangs from; no reward before it is in there"
+    source = "dm_control ball_in_cup-catch"
+    frame_skip, horizon, decisions = 20, 15, 30
     fields = ("site_xpos", "xpos")
     solved_at = 1.0
 
@@ -145,7 +145,12 @@ class CupCatch(PlanningTask):
 
     @override
     def sample_start(self, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
-        return np.array([0.0, 0.0, *rng.uniform((-0.05, -0.05), (0.05, 0.0))]), np.zeros(4), _NO_GOAL
+        data = mujoco.MjData(self.model)
+        while True:  # until the ball touches nothing
+            data.qpos[2:] = rng.uniform((-0.2, 0.2), (0.2, 0.5))
+            mujoco.mj_forward(self.model, data)
+            if data.ncon == 0:
+                return data.qpos.copy(), np.zeros(4), _NO_GOAL
 
     @override
     def reward(self, x: Fields, goal: Floats) -> Floats:
@@ -197,7 +202,7 @@ class HopperHop(PlanningTask):
     name = "hopper_hop"
     summary = "hop forward on one leg at 2 m/s without falling"
     source = "dm_control hopper-hop, starting near its default pose"
-    frame_skip, horizon, decisions = 6, 16, 40
+    frame_skip, horizon, decisions = 6, 24, 40
     fields = ("xipos", "sensordata")
     camera = "cam0"
 
