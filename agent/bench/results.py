@@ -41,7 +41,8 @@ def summarise(
             for other in rows
             if (other["task"], other["budget"]) == (row["task"], row["budget"])
         }
-        row["as_good_as_best"] = row["planner"] in as_good_as_best(rivals, options.seed)
+        moved = any(values.mean() > 0 for values in rivals.values())  # or nobody was any better than random actions
+        row["as_good_as_best"] = moved and row["planner"] in as_good_as_best(rivals, options.seed)
     return {
         "command": command or provenance.command(),
         "commit": provenance.commit(),

@@ -62,6 +62,12 @@ def test_who_can_be_told_from_the_best(results: dict[str, Any]) -> None:
     assert best == {("lqr", "cem"): False, ("lqr", "gradient"): True, ("sparse_reach", "cem"): True}
 
 
+def test_where_nobody_is_better_than_random_nobody_is_best(lqr: TrueDynamics[Any]) -> None:
+    options = BenchOptions(planners=["cem"], budgets=[24], episodes=2)
+    played = cells("lqr", random=[-1.0, -1.0], cem=[-1.0, -1.0])
+    assert not row(summarise([lqr], played, [], options, "x"), "lqr", "cem")["as_good_as_best"]
+
+
 def test_planners_are_ranked_where_they_all_have_played(results: dict[str, Any]) -> None:
     whole, shared = results["rankings"]
     assert (whole["tasks"], list(whole["standings"])) == (["lqr", "sparse_reach"], ["cem"])
