@@ -49,5 +49,5 @@ def _frames(arena: Arena, episodes: dict[str, Episode], length: int) -> Iterator
         tiles = []
         for name, frames in films.items():
             total = sum(episodes[name].rewards[:step])
-            tiles.append(annotate(frames[min(step, len(frames) - 1)], [name, f"{total:.1f}"]))
+            tiles.append(annotate(frames[min(step, len(frames) - 1)], [f"{name}  {total:.1f}"]))
         yield side_by_side(*tiles)

@@ -283,8 +283,8 @@ class HumanoidStand(PlanningTask):
 
     name = "humanoid_stand"
     summary = "keep a humanoid of 21 motors on its feet, from a start with random velocities"
-    source = "dm_control humanoid-stand, starting near its default pose instead of on the floor"
-    frame_skip, horizon, decisions = 5, 10, 30
+    source = "dm_control humanoid-stand, starting near its default pose in motion instead of on the floor"
+    frame_skip, horizon, decisions = 5, 10, 40
     fields = ("xpos", "xmat", "sensordata")
     camera = "side"
 
@@ -297,7 +297,7 @@ class HumanoidStand(PlanningTask):
 
     @override
     def sample_start(self, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
-        qpos, qvel = self.model.qpos0.copy(), 0.1 * rng.standard_normal(self.model.nv)
+        qpos, qvel = self.model.qpos0.copy(), 0.5 * rng.standard_normal(self.model.nv)
         qpos[2] = 1.33
         qpos[7:] += rng.uniform(-0.05, 0.05, self.model.nq - 7)
         return qpos, qvel, _NO_GOAL

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from forethought import UnknownNameError
 from forethought.agent.bench.analytic import LinearQuadratic
 from forethought.agent.bench.arena import BenchError, Settings, TrueDynamics
 from forethought.agent.bench.budget import contender, fit, fit_time, shape
-from forethought.planners import PLANNERS
+from forethought.planners import PLANNERS, Plan, PlannerEntry
 
 ARENA = TrueDynamics(LinearQuadratic(), horizon=3)
 
@@ -77,6 +78,42 @@ def test_a_budget_that_is_too_small_says_so() -> None:
 def test_options_out_of_range_are_explained() -> None:
     with pytest.raises(BenchError, match="temperature must be above 0"):
         fit(contender("mppi", {"temperature": -1.0}), ARENA, 64)
+
+
+class Walker:
+    """A planner of the plain protocol, with options of its own: it scores what it is told to."""
+
+    def __init__(self, low: torch.Tensor, high: torch.Tensor, options: Any) -> None:
+        self.options, self.actions = options, ((low + high) / 2).expand(1, options.tries, options.horizon, -1)
+        self.horizon = options.horizon
+
+    def init(self, batch_size: int) -> int:
+        return 0
+
+    def advance(self, state: int, steps: int) -> int:
+        return state + steps
+
+    def plan(self, cost_fn: Any, state: int, generator: Any, seeds: Any = None, deadline_s: Any = None) -> Any:
+        costs = cost_fn(self.actions)
+        nothing = torch.zeros(1, dtype=torch.long)
+        return Plan(self.actions[:, 0], costs[:, 0], costs[:, :1], nothing, costs[:, 0], 1, 0.0), state
+
+
+@dataclass
+class WalkerOptions:
+    """Without `num_samples`."""
+
+    horizon: int = 5
+    tries: int = 12
+
+
+def test_planners_of_others_need_no_more_than_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = PlannerEntry(Walker, WalkerOptions)
+    monkeypatch.setattr("forethought.agent.bench.budget.find_planner", lambda name: entry)
+    fitted = fit(contender("walker", {"tries": 9}), ARENA, 20)
+    assert (fitted.evaluations, fitted.options) == (9, {"horizon": 3, "tries": 9})
+    with pytest.raises(BenchError, match="budget=8 is too small for walker: it spends 12"):
+        fit(contender("walker", {}), ARENA, 8)
 
 
 class Clock:
