@@ -53,6 +53,15 @@ _EXAMPLES = {
   forethought export run=runs/reacher out=reacher                a folder to share: weights, model card, scores
   forethought export run=runs/reacher out=reacher checkpoint=last
   forethought export run=reacher out=again                       what was exported is as good as a run""",
+    "bench": """
+  forethought bench planners                                     every planner on the default tasks: some 15 minutes
+  forethought bench planners tasks=quick                         a minute, to see how it works
+  forethought bench planners planners=icem,mppi tasks=cartpole_swingup,walker_run budgets=64,256,1024 episodes=10
+  forethought bench planners planners=mppi,cold options.cold.planner=mppi options.cold.temperature=0.1
+  forethought bench planners budgets=[] budgets_ms=5,20          equal time instead of equal evaluations
+  forethought bench planners tasks=none models=runs/reacher      in a learned model
+  forethought bench planners --options                           every option with its default and meaning
+  forethought bench tasks                                        what there is to be compared on""",
     "envs": """
   forethought envs                             everything that can be made here
   forethought envs reacher                     ids that contain a word
@@ -161,6 +170,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--options", action="store_true", help="list every option with its default and meaning")
     add("goal", "write a goal of a run's environment into a file, for `eval goal=`", "run= out= seed= checkpoint=")
     add("export", "write an agent into a folder to share: weights, model card, scores", "run= out= checkpoint=")
+    bench = add("bench", "compare planners at equal budgets, with intervals and a report", "options; see --options")
+    bench.add_argument("--options", action="store_true", help="list every option with its default and meaning")
     envs = add("envs", "list the environments that can be made here")
     envs.add_argument("filter", nargs="?", default="", help="only ids that contain this")
     add("doctor", "check this installation (an environment: check-env)")
@@ -338,6 +349,66 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
         files.insert(1, result["video"])
     _say(console, f"in {config.run}: {', '.join(files)}")
     return 0
+
+
+def with_brackets(overrides: Sequence[str]) -> list[str]:
+    """`planners=cem,mppi` as `planners=[cem,mppi]`, which would have to be quoted in some shells."""
+    pairs = map(_split, overrides)
+    return [f"{k}=[{v}]" if k in _BENCH_LISTS and not v.startswith("[") else f"{k}={v}" for k, v in pairs]
+
+
+_BENCH_ACTIONS = ("planners", "tasks")
+_BENCH_LISTS = ("planners", "tasks", "models", "budgets", "budgets_ms")
+
+
+def _bench(parsed: argparse.Namespace, console: Console) -> int:
+    from ..configs.register import load
+    from ..configs.schema import BenchConfig
+
+    if not parsed.overrides or "=" in parsed.overrides[0]:
+        raise UsageError(f"bench needs what to do: one of {', '.join(_BENCH_ACTIONS)} (see `forethought bench --help`)")
+    action, *given = parsed.overrides
+    if action not in _BENCH_ACTIONS:
+        raise UnknownNameError("action of bench", action, _BENCH_ACTIONS)
+    if parsed.options:
+        return _print_options(BenchConfig, given, console)
+    from . import build
+    from .bench.results import refused_lines
+
+    if action == "tasks":
+        console.print(_tasks_table([build.make_arena(name) for name in build.bench_tasks()], build.TASK_GROUPS))
+        return 0
+    config = load(BenchConfig, with_brackets(given))
+    with ConsoleProgress(console) as progress:
+        results = build.bench_planners(config, progress)
+    for ranking in results["rankings"]:
+        console.print(_standings_table(ranking, len(results["tasks"])))
+    for line in refused_lines(results):
+        _say(console, f"not played: {line}")
+    _say(console, f"in {config.out}: report.html, table.md, results.json, cells")
+    return 0
+
+
+def _standings_table(ranking: dict[str, Any], tasks: int) -> Table:
+    among = "all tasks" if len(ranking["tasks"]) == tasks else f"{len(ranking['tasks'])} of {tasks} tasks"
+    stays = f"the leader stays first in {ranking['leader_stays']:.0%} of resamples"
+    table = Table(title=f"budget {ranking['budget']}, {among}", caption=f"0 random, 1 best; {stays}")
+    for column in ("", "IQM", "95 % interval", "regret", "mean rank", "first in"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, s in sorted(ranking["standings"].items(), key=lambda item: -item[1]["iqm"]):
+        interval = "{:.2f} to {:.2f}".format(*s["iqm_ci"])
+        row = (f"{s['iqm']:.2f}", interval, f"{s['regret']:.2f}", f"{s['mean_rank']:.2f}", f"{s['first']:.0%}")
+        table.add_row(escape(name), *row)
+    return table
+
+
+def _tasks_table(arenas: Sequence[Any], groups: dict[str, tuple[str, ...]]) -> Table:
+    caption = "; ".join(f"{name}: {len(tasks)}" for name, tasks in groups.items())
+    table = Table("task", "actions", "horizon", "decisions", "what", "source", caption=f"groups, by size: {caption}")
+    for arena in arenas:
+        numbers = (str(len(arena.action_low)), str(arena.horizon), str(arena.decisions))
+        table.add_row(arena.name, *numbers, escape(arena.summary), escape(arena.source))
+    return table
 
 
 def _result_table(result: dict[str, Any]) -> Table:
@@ -534,6 +605,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "eval": _eval,
     "goal": _goal,
     "export": _export,
+    "bench": _bench,
     "envs": _envs,
     "doctor": _doctor,
     "check-planner": _check_planner,

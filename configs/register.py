@@ -20,16 +20,18 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import ForethoughtError, UnknownNameError
 from ..agent.objectives import OBJECTIVES
 from ..planners import ENTRY_POINTS, PLANNERS, find_planner
-from .schema import Config, ConfigError, EvalConfig
+from .schema import BenchConfig, Config, ConfigError, EvalConfig
 
-T = TypeVar("T", Config, EvalConfig)
+T = TypeVar("T", Config, EvalConfig, BenchConfig)
 
-_ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval"}
+_ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval", BenchConfig: "bench"}
 _GROUPS: dict[type[Any], tuple[str, ...]] = {
     Config: ("planner", "objective", "preset"),
     EvalConfig: ("planner", "objective"),
+    BenchConfig: (),
 }
-_KWARGS = "env_options.kwargs"
+_FREE: dict[type[Any], str] = {Config: "env_options.kwargs", EvalConfig: "env_options.kwargs", BenchConfig: "options"}
+"""Where keys are free: arguments of an environment's constructor, options of planners that anybody may have written."""
 
 
 def register(planners: Iterable[str] = PLANNERS) -> None:
@@ -120,7 +122,7 @@ def load(root: type[T], overrides: Sequence[str]) -> T:
     register({*PLANNERS, chosen["planner"]} if "planner" in chosen else PLANNERS)
     try:
         with initialize_config_module("forethought.configs", version_base="1.3"):
-            config = compose(_ROOTS[root], overrides=[_quoted(o) for o in overrides])
+            config = compose(_ROOTS[root], overrides=[_quoted(root, o) for o in overrides])
         _check_values(config)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
@@ -130,19 +132,22 @@ def load(root: type[T], overrides: Sequence[str]) -> T:
         raise ConfigError(_reason(error)) from error
 
 
-def _quoted(override: str) -> str:
+def _quoted(root: type[Any], override: str) -> str:
     """Values with characters of Hydra's grammar (`module:EnvId`, paths with spaces) are taken literally.
 
-    Lists, dictionaries, interpolations and values in quotes go through as they are. The constructor's keyword arguments
-    are the one place where keys are free.
+    Lists, dictionaries, interpolations and values in quotes go through as they are.
     """
     key, value = override.split("=", 1)
-    if key == _KWARGS or key.startswith(f"{_KWARGS}."):
+    if _is_free(root, key):
         key = f"++{key}"
     if re.fullmatch(r"[\w./+-]*", value, re.ASCII) or value[0] in "[{'\"" or "${" in value:
         return f"{key}={value}"
     escaped = value.replace("'", "\\'")
     return f"{key}='{escaped}'"
+
+
+def _is_free(root: type[Any], key: str) -> bool:
+    return key == _FREE[root] or key.startswith(f"{_FREE[root]}.")
 
 
 def _check_choices(root: type[Any], overrides: Sequence[str]) -> dict[str, str]:
@@ -194,7 +199,7 @@ def _explain(root: type[Any], overrides: Sequence[str], error: Exception) -> Non
         known = _keys(compose(_ROOTS[root], overrides=groups))
     for override in overrides:
         key = override.split("=", 1)[0]
-        if key not in known and key not in _GROUPS[root] and not key.startswith(f"{_KWARGS}."):
+        if key not in known and key not in _GROUPS[root] and not _is_free(root, key):
             raise UnknownNameError("config key", key, known) from error
 
 
@@ -235,7 +240,7 @@ def describe(root: type[Any], overrides: Sequence[str]) -> list[tuple[str, str, 
             else:
                 rows.append((prefix + item.name, "" if value == MISSING else str(value), meanings.get(item.name, "")))
 
-    required = {Config: ["env=(required)"], EvalConfig: ["run=(required)"]}[root]
+    required = {Config: ["env=(required)"], EvalConfig: ["run=(required)"], BenchConfig: list[str]()}[root]
     given = [o for o in overrides if o.split("=", 1)[0] in _GROUPS[root]]
     walk(load(root, [*required, *given]), "")
     return rows

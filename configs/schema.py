@@ -5,6 +5,7 @@ from typing import Any
 
 from .. import ForethoughtError, UnknownNameError
 from ..agent.agent import AgentOptions
+from ..agent.bench.runner import BenchOptions
 from ..agent.memory.store import MemoryOptions
 from ..agent.training.evaluate import MAX_SEED, EvaluationOptions
 from ..agent.training.learner import LearnerOptions
@@ -95,6 +96,25 @@ class EvalConfig:
     defaults: list[Any] = field(default_factory=lambda: [{"planner": "icem"}, {"objective": "goal"}, "_self_"])
 
     def __post_init__(self) -> None:
+        _at_least("threads", self.threads, 1)
+
+
+@dataclass
+class BenchConfig(BenchOptions):
+    """What `forethought bench planners` takes."""
+
+    tasks: list[str] = field(default_factory=lambda: ["default"])
+    """Tasks by name, as `forethought bench tasks` lists them, or groups of them: default, quick, analytic, mujoco, all,
+    none."""
+    models: list[str] = field(default_factory=list)
+    """Run folders of `forethought train`: the planners also plan in what these have learned."""
+    out: str = "runs/bench"
+    """Folder of the results; a comparison that is there already goes on."""
+    threads: int = 2
+    """CPU threads of PyTorch; simulations take as many as there are CPUs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least("threads", self.threads, 1)
 
 

@@ -15,9 +15,11 @@ import yaml
 
 import forethought
 from forethought import ForethoughtError
-from forethought.agent.cli import _SHORT, build_parser
+from forethought.agent.bench.budget import contender
+from forethought.agent.build import bench_tasks
+from forethought.agent.cli import _SHORT, build_parser, with_brackets
 from forethought.configs.register import load
-from forethought.configs.schema import Config, EvalConfig
+from forethought.configs.schema import BenchConfig, Config, EvalConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -133,6 +135,13 @@ def check_forethought(arguments: list[str]) -> None:
     elif parsed.command == "eval":
         pairs = [o.partition("=") for o in parsed.overrides]
         load(EvalConfig, [f"{_SHORT.get(key, key)}={value}" for key, _, value in pairs])
+    elif parsed.command == "bench" and parsed.overrides != ["tasks"]:
+        action, *overrides = parsed.overrides
+        assert action == "planners"
+        config = load(BenchConfig, with_brackets(overrides))
+        bench_tasks(config.tasks)
+        for label in config.planners:
+            contender(label, config.options.get(label, {}))
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
@@ -147,6 +156,9 @@ def test_commands_exist(page: str, command: str) -> None:
         "forethought train env=X planer=icem",
         "forethought eval run=x planner.num_elite=3",
         "forethought memory look runs/x",
+        "forethought bench robots",
+        "forethought bench planners tasks=pendulm",
+        "forethought bench planners planners=mppi options.mppi.temprature=1",
         "python benchmarks/gone.py",
         "make install",
     ],

@@ -315,4 +315,10 @@ def suite_model(name: str, *, without_geom: str | None = None) -> mujoco.MjModel
             # The sky's 800 x 800 x 6 pixels are most of the compile time; small, its stars would be snowballs.
             texture.width = texture.height = 64
             texture.mark = int(mujoco.mjtMark.mjMARK_NONE)
-    return spec.compile()
+    # A deprecated attribute of the cheetah's file, whose successor is a function of the compiled model.
+    total_mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1
+    model = spec.compile()
+    if total_mass > 0:
+        mujoco.mj_setTotalmass(model, total_mass)
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model

@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from forethought import ForethoughtError, UnknownNameError
 from forethought.configs import register
 from forethought.configs.register import describe, load, presets, with_preset
-from forethought.configs.schema import Config, ConfigError, EvalConfig
+from forethought.configs.schema import BenchConfig, Config, ConfigError, EvalConfig
 from forethought.envs.spec import EnvOptions
 from forethought.planners import CEM, PLANNERS, PlannerEntry
 from forethought.planners.cem import CEMOptions
@@ -249,6 +249,24 @@ def test_every_option_is_described() -> None:
     assert ("env", "(required)") in [row[:2] for row in rows]
     assert ("env_options.action_repeat", str(EnvOptions().action_repeat)) in [row[:2] for row in rows]
     assert "evaluation.episodes" in [key for key, _, _ in describe(EvalConfig, [])]
+
+
+def test_a_comparison_takes_options_of_planners_that_no_schema_knows() -> None:
+    config = load(BenchConfig, ["planners=[mppi,cold]", "options.cold.planner=mppi", "options.cold.temperature=0.1"])
+    assert config.options == {"cold": {"planner": "mppi", "temperature": 0.1}}
+    assert config.planners == ["mppi", "cold"]
+    assert load(BenchConfig, ["budgets_ms=[5,2.5]"]).budgets_ms == [5.0, 2.5]
+    for bad in ("option.cold.planner=mppi", "planner=cem", "budget=3"):
+        with pytest.raises(UnknownNameError, match="unknown config key"):
+            load(BenchConfig, [bad])
+    for root in (Config, EvalConfig):  # only there
+        with pytest.raises(UnknownNameError, match=r"unknown config key 'options\.cem\.x'"):
+            load(root, [ENV if root is Config else "run=x", "options.cem.x=1"])
+    keys = {key: meaning for key, _, meaning in describe(BenchConfig, [])}
+    assert {"planners", "budgets", "budgets_ms", "tasks", "models", "out", "episodes"} <= set(keys)
+    assert all(keys.values())
+    with pytest.raises(ForethoughtError, match="episodes must be at least 1, got 0"):
+        load(BenchConfig, ["episodes=0"])
 
 
 def test_registering_twice_changes_nothing() -> None:

@@ -1,0 +1,1 @@
+"""Comparing planners: tasks, equal budgets, episodes that can be resumed, statistics and a report."""
