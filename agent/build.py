@@ -22,9 +22,11 @@ from typing import Any
 import torch
 
 from .. import ForethoughtError, UnknownNameError
-from ..configs.schema import Config, EvalConfig, EvalEnvOptions
+from ..configs.schema import Config, DriveConfig, EvalConfig, EvalEnvOptions
 from ..envs.goal_files import goal_picture, read_goal, write_goal
 from ..envs.pixels import resize
+from ..envs.realtime import RealTime
+from ..envs.registry import make_env
 from ..envs.simulator import make_simulator
 from ..envs.spec import EnvError, EnvOptions, EnvSpec
 from ..envs.vector import VectorEnv, make_vector
@@ -36,6 +38,7 @@ from .compilation import worth_compiling
 from .configurator import Configurator
 from .files import read_json, write_bytes, write_json
 from .guides import Guide, MacroGuide
+from .limits import ActionLimits
 from .memory.graph import open_graph, save_graph
 from .memory.index import MomentIndex, open_index
 from .memory.store import Episode, EpisodeStore, MemoryOptions
@@ -48,7 +51,9 @@ from .objectives import (
     RewardObjective,
     RewardOptions,
 )
+from .realtime import Drive, Driver, usual_error
 from .report.html import write_report
+from .report.run_log import RunLog
 from .report.video import VideoError, side_by_side, write_video
 from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, restore_module
 from .training.evaluate import (
@@ -105,6 +110,7 @@ def load_agent(
     memory: EpisodeStore | str | Path | None = None,
     device: str = "cpu",
     seed: int = 0,
+    limits: ActionLimits | None = None,
 ) -> Agent:
     """A trained agent from its run folder.
 
@@ -128,6 +134,7 @@ def load_agent(
             or `agent.retrieval.seeds` not 0; None takes the one it was trained with.
         device: where it computes.
         seed: of the planner's random draws.
+        limits: of how fast actions change; None for those of the environment that it was trained in.
 
     Raises:
         RunError: there is no such run, or no such device, or the run has no goals and is to go by its memory.
@@ -160,7 +167,7 @@ def load_agent(
         memory = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
     guide = build_guide(model, options, generator, partial(build_configurator, model, memory, options))
     index = build_index(model, memory, options) if options.retrieval.seeds else None
-    agent = Agent(model, planner_, build_objective(objective), options, generator, guide, index)
+    agent = Agent(model, planner_, build_objective(objective), options, generator, guide, index, limits)
     if options.deadline_s is not None:
         agent.warm_up()
     return agent
@@ -544,16 +551,12 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         "planner": dataclasses.asdict(config.planner),
         "agent": dataclasses.asdict(config.agent),
         "shift": dataclasses.asdict(config.env_options.shift),
+        "link": dataclasses.asdict(config.env_options.link),
         "goal_ahead": config.env_options.goal_ahead,
         "seed": options.seed,
         "seeds": seeds,
         "checkpoint": config.checkpoint,
-        "command": command or provenance.command(),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    } | _provenance(command)
     result = dict(_finite(result))
     write_json(run_dir / "eval.json", result)
     write_report(run_dir)
@@ -561,11 +564,22 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
     return result
 
 
+def _provenance(command: str | None) -> dict[str, Any]:
+    """What made a result, and when."""
+    return {
+        "command": command or provenance.command(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
 def _evaluated_in(trained: EnvOptions, chosen: EvalEnvOptions) -> EnvOptions:
     """Options of the environment that a run is evaluated in."""
     limit = trained.max_episode_steps if chosen.goal_ahead == trained.goal_ahead else None
     return dataclasses.replace(
-        trained, shift=chosen.shift, goal_ahead=chosen.goal_ahead, max_episode_steps=limit,
+        trained, shift=chosen.shift, link=chosen.link, goal_ahead=chosen.goal_ahead, max_episode_steps=limit,
         kwargs={**trained.kwargs, **chosen.kwargs},
     )  # fmt: skip
 
@@ -611,12 +625,13 @@ def _check_changes(agent: Agent, environments: VectorEnv, seed: int) -> None:
     environments.change_goals([seed], [0])
 
 
-def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
+def overrides_of_run(saved: dict[str, Any], given: dict[str, str], limits: bool = False) -> list[str]:
     """What an evaluation takes over from the configuration of its run, as overrides that come before the user's.
 
     Args:
         saved: `config` of the run's card.
         given: the user's overrides; a group that they choose anew is not taken over.
+        limits: whether the limits of actions are among what can be overridden, as in a drive.
     """
     overrides: list[str] = []
 
@@ -632,7 +647,8 @@ def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
             overrides.append(f"{group}={saved[group]['name']}")
             walk(group, saved[group])
     walk("agent", saved["agent"])
-    walk("env_options", {k: saved["env_options"][k] for k in ("shift", "goal_ahead") if k in saved["env_options"]})
+    taken = ("shift", "link", "goal_ahead", *(("action_rate", "action_acceleration") if limits else ()))
+    walk("env_options", {k: saved["env_options"][k] for k in taken if k in saved["env_options"]})
     return overrides
 
 
@@ -769,6 +785,80 @@ def _with_latent_l2(agent: Agent) -> Agent:
 
 
 _NOT_ASKED = "evaluation.true_dynamics=false"
+
+
+# -- driving ----------------------------------------------------------------------------------------------------------
+
+
+def drive(
+    config: DriveConfig,
+    progress: Progress | None = None,
+    on_episode: Callable[[Drive], None] | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Drive one robot in wall-clock time with the agent of a run; writes drive.json into the run, and the log.
+
+    Args:
+        config: run, robot and how it is driven.
+        progress: is told what takes time before the drive.
+        on_episode: called between episodes.
+        command: that made the result; None for that of this process.
+
+    Returns:
+        the content of drive.json.
+    """
+    progress = progress or Silent()
+    run_dir, options = Path(config.run).expanduser(), config.drive
+    with _threads(config.threads), contextlib.ExitStack() as stack:
+        card = read_card(run_dir, config.checkpoint)
+        saved, chosen = card["config"], config.env_options
+        env_options = dataclasses.replace(
+            _evaluated_in(EnvOptions.from_json(saved["env_options"]), chosen),
+            action_rate=chosen.action_rate, action_acceleration=chosen.action_acceleration,
+        )  # fmt: skip
+        env = stack.enter_context(contextlib.closing(make_env(saved["env"], env_options)))
+        _check_same(EnvSpec.from_json(card["spec"]), env.env_spec)
+        robot = RealTime(env, config.period_s)
+        folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
+        agent = load_agent(
+            run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,
+            memory=folder, device=config.device, seed=options.seed, limits=ActionLimits.of(env.env_spec),
+        )  # fmt: skip
+        usual = None
+        if options.surprise:
+            with _opened(folder) as store:
+                usual = usual_error(agent, [store.get(i) for i in store.ids()[-_USUAL_EPISODES:].tolist()])
+        progress.message(f"driving {saved['env']} at {1 / robot.period_s:.4g} Hz for {options.steps} decisions")
+        for _ in range(_WARM_UPS):
+            agent.warm_up()
+        result = _provenance(command) | {
+            "env": saved["env"],
+            "checkpoint": config.checkpoint,
+            "options": dataclasses.asdict(options),
+            "env_options": dataclasses.asdict(env_options),
+            "planner": dataclasses.asdict(config.planner),
+            "agent": dataclasses.asdict(config.agent),
+            "threads": config.threads,
+        }
+        log = None if config.log is None else stack.enter_context(RunLog(Path(config.log).expanduser(), result))
+
+        def between(driven: Drive) -> None:
+            if log is not None:
+                log.flush()
+            if on_episode is not None:
+                on_episode(driven)
+
+        driver = Driver(agent, robot, options, usual)
+        driven = driver.run(None if log is None else log.add, between)
+    result = dict(_finite(result | {"usual_error": usual} | driven.summary()))
+    write_json(run_dir / "drive.json", result)
+    return result
+
+
+_USUAL_EPISODES = 20
+"""Latest episodes in memory by which a drive tells what is usual."""
+_WARM_UPS = 5
+"""Plans that are made and forgotten before a drive: the first ones allocate."""
 
 
 def save_goal(run: str | Path, out: str | Path, seed: int = 0, checkpoint: str = "best") -> Path:

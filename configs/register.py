@@ -20,14 +20,15 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import ForethoughtError, UnknownNameError
 from ..agent.objectives import OBJECTIVES
 from ..planners import ENTRY_POINTS, PLANNERS, find_planner
-from .schema import Config, ConfigError, EvalConfig
+from .schema import Config, ConfigError, DriveConfig, EvalConfig
 
-T = TypeVar("T", Config, EvalConfig)
+T = TypeVar("T", Config, EvalConfig, DriveConfig)
 
-_ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval"}
+_ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval", DriveConfig: "drive"}
 _GROUPS: dict[type[Any], tuple[str, ...]] = {
     Config: ("planner", "objective", "preset"),
     EvalConfig: ("planner", "objective"),
+    DriveConfig: ("planner", "objective"),
 }
 _KWARGS = "env_options.kwargs"
 
@@ -235,7 +236,7 @@ def describe(root: type[Any], overrides: Sequence[str]) -> list[tuple[str, str, 
             else:
                 rows.append((prefix + item.name, "" if value == MISSING else str(value), meanings.get(item.name, "")))
 
-    required = {Config: ["env=(required)"], EvalConfig: ["run=(required)"]}[root]
+    required = ["env=(required)" if root is Config else "run=(required)"]
     given = [o for o in overrides if o.split("=", 1)[0] in _GROUPS[root]]
     walk(load(root, [*required, *given]), "")
     return rows

@@ -18,7 +18,8 @@ from .. import UnknownNameError
 from .checks import check_options
 from .goal_ahead import GoalAhead
 from .gymnasium_adapter import AnyEnv, make_gymnasium
-from .spec import EnvError, EnvOptions, ShiftOptions
+from .link import Link
+from .spec import EnvError, EnvOptions, LinkOptions, ShiftOptions
 from .wrappers import DEFAULT_EPISODE_STEPS, ForethoughtEnv
 
 _EXTRAS = {
@@ -58,6 +59,8 @@ def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
         if options.goal_ahead is not None:
             env = _ahead(env, env_id, options.goal_ahead, native_limit or DEFAULT_EPISODE_STEPS)
             native_limit = 2 * options.goal_ahead
+        if options.link != LinkOptions():
+            env = _linked(env, env_id, options)
         return ForethoughtEnv(env, env_id, options, native_limit)
     except BaseException:
         env.close()
@@ -127,6 +130,13 @@ def _make(registered: RegisteredEnv, options: EnvOptions) -> tuple[AnyEnv, int |
 def _ahead(env: AnyEnv, env_id: str, steps: int, episode_steps: int) -> GoalAhead:
     try:
         return GoalAhead(env, steps, episode_steps)
+    except EnvError as error:
+        raise EnvError(f"{env_id}: {error}") from error
+
+
+def _linked(env: AnyEnv, env_id: str, options: EnvOptions) -> Link:
+    try:
+        return Link(env, options.link, options.action_repeat)
     except EnvError as error:
         raise EnvError(f"{env_id}: {error}") from error
 
