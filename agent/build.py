@@ -25,7 +25,7 @@ from .. import ForethoughtError, UnknownNameError
 from ..configs.schema import Config, DriveConfig, EvalConfig, EvalEnvOptions
 from ..envs.goal_files import goal_picture, read_goal, write_goal
 from ..envs.pixels import resize
-from ..envs.realtime import RealTime
+from ..envs.realtime import Clock, RealTime
 from ..envs.registry import make_env
 from ..envs.simulator import make_simulator
 from ..envs.spec import EnvError, EnvOptions, EnvSpec
@@ -795,6 +795,7 @@ def drive(
     progress: Progress | None = None,
     on_episode: Callable[[Drive], None] | None = None,
     command: str | None = None,
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Drive one robot in wall-clock time with the agent of a run; writes drive.json into the run, and the log.
 
@@ -803,6 +804,7 @@ def drive(
         progress: is told what takes time before the drive.
         on_episode: called between episodes.
         command: that made the result; None for that of this process.
+        clock: by which it is driven; None for that of the machine.
 
     Returns:
         the content of drive.json.
@@ -818,7 +820,7 @@ def drive(
         )  # fmt: skip
         env = stack.enter_context(contextlib.closing(make_env(saved["env"], env_options)))
         _check_same(EnvSpec.from_json(card["spec"]), env.env_spec)
-        robot = RealTime(env, config.period_s)
+        robot = RealTime(env, config.period_s, clock)
         folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
         agent = load_agent(
             run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,

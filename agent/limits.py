@@ -84,11 +84,11 @@ class ActionLimits:
 
     def nearest(self, target: Tensor, last: Motion) -> Motion:
         """The command nearest to `target [..., A]` that keeps the limits."""
-        return self._move((target.double() - last.action) / self.period_s, last)
+        return self._move(self._way(target, last) / self.period_s, last)
 
     def toward(self, target: Tensor, last: Motion) -> Motion:
         """The command that goes to `target [..., A]` fast, but so that it can stop there: for one that stays."""
-        way = target.double() - last.action
+        way = self._way(target, last)
         return self._move(way.sign() * self._stoppable(way.abs()), last)
 
     def follow(self, targets: Tensor, last: Motion) -> Tensor:
@@ -98,6 +98,9 @@ class ActionLimits:
             last = self.nearest(target, last)
             commands.append(last.action)
         return torch.stack(commands, dim=-2).to(targets)
+
+    def _way(self, target: Tensor, last: Motion) -> Tensor:
+        return target.double().clamp(self.low, self.high) - last.action
 
     def _move(self, rate: Tensor, last: Motion) -> Motion:
         step = self.acceleration * self.period_s

@@ -80,8 +80,8 @@ class DriveOptions:
     surprise_ticks: int = 3
     """Decisions in a row that must be surprised before the robot falls back, until one is not."""
     priority: int = 0
-    """Real-time priority, 1 to 99, to ask the operating system for (SCHED_FIFO of Linux, which has to permit it), so that
-    other programs do not come in between; 0 for none."""
+    """Real-time priority, 1 to 99, to ask the operating system for, so that other programs do not come in between
+    (SCHED_FIFO of Linux, which has to permit it); 0 for none."""
     seed: int = 0
     """Of the episodes and of the planner's random draws."""
 
@@ -358,9 +358,12 @@ class Driver:
 
     def _stop(self, motion: Motion) -> None:
         """Bring the robot to rest as fast as the limits allow."""
-        rest = self._limits.rest()
-        while not torch.equal(motion.action, rest.action) or bool(motion.rate.any()):
-            motion = self._limits.toward(rest.action, motion)
+        rest = self._limits.rest().action
+        while True:
+            before, motion = motion, self._limits.toward(rest, motion)
+            left = torch.maximum((motion.action - rest).abs(), (before.action - rest).abs())
+            if bool((left <= self._tolerance).all()):  # and would stay there
+                return
             _, _, terminated, truncated, _ = self.robot.step(motion.action.float().numpy())
             if terminated or truncated:
                 return

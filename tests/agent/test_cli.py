@@ -23,7 +23,7 @@ from forethought.agent.cli import ConsoleProgress, build_parser, main
 from forethought.agent.memory.store import EpisodeStore, MemoryOptions
 from forethought.agent.training.checkpoint import load_checkpoint
 
-COMMANDS = ["quickstart", "collect", "train", "eval", "goal", "envs", "doctor", "memory"]
+COMMANDS = ["quickstart", "collect", "train", "eval", "drive", "goal", "envs", "doctor", "memory"]
 ENV = "env=forethought/PointMass-v0"
 
 
