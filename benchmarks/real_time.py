@@ -5,9 +5,9 @@
     python benchmarks/real_time.py --steps 1000 --priority 50
 
 Writes results/real_time.json: decision times (median, p99, p99.9), overruns, fallbacks and successes. `ideal` is the
-simulated arm in its own physics steps of 5 ms; `bad_link` is the same with commands that come 10 ms late and observations
-that are 10 ms old, 5 ms of jitter on both, and 5 % of each lost. In both it goes on while the agent thinks. A drive of
-10,000 decisions takes 200 seconds, whatever the machine; nothing else should run beside it.
+simulated arm in physics steps of 5 ms; `bad_link` is the same with commands that come 10 ms late, observations that are
+10 ms old, 5 ms of jitter on both, and 5 % of each lost. In both it goes on while the agent thinks. A drive of 10,000
+decisions takes 200 seconds, whatever the machine; nothing else should run beside it.
 """
 
 import argparse
