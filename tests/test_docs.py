@@ -15,9 +15,9 @@ import yaml
 
 import forethought
 from forethought import ForethoughtError
-from forethought.agent.cli import _SHORT, build_parser
+from forethought.agent.cli import _SHORT, _SHORT_DRIVE, build_parser
 from forethought.configs.register import load
-from forethought.configs.schema import Config, EvalConfig
+from forethought.configs.schema import Config, DriveConfig, EvalConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -133,6 +133,9 @@ def check_forethought(arguments: list[str]) -> None:
     elif parsed.command == "eval":
         pairs = [o.partition("=") for o in parsed.overrides]
         load(EvalConfig, [f"{_SHORT.get(key, key)}={value}" for key, _, value in pairs])
+    elif parsed.command == "drive" and parsed.overrides:
+        pairs = [o.partition("=") for o in parsed.overrides]
+        load(DriveConfig, [f"{_SHORT_DRIVE.get(key, key)}={value}" for key, _, value in pairs])
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
@@ -146,6 +149,7 @@ def test_commands_exist(page: str, command: str) -> None:
         "forethought trian env=X out=y",
         "forethought train env=X planer=icem",
         "forethought eval run=x planner.num_elite=3",
+        "forethought drive run=x drive.step=3",
         "forethought memory look runs/x",
         "python benchmarks/gone.py",
         "make install",
