@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import ForethoughtError
-from ..planners.base import Plan, Planner
+from ..planners.base import CostFn, Plan, Planner
 from .compilation import CHOICES, worth_compiling
 from .configurator import PLAN, REACT, ConfiguratorOptions
 from .guides import Guide, MacroOptions
+from .limits import ActionLimits, LimitedCost, Motion
 from .memory.graph import GraphOptions
 from .memory.index import MomentIndex, RetrievalOptions
 from .objectives import ImaginedCost, Objective, control_heads, propose
@@ -91,6 +92,7 @@ class Carry:
         correction: what each episode taught about the model, `[B, A, Z]`, see `Agent.adapt`; None without
             adaptation.
         course: where each episode is on its way, as its guide keeps it; None without one.
+        before: the action before the last one `[B, A]`; None where nothing limits how actions change.
         mode: what was chosen last, indices into `configurator.MODES`, `[B]`; None where there is no choice.
     """
 
@@ -103,6 +105,7 @@ class Carry:
     correction: Tensor | None = None
     course: Any = None
     mode: Tensor | None = None
+    before: Tensor | None = None
 
 
 def select(carry: T, rows: Tensor) -> T:
@@ -152,6 +155,7 @@ class Agent:
         generator: every random draw of the planner.
         configurator: a guide, which chooses what each decision is for; without one, that is always the goal itself.
         index: moments in memory that `options.retrieval.seeds` are taken from; without one, none are.
+        limits: of how fast actions change, which plans keep and know; None for those of the model's spec.
     """
 
     def __init__(
@@ -163,6 +167,7 @@ class Agent:
         generator: torch.Generator,
         configurator: Guide[Any] | None = None,
         index: MomentIndex | None = None,
+        limits: ActionLimits | None = None,
     ) -> None:
         self.model, self.planner, self.objective = model, planner, objective
         self.configurator, self.index = configurator, index
@@ -171,6 +176,7 @@ class Agent:
         dtype = planning_dtype(options.plan_dtype, self.device)
         self.imagined = model.frozen(dtype)
         self._compile = worth_compiling(options.compile, self.device)
+        self.limits = limits or ActionLimits.of(model.spec, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -259,7 +265,23 @@ class Agent:
             step = self.options.adapt_rate / done.square().sum(dim=-1, keepdim=True).clamp(min=1.0)
             return torch.baddbmm(correction, (step * done).unsqueeze(2), error.unsqueeze(1)), error
 
-    def act(self, obs: Mapping[str, Any], carry: Carry, goal: Tensor | None) -> tuple[Tensor, Carry, Plan | None]:
+    def limited(self, action: Tensor, carry: Carry) -> Tensor:
+        """The action nearest to `action [B, A]` that may follow on the actions of a carry; itself without limits."""
+        if self.limits is None:
+            return action
+        return self.limits.nearest(action, self._motion(self.limits, carry, len(action))).action.to(action)
+
+    def _motion(self, limits: ActionLimits, carry: Carry, batch_size: int) -> Motion:
+        rest = limits.rest((batch_size,))
+        if carry.action is None:
+            return rest
+        last = carry.action.double()
+        before = rest.action if carry.before is None else carry.before.double()
+        return Motion(last, (last - before) / limits.period_s)
+
+    def act(
+        self, obs: Mapping[str, Any], carry: Carry, goal: Tensor | None, deadline_s: float | None = None
+    ) -> tuple[Tensor, Carry, Plan | None]:
         """Decide.
 
         Where a goal differs from that of the last plan, what is left of the plan is dropped and the search starts anew,
@@ -269,6 +291,7 @@ class Agent:
             obs: what is seen, `{key: [B, ...]}`.
             carry: from `init` or the last call.
             goal: goal embeddings `[B, G]`.
+            deadline_s: seconds that a plan may take now; None for those of the options.
 
         Returns:
             actions `[B, A]` in real units, the next carry, and the plan (None where an earlier plan is still used).
@@ -297,29 +320,46 @@ class Agent:
             and not for_another
             and carry.age < min(self.options.replan_every, carry.plan.shape[1])
         ):
-            action = carry.plan[:, carry.age]
-            return action, dataclasses.replace(carry, latent=latent, action=action, age=carry.age + 1), None
+            action = self.limited(carry.plan[:, carry.age], carry)
+            following = dataclasses.replace(
+                carry, latent=latent, action=action, age=carry.age + 1, before=self._last(carry)
+            )
+            return action, following, None
         reflex, sure = self._reflex(latent)
         if sure.all():
-            reacted = dataclasses.replace(carry, latent=latent, action=reflex, age=carry.age + 1, mode=sure * REACT)
-            return reflex, reacted, None
+            action = self.limited(reflex, carry)
+            following = dataclasses.replace(
+                carry, latent=latent, action=action, age=carry.age + 1, mode=sure * REACT, before=self._last(carry)
+            )
+            return action, following, None
         state = self.planner.advance(carry.planner, carry.age) if carry.age else carry.planner
         if changed is not None and for_another:
             state = merge(changed, self.planner.init(len(latent)), state)
         target, course = goal, carry.course
         if self.configurator is not None and goal is not None:
             target, course = self.configurator.aim(latent, goal, course)
-        cost_fn = ImaginedCost(self.imagined, self.objective, latent, target, carry.correction, compile=self._compile)
+        cost_fn: CostFn = ImaginedCost(
+            self.imagined, self.objective, latent, target, carry.correction, compile=self._compile
+        )
+        if self.limits is not None:
+            motion = self._motion(self.limits, carry, len(latent))
+            cost_fn = LimitedCost(cost_fn, self.limits, motion)
         seeds = self._seeds(latent, target)
-        plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, self.options.deadline_s)
-        action = torch.where(sure[:, None], reflex, plan.actions[:, 0])
+        deadline_s = self.options.deadline_s if deadline_s is None else deadline_s
+        plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, deadline_s)
+        if self.limits is not None:
+            plan = dataclasses.replace(plan, actions=self.limits.follow(plan.actions, motion))
+        action = torch.where(sure[:, None], self.limited(reflex, carry), plan.actions[:, 0])
         kept = None if goal is None else goal.clone()  # or a goal changed in place would pass unnoticed
         mode: Tensor | None = None
         if self.options.configurator.mode != "plan":
             mode = torch.where(sure, REACT, PLAN)
         if course is not None:
             mode = course.mode
-        return action, Carry(state, latent, action, plan.actions, 1, kept, carry.correction, course, mode), plan
+        following = Carry(
+            state, latent, action, plan.actions, 1, kept, carry.correction, course, mode, before=self._last(carry)
+        )
+        return action, following, plan
 
     @torch.no_grad()
     def _reflex(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -339,6 +379,10 @@ class Agent:
         values = heads.expected(heads.value_logits(torch.cat([z, action.to(z.dtype)], dim=-1)))  # [K, B]
         spread = values.std(dim=0, unbiased=False) / heads.get_buffer("scale")
         return self.model.denormalize_action(action), spread < options.doubt
+
+    def _last(self, carry: Carry) -> Tensor | None:
+        """What `Carry.before` is after another action."""
+        return None if self.limits is None else carry.action
 
     def _seeds(self, z: Tensor, target: Tensor | None) -> Tensor | None:
         """What the objective and memory propose for a search toward `target [B, G]`, `[B, S, H, A]`; None for nothing.

@@ -22,10 +22,12 @@ from typing import Any
 import torch
 
 from .. import ForethoughtError, UnknownNameError
-from ..configs.schema import BenchConfig, Config, EvalConfig, EvalEnvOptions
+from ..configs.schema import BenchConfig, Config, DriveConfig, EvalConfig, EvalEnvOptions
 from ..envs.goal_files import goal_picture, read_goal, write_goal
 from ..envs.pixels import resize
 from ..envs.planning import PLANNING_TASKS
+from ..envs.realtime import Clock, RealTime
+from ..envs.registry import make_env
 from ..envs.simulator import make_simulator
 from ..envs.spec import EnvError, EnvOptions, EnvSpec
 from ..envs.vector import VectorEnv, make_vector
@@ -45,6 +47,7 @@ from .configurator import Configurator, ConfiguratorOptions
 from .export import write_export
 from .files import read_json, write_bytes, write_json
 from .guides import Guide, MacroGuide
+from .limits import ActionLimits
 from .memory.graph import open_graph, save_graph
 from .memory.index import MomentIndex, open_index
 from .memory.store import Episode, EpisodeStore, MemoryOptions
@@ -57,8 +60,10 @@ from .objectives import (
     RewardObjective,
     RewardOptions,
 )
+from .realtime import Drive, Driver, usual_error
 from .report.comparison import write_comparison
 from .report.html import write_report
+from .report.run_log import RunLog
 from .report.video import VideoError, side_by_side, write_video
 from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, restore_module
 from .training.evaluate import (
@@ -115,6 +120,7 @@ def load_agent(
     memory: EpisodeStore | str | Path | None = None,
     device: str = "cpu",
     seed: int = 0,
+    limits: ActionLimits | None = None,
 ) -> Agent:
     """A trained agent from its run folder.
 
@@ -138,6 +144,7 @@ def load_agent(
             or `agent.retrieval.seeds` not 0; None takes the one it was trained with.
         device: where it computes.
         seed: of the planner's random draws.
+        limits: of how fast actions change; None for those of the environment that it was trained in.
 
     Raises:
         RunError: there is no such run, or no such device, or the run has no goals and is to go by its memory.
@@ -170,7 +177,7 @@ def load_agent(
         memory = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
     guide = build_guide(model, options, generator, partial(build_configurator, model, memory, options))
     index = build_index(model, memory, options) if options.retrieval.seeds else None
-    agent = Agent(model, planner_, build_objective(objective), options, generator, guide, index)
+    agent = Agent(model, planner_, build_objective(objective), options, generator, guide, index, limits)
     if options.deadline_s is not None:
         agent.warm_up()
     return agent
@@ -580,16 +587,12 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         "planner": dataclasses.asdict(config.planner),
         "agent": dataclasses.asdict(config.agent),
         "shift": dataclasses.asdict(config.env_options.shift),
+        "link": dataclasses.asdict(config.env_options.link),
         "goal_ahead": config.env_options.goal_ahead,
         "seed": options.seed,
         "seeds": seeds,
         "checkpoint": config.checkpoint,
-        "command": command or provenance.command(),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    } | _provenance(command)
     result = dict(_finite(result))
     write_json(run_dir / "eval.json", result)
     write_report(run_dir)
@@ -597,11 +600,22 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
     return result
 
 
+def _provenance(command: str | None) -> dict[str, Any]:
+    """What made a result, and when."""
+    return {
+        "command": command or provenance.command(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
 def _evaluated_in(trained: EnvOptions, chosen: EvalEnvOptions) -> EnvOptions:
     """Options of the environment that a run is evaluated in."""
     limit = trained.max_episode_steps if chosen.goal_ahead == trained.goal_ahead else None
     return dataclasses.replace(
-        trained, shift=chosen.shift, goal_ahead=chosen.goal_ahead, max_episode_steps=limit,
+        trained, shift=chosen.shift, link=chosen.link, goal_ahead=chosen.goal_ahead, max_episode_steps=limit,
         kwargs={**trained.kwargs, **chosen.kwargs},
     )  # fmt: skip
 
@@ -650,12 +664,13 @@ def _check_changes(agent: Agent, environments: VectorEnv, seed: int) -> None:
     environments.change_goals([seed], [0])
 
 
-def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
+def overrides_of_run(saved: dict[str, Any], given: dict[str, str], limits: bool = False) -> list[str]:
     """What an evaluation takes over from the configuration of its run, as overrides that come before the user's.
 
     Args:
         saved: `config` of the run's card.
         given: the user's overrides; a group that they choose anew is not taken over.
+        limits: whether the limits of actions are among what can be overridden, as in a drive.
     """
     overrides: list[str] = []
 
@@ -671,7 +686,8 @@ def overrides_of_run(saved: dict[str, Any], given: dict[str, str]) -> list[str]:
             overrides.append(f"{group}={saved[group]['name']}")
             walk(group, saved[group])
     walk("agent", saved["agent"])
-    walk("env_options", {k: saved["env_options"][k] for k in ("shift", "goal_ahead") if k in saved["env_options"]})
+    taken = ("shift", "link", "goal_ahead", *(("action_rate", "action_acceleration") if limits else ()))
+    walk("env_options", {k: saved["env_options"][k] for k in taken if k in saved["env_options"]})
     return overrides
 
 
@@ -834,6 +850,82 @@ def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> li
     read_card(run_dir, checkpoint)
     _, saved = _open_checkpoint(run_dir, checkpoint)
     return write_export(saved, run_dir, checkpoint, Path(out).expanduser())
+
+
+# -- driving ----------------------------------------------------------------------------------------------------------
+
+
+def drive(
+    config: DriveConfig,
+    progress: Progress | None = None,
+    on_episode: Callable[[Drive], None] | None = None,
+    command: str | None = None,
+    clock: Clock | None = None,
+) -> dict[str, Any]:
+    """Drive one robot in wall-clock time with the agent of a run; writes drive.json into the run, and the log.
+
+    Args:
+        config: run, robot and how it is driven.
+        progress: is told what takes time before the drive.
+        on_episode: called between episodes.
+        command: that made the result; None for that of this process.
+        clock: by which it is driven; None for that of the machine.
+
+    Returns:
+        the content of drive.json.
+    """
+    progress = progress or Silent()
+    run_dir, options = Path(config.run).expanduser(), config.drive
+    with _threads(config.threads), contextlib.ExitStack() as stack:
+        card = read_card(run_dir, config.checkpoint)
+        saved, chosen = card["config"], config.env_options
+        env_options = dataclasses.replace(
+            _evaluated_in(EnvOptions.from_json(saved["env_options"]), chosen),
+            action_rate=chosen.action_rate, action_acceleration=chosen.action_acceleration,
+        )  # fmt: skip
+        env = stack.enter_context(contextlib.closing(make_env(saved["env"], env_options)))
+        _check_same(EnvSpec.from_json(card["spec"]), env.env_spec)
+        robot = RealTime(env, config.period_s, clock)
+        folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
+        agent = load_agent(
+            run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,
+            memory=folder, device=config.device, seed=options.seed, limits=ActionLimits.of(env.env_spec),
+        )  # fmt: skip
+        usual = None
+        if options.surprise:
+            with _opened(folder) as store:
+                usual = usual_error(agent, [store.get(i) for i in store.ids()[-_USUAL_EPISODES:].tolist()])
+        progress.message(f"driving {saved['env']} at {1 / robot.period_s:.4g} Hz for {options.steps} decisions")
+        for _ in range(_WARM_UPS):
+            agent.warm_up()
+        result = _provenance(command) | {
+            "env": saved["env"],
+            "checkpoint": config.checkpoint,
+            "options": dataclasses.asdict(options),
+            "env_options": dataclasses.asdict(env_options),
+            "planner": dataclasses.asdict(config.planner),
+            "agent": dataclasses.asdict(config.agent),
+            "threads": config.threads,
+        }
+        log = None if config.log is None else stack.enter_context(RunLog(Path(config.log).expanduser(), result))
+
+        def between(driven: Drive) -> None:
+            if log is not None:
+                log.flush()
+            if on_episode is not None:
+                on_episode(driven)
+
+        driver = Driver(agent, robot, options, usual)
+        driven = driver.run(None if log is None else log.add, between)
+    result = dict(_finite(result | {"usual_error": usual} | driven.summary()))
+    write_json(run_dir / "drive.json", result)
+    return result
+
+
+_USUAL_EPISODES = 20
+"""Latest episodes in memory by which a drive tells what is usual."""
+_WARM_UPS = 5
+"""Plans that are made and forgotten before a drive: the first ones allocate."""
 
 
 def save_goal(run: str | Path, out: str | Path, seed: int = 0, checkpoint: str = "best") -> Path:

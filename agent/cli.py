@@ -45,6 +45,11 @@ _EXAMPLES = {
   forethought eval run=runs/reacher planner=cem planner.num_samples=500 seed=1
   forethought eval run=runs/reacher objective.cost=latent_l2 evaluation.true_dynamics=false
   forethought eval run=runs/reacher goal=goal.json               toward a goal of your own""",
+    "drive": """
+  forethought drive run=runs/arm                                 1000 decisions in wall-clock time
+  forethought drive run=runs/arm steps=10000 log=drive.mcap fallback=hold surprise=5
+  forethought drive run=runs/arm env_options.link.command_latency=0.02 env_options.link.command_loss=0.05
+  forethought drive run=runs/arm env_options.action_rate=[20] env_options.action_acceleration=[2000]""",
     "goal": """
   forethought goal run=runs/reacher out=goal.json
   forethought goal run=runs/reacher out=goal.json seed=3         that of another held-out episode
@@ -168,6 +173,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--options", action="store_true", help="list every option with its default and meaning")
     evaluate = add("eval", "evaluate a run on held-out episodes, with report and video", "run=, episodes=, planner=, …")
     evaluate.add_argument("--options", action="store_true", help="list every option with its default and meaning")
+    drive = add("drive", "drive a robot in wall-clock time with the agent of a run", "run=, steps=, log=, fallback=, …")
+    drive.add_argument("--options", action="store_true", help="list every option with its default and meaning")
     add("goal", "write a goal of a run's environment into a file, for `eval goal=`", "run= out= seed= checkpoint=")
     add("export", "write an agent into a folder to share: weights, model card, scores", "run= out= checkpoint=")
     bench = add("bench", "compare planners at equal budgets, with intervals and a report", "options; see --options")
@@ -411,6 +418,57 @@ def _tasks_table(arenas: Sequence[Any], groups: dict[str, tuple[str, ...]]) -> T
     return table
 
 
+_SHORT_DRIVE = {key: f"drive.{key}" for key in ("steps", "fallback", "surprise", "seed")}
+
+
+def _drive(parsed: argparse.Namespace, console: Console) -> int:
+    from ..configs.register import load
+    from ..configs.schema import DriveConfig
+    from . import build
+
+    if parsed.options:
+        return _print_options(DriveConfig, parsed.overrides, console)
+    overrides = ["=".join((_SHORT_DRIVE.get(k, k), v)) for k, v in map(_split, parsed.overrides)]
+    given = dict(map(_split, overrides))
+    if "run" not in given:
+        raise UsageError("drive needs the folder of a run: run=runs/…")
+    card = build.read_card(Path(given["run"]).expanduser(), given.get("checkpoint", "best"))
+    config = load(DriveConfig, [*build.overrides_of_run(card["config"], given, limits=True), *overrides])
+
+    def live(drive: Any) -> None:
+        row = drive.summary()
+        line = f"{row['steps']} decisions, {row['episodes']} episodes, {row['successes']} successes, "
+        line += f"p99 {row['decision_ms']['p99']:.1f} ms, {row['overruns']} overruns, "
+        _say(console, f"{line}{sum(row['fallbacks'].values())} fallbacks")
+
+    # Without a live bar, whose thread would take its share of every period.
+    progress = ConsoleProgress(console)
+    result = build.drive(config, progress, live)
+    console.print(_drive_table(result))
+    _say(console, f"in {config.run}: drive.json" + ("" if config.log is None else f"; log: {config.log}"))
+    return 0
+
+
+def _drive_table(result: dict[str, Any]) -> Table:
+    times, fallbacks = result["decision_ms"], result["fallbacks"]
+    table = Table(title=f"{escape(result['env'])} at {1e3 / result['period_ms']:.4g} Hz", show_header=False)
+    ranks = {"p50": "p50", "p99": "p99", "p99.9": "p99.9", "max": "most"}
+    rows = {
+        "decisions": str(result["steps"]),
+        "decision time": ", ".join(f"{name} {times[rank]:.1f} ms" for rank, name in ranks.items()),
+        "overruns": f"{result['overruns']} (period {result['period_ms']:.4g} ms)",
+        "fallbacks": ", ".join(f"{reason} {count}" for reason, count in fallbacks.items()),
+        "held back by limits": str(result["limited"]),
+    }
+    if result["success_rate"] is not None:
+        rows["successes"] = f"{result['successes']} of {result['episodes']} episodes"
+    if result["return_mean"] is not None:
+        rows["return"] = f"{result['return_mean']:.1f}"
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table
+
+
 def _result_table(result: dict[str, Any]) -> Table:
     several = f" of {result['goals_per_episode']} goals" if result.get("goals_per_episode", 1) > 1 else ""
     table = Table(title=f"{escape(result['env'])}: {result['episodes']} held-out episodes{several}")
@@ -603,6 +661,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "collect": _collect,
     "train": _train,
     "eval": _eval,
+    "drive": _drive,
     "goal": _goal,
     "export": _export,
     "bench": _bench,

@@ -20,15 +20,16 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import ForethoughtError, UnknownNameError
 from ..agent.objectives import OBJECTIVES
 from ..planners import ENTRY_POINTS, PLANNERS, find_planner
-from .schema import BenchConfig, Config, ConfigError, EvalConfig
+from .schema import BenchConfig, Config, ConfigError, DriveConfig, EvalConfig
 
-T = TypeVar("T", Config, EvalConfig, BenchConfig)
+T = TypeVar("T", Config, EvalConfig, BenchConfig, DriveConfig)
 
-_ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval", BenchConfig: "bench"}
+_ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval", BenchConfig: "bench", DriveConfig: "drive"}
 _GROUPS: dict[type[Any], tuple[str, ...]] = {
     Config: ("planner", "objective", "preset"),
     EvalConfig: ("planner", "objective"),
     BenchConfig: (),
+    DriveConfig: ("planner", "objective"),
 }
 _FREE: dict[type[Any], str] = {Config: "env_options.kwargs", EvalConfig: "env_options.kwargs", BenchConfig: "options"}
 """Where keys are free: arguments of an environment's constructor, options of planners that anybody may have written."""
@@ -240,7 +241,8 @@ def describe(root: type[Any], overrides: Sequence[str]) -> list[tuple[str, str, 
             else:
                 rows.append((prefix + item.name, "" if value == MISSING else str(value), meanings.get(item.name, "")))
 
-    required = {Config: ["env=(required)"], EvalConfig: ["run=(required)"], BenchConfig: list[str]()}[root]
+    needed = {Config: ["env=(required)"], BenchConfig: list[str]()}
+    required = needed.get(root, ["run=(required)"])
     given = [o for o in overrides if o.split("=", 1)[0] in _GROUPS[root]]
     walk(load(root, [*required, *given]), "")
     return rows

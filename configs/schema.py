@@ -7,11 +7,12 @@ from .. import ForethoughtError, UnknownNameError
 from ..agent.agent import AgentOptions
 from ..agent.bench.runner import BenchOptions
 from ..agent.memory.store import MemoryOptions
+from ..agent.realtime import DriveOptions
 from ..agent.training.evaluate import MAX_SEED, EvaluationOptions
 from ..agent.training.learner import LearnerOptions
 from ..agent.training.loop import TrainingOptions
 from ..agent.world_model.model import WorldModelOptions
-from ..envs.spec import EnvOptions, ShiftOptions
+from ..envs.spec import EnvOptions, LinkOptions, ShiftOptions
 
 
 class ConfigError(ForethoughtError):
@@ -66,6 +67,8 @@ class EvalEnvOptions:
 
     shift: ShiftOptions = field(default_factory=ShiftOptions)
     """Changes of the physical world, to see how an agent stands them; for environments on MuJoCo."""
+    link: LinkOptions = field(default_factory=LinkOptions)
+    """Latency, jitter and losses between the agent and a simulated robot."""
     goal_ahead: int | None = None
     """Environment steps ahead along an episode of its own that each goal lies, twice as many being the time limit; None
     takes the goals that the environment states."""
@@ -115,6 +118,45 @@ class BenchConfig(BenchOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _at_least("threads", self.threads, 1)
+
+
+@dataclass
+class DriveEnvOptions(EvalEnvOptions):
+    """What a drive may change of the environment, beside what an evaluation may."""
+
+    action_rate: list[float] = field(default_factory=list)
+    """Most that each action may change per second, in its units; one number for all or one for each."""
+    action_acceleration: list[float] = field(default_factory=list)
+    """Most that this rate may change per second, likewise."""
+
+
+@dataclass
+class DriveConfig:
+    """What `forethought drive` takes; planner, agent, objective and env_options are the run's unless overridden."""
+
+    run: str = "???"
+    """Run folder, as `forethought train` left it."""
+    checkpoint: str = "best"
+    """`best` or `last`."""
+    memory: str | None = None
+    """Folder of the memory that the agent goes by, and in which surprise is measured; None for the run's own."""
+    device: str = "cpu"
+    """Where the world model and the planner compute."""
+    threads: int = 2
+    """CPU threads."""
+    period_s: float | None = None
+    """Seconds per decision by the clock; None for those of the environment, its dt times action_repeat."""
+    log: str | None = None
+    """File for every decision, `.jsonl` or `.mcap`; None for none."""
+    env_options: DriveEnvOptions = field(default_factory=DriveEnvOptions)
+    drive: DriveOptions = field(default_factory=DriveOptions)
+    agent: AgentOptions = field(default_factory=AgentOptions)
+    objective: Any = "???"
+    planner: Any = "???"
+    defaults: list[Any] = field(default_factory=lambda: [{"planner": "icem"}, {"objective": "goal"}, "_self_"])
+
+    def __post_init__(self) -> None:
         _at_least("threads", self.threads, 1)
 
 

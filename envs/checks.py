@@ -15,7 +15,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import numpy as np
 
 from .. import UnknownNameError
-from .spec import EnvError, EnvOptions, ShiftOptions
+from .spec import EnvError, EnvOptions, LinkOptions, ShiftOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,8 +55,28 @@ def check_options(options: EnvOptions) -> None:
         raise EnvError(f"step_timeout_s must be a finite number of seconds of at least 0, got {timeout!r}")
     if not isinstance(options.shift, ShiftOptions):
         raise EnvError(f"shift must be ShiftOptions, got {options.shift!r}")
+    if not isinstance(options.link, LinkOptions):
+        raise EnvError(f"link must be LinkOptions, got {options.link!r}")
+    if options.observation != "state" and (options.link.observation_latency or options.link.observation_loss):
+        raise EnvError(
+            "link.observation_latency and link.observation_loss must be 0 where pictures are drawn, got "
+            f"observation={options.observation!r}"
+        )
+    for name in ("action_rate", "action_acceleration"):
+        check_limit(name, getattr(options, name))
     if not isinstance(options.kwargs, dict) or not all(isinstance(key, str) for key in options.kwargs):
         raise EnvError(f"kwargs must be a dict with names as keys, got {options.kwargs!r}")
+
+
+def check_limit(name: str, value: object) -> None:
+    """Check a limit of the actions: a list of positive finite numbers, which may be empty.
+
+    Raises:
+        EnvError: it is anything else.
+    """
+    numbers = isinstance(value, list) and all(isinstance(x, int | float) and not isinstance(x, bool) for x in value)
+    if not isinstance(value, list) or not numbers or not all(0 < x < math.inf for x in value):
+        raise EnvError(f"{name} must be a list of positive finite numbers, got {value!r}")
 
 
 def _at_least_one(name: str, value: object) -> None:

@@ -1,6 +1,7 @@
 """`make_env`: one call for every environment id; `list_envs`: the ids that are known."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
@@ -8,17 +9,20 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec as RegisteredEnv
+from gymnasium.envs.registration import namespace
 
 from .. import UnknownNameError
 from .checks import check_options
 from .goal_ahead import GoalAhead
 from .gymnasium_adapter import AnyEnv, make_gymnasium
-from .spec import EnvError, EnvOptions, ShiftOptions
+from .link import Link
+from .spec import EnvError, EnvOptions, LinkOptions, ShiftOptions
 from .wrappers import DEFAULT_EPISODE_STEPS, ForethoughtEnv
 
 _EXTRAS = {
@@ -27,14 +31,19 @@ _EXTRAS = {
 }
 
 
+PLUGINS = "gymnasium.envs"
+"""Entry points of installed packages, `<namespace> = "module:function"`, that register environments: Gymnasium's own
+way before its version 1.0. The namespace `__root__` stands for none."""
+
+
 def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
     """Make an environment, in Forethought's conventions and checked at every call.
 
     Ids: Gymnasium's (`HalfCheetah-v5`), dm_control's (`dm_control/cartpole-swingup-v0`), Forethought's own
     (`forethought/Reacher-v0`), with the extra `robotics` those of Gymnasium-Robotics (`FetchReach-v4`) and OGBench
-    (`pointmaze-medium-v0`), with the extra `worldmodel` those of stable-worldmodel (`swm/TwoRoom-v1`), and
-    `module:EnvId`, which imports `module` first so that it can register `EnvId`. Nothing is imported before an id needs
-    it.
+    (`pointmaze-medium-v0`), with the extra `worldmodel` those of stable-worldmodel (`swm/TwoRoom-v1`), those that
+    installed packages register by an entry point of the group `gymnasium.envs`, and `module:EnvId`, which imports
+    `module` first so that it can register `EnvId`. Nothing is imported before an id needs it.
 
     Args:
         env_id: the id.
@@ -53,6 +62,8 @@ def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
         if options.goal_ahead is not None:
             env = _ahead(env, env_id, options.goal_ahead, native_limit or DEFAULT_EPISODE_STEPS)
             native_limit = 2 * options.goal_ahead
+        if options.link != LinkOptions():
+            env = _linked(env, env_id, options)
         return ForethoughtEnv(env, env_id, options, native_limit)
     except BaseException:
         env.close()
@@ -83,12 +94,14 @@ def make_raw(env_id: str, options: EnvOptions) -> tuple[AnyEnv, int | None]:
 
 
 def list_envs() -> dict[str, list[str]]:
-    """Known ids by source: `forethought`, `gymnasium-mujoco`, `dm_control`, `robotics`, `ogbench`, `worldmodel`.
+    """Known ids by source: `forethought`, `gymnasium-mujoco`, `dm_control`, `robotics`, `ogbench`, `worldmodel`, and
+    `plug-ins` for those of entry points.
 
     A source whose package is not installed is an empty list. Takes a second or two when first called, because
     dm_control's tasks are only known after importing it, and some more with stable-worldmodel.
     """
     _load_everything()
+    plugged = {entry.value.partition(":")[0].partition(".")[0] for entry in metadata.entry_points(group=PLUGINS)}
     discrete = getattr(sys.modules.get("stable_worldmodel.envs"), "DISCRETE_WORLDS", ())
     sources: dict[str, Callable[[str, str], bool]] = {
         "forethought": lambda env_id, entry: env_id.startswith("forethought/"),
@@ -103,6 +116,9 @@ def list_envs() -> dict[str, list[str]]:
         # Without the discrete actions of Powderworld.
         "ogbench": lambda env_id, entry: entry.startswith("ogbench.") and "powderworld" not in entry,
         "worldmodel": lambda env_id, entry: env_id.startswith("swm/") and env_id not in discrete,
+        "plug-ins": lambda env_id, entry: (
+            entry.partition(":")[0].partition(".")[0] in plugged.difference(_EXTRAS, {"shimmy", "stable_worldmodel"})
+        ),
     }
     entries = {env_id: str(registered.entry_point) for env_id, registered in gymnasium.registry.items()}
     return {
@@ -149,6 +165,13 @@ def _ahead(env: AnyEnv, env_id: str, steps: int, episode_steps: int) -> GoalAhea
         raise EnvError(f"{env_id}: {error}") from error
 
 
+def _linked(env: AnyEnv, env_id: str, options: EnvOptions) -> Link:
+    try:
+        return Link(env, options.link, options.action_repeat)
+    except EnvError as error:
+        raise EnvError(f"{env_id}: {error}") from error
+
+
 def _find(env_id: str) -> RegisteredEnv:
     """The registry's entry for an id, after importing what registers it."""
     if not isinstance(env_id, str):
@@ -187,6 +210,7 @@ def _load_source(env_id: str) -> None:
             raise EnvError(f"{env_id} needs {name}, which is not installed: pip install 'forethought[robotics]'")
         if env_id in gymnasium.registry:
             return
+    _load_plugins()
 
 
 def _load_everything() -> None:
@@ -197,6 +221,30 @@ def _load_everything() -> None:
     _load_dm_control()
     for package in _EXTRAS:
         _load_extra(package)
+    with contextlib.suppress(EnvError):  # who asks for one of its ids is told
+        _load_plugins()
+
+
+@functools.cache
+def _load_plugins() -> None:
+    """Let installed packages register their environments, once.
+
+    Raises:
+        EnvError: one of them cannot; the others have.
+    """
+    failure: EnvError | None = None
+    for entry in metadata.entry_points(group=PLUGINS):
+        try:
+            with contextlib.nullcontext() if entry.name == "__root__" else namespace(entry.name):
+                entry.load()()
+        except Exception as error:
+            failure = EnvError(
+                f"the entry point {entry.value!r} of the group {PLUGINS!r} cannot register its environments: "
+                f"{type(error).__name__}: {error}"
+            )
+            failure.__cause__ = error
+    if failure is not None:
+        raise failure
 
 
 def _load_own() -> None:

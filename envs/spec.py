@@ -64,6 +64,8 @@ class EnvSpec:
         control_dt: seconds between decisions, action repeat included; `nan` where the environment does not say.
         max_episode_steps: decisions until truncation.
         goal: how goals are stated; None for an environment without goals.
+        action_rate: most that each action may change per second, `A` numbers; None where nothing limits it.
+        action_acceleration: most that this rate may change per second, `A` numbers; None where nothing limits it.
     """
 
     env_id: str
@@ -73,6 +75,8 @@ class EnvSpec:
     control_dt: float
     max_episode_steps: int
     goal: GoalSpec | None = None
+    action_rate: tuple[float, ...] | None = None
+    action_acceleration: tuple[float, ...] | None = None
 
     @property
     def action_dim(self) -> int:
@@ -103,9 +107,16 @@ class EnvSpec:
                 control_dt=math.nan if data["control_dt"] is None else float(data["control_dt"]),
                 max_episode_steps=int(data["max_episode_steps"]),
                 goal=None if goal is None else GoalSpec(goal["kind"], goal["achieved_key"], goal["dim"]),
+                # Specs that were written before there were limits have none.
+                action_rate=_floats(data.get("action_rate")),
+                action_acceleration=_floats(data.get("action_acceleration")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EnvError(f"malformed environment spec: {error!r}") from error
+
+
+def _floats(values: Any) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(x) for x in values)
 
 
 @dataclass
@@ -133,6 +144,30 @@ class ShiftOptions:
 
 
 @dataclass
+class LinkOptions:
+    """How commands and observations travel between the agent and a simulated robot; by default at once."""
+
+    command_latency: float = 0.0
+    """Seconds that a command takes to the robot, which goes on with the one before until then."""
+    observation_latency: float = 0.0
+    """Seconds that an observation is old when the agent sees it."""
+    jitter: float = 0.0
+    """Mean of the seconds that each of them takes longer, exponentially distributed."""
+    command_loss: float = 0.0
+    """Share of the commands that never arrive; the robot goes on with the last one that did."""
+    observation_loss: float = 0.0
+    """Share of the observations that never arrive; the agent sees the last one that did."""
+
+    def __post_init__(self) -> None:
+        for name in (f.name for f in dataclasses.fields(self)):
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise EnvError(f"link.{name} must be a finite number of at least 0, got {value!r}")
+            if name.endswith("loss") and value >= 1:
+                raise EnvError(f"link.{name} is a share and must be below 1, got {value!r}")
+
+
+@dataclass
 class EnvOptions:
     """How an environment is made; the same options for every kind of environment."""
 
@@ -157,6 +192,13 @@ class EnvOptions:
     """Seconds after which a reset or step counts as hung and raises; 0 waits for ever."""
     shift: ShiftOptions = field(default_factory=ShiftOptions)
     """Changes of the physical world, to see how an agent stands them; for environments on MuJoCo."""
+    link: LinkOptions = field(default_factory=LinkOptions)
+    """Latency, jitter and losses between the agent and a simulated robot, in steps of the environment's own `dt`."""
+    action_rate: list[float] = field(default_factory=list)
+    """Most that each action may change per second, in its units; one number for all or one for each. Empty takes what
+    the environment says in its `action_rate`."""
+    action_acceleration: list[float] = field(default_factory=list)
+    """Most that this rate may change per second, likewise; empty takes the environment's `action_acceleration`."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the environment's constructor."""
 
@@ -167,4 +209,5 @@ class EnvOptions:
         Raises:
             EnvError: a value is out of range.
         """
-        return cls(**{**data, "shift": ShiftOptions(**data.get("shift", {}))})
+        kinds = {"shift": ShiftOptions, "link": LinkOptions}
+        return cls(**{**data, **{name: kind(**data.get(name, {})) for name, kind in kinds.items()}})

@@ -20,7 +20,7 @@ from typing_extensions import override
 from .registry import make_env
 from .rendering import require
 from .simulator import PHYSICS_STATE, find_physics, make_batch
-from .spec import EnvError, EnvOptions, EnvSpec
+from .spec import EnvError, EnvOptions, EnvSpec, LinkOptions
 from .tasks import TASK_IDS
 from .tasks.base import MujocoGoalTask, Obs, State
 
@@ -211,11 +211,13 @@ def make_vector(env_id: str, num_envs: int, options: EnvOptions | None = None, b
     if num_envs < 1:
         raise EnvError(f"num_envs must be at least 1, got {num_envs}")
     options = options or EnvOptions()
-    native = options.observation == "state" and options.goal_ahead is None and env_id.split(":")[-1] in TASK_IDS
+    plain = options.observation == "state" and options.goal_ahead is None and options.link == LinkOptions()
+    native = plain and env_id.split(":")[-1] in TASK_IDS
     if backend == "mujoco" and not native:
         raise EnvError(
-            f"backend='mujoco' needs one of {', '.join(TASK_IDS)} with observation='state' and goal_ahead=None, "
-            f"got {env_id!r} with observation={options.observation!r} and goal_ahead={options.goal_ahead}"
+            f"backend='mujoco' needs one of {', '.join(TASK_IDS)} with observation='state', goal_ahead=None and no "
+            f"link, got {env_id!r} with observation={options.observation!r}, goal_ahead={options.goal_ahead} and "
+            f"link={options.link}"
         )
     if native and backend != "sync":
         return MujocoVector(env_id, num_envs, options)

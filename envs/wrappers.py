@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from .checks import Guard, check_options, check_reset_result, check_step_result
+from .checks import Guard, check_limit, check_options, check_reset_result, check_step_result
 from .goals import make_goal_reader, success
 from .gymnasium_adapter import ActionAdapter, AnyEnv, Obs, control_timestep
 from .hiding import VeiledGoals
@@ -73,6 +73,8 @@ class ForethoughtEnv(gymnasium.Wrapper[Obs, NDArray[np.float32], Any, Any]):
             max_episode_steps=options.max_episode_steps
             or math.ceil((native_limit or DEFAULT_EPISODE_STEPS * options.action_repeat) / options.action_repeat),
             goal=self._guard.call("reset", self._goal_spec),
+            action_rate=self._limit("action_rate", options.action_rate),
+            action_acceleration=self._limit("action_acceleration", options.action_acceleration),
         )
         self.action_space = self._actions.space
         space: Any = spaces.Dict({key: _space(spec) for key, spec in obs_specs.items()})
@@ -182,6 +184,18 @@ class ForethoughtEnv(gymnasium.Wrapper[Obs, NDArray[np.float32], Any, Any]):
         if goal is None or self._pixels is None or (spec := self.env_spec.goal) is None or spec.kind == "achieved":
             return goal
         return self._present(goal, self._pixels.goal(goal, raw_info))
+
+    def _limit(self, name: str, chosen: list[float]) -> tuple[float, ...] | None:
+        """A limit of the actions: as chosen, or else as the environment says in an attribute of that name."""
+        size = len(self._actions.low)
+        if not chosen and self.env.has_wrapper_attr(name):
+            chosen = np.asarray(self.env.get_wrapper_attr(name), np.float64).ravel().tolist()
+            check_limit(name, chosen)
+        if not chosen:
+            return None
+        if len(chosen) not in (1, size):
+            raise EnvError(f"{name} must be one number or one for each of {size} actions, got {chosen}")
+        return tuple(float(x) for x in (chosen if len(chosen) == size else chosen * size))
 
     def _obs_specs(self) -> dict[str, ArraySpec]:
         specs = self._goals.obs_specs

@@ -17,9 +17,9 @@ import forethought
 from forethought import ForethoughtError
 from forethought.agent.bench.budget import contender
 from forethought.agent.build import bench_tasks
-from forethought.agent.cli import _SHORT, build_parser, with_brackets
+from forethought.agent.cli import _SHORT, _SHORT_DRIVE, build_parser, with_brackets
 from forethought.configs.register import load
-from forethought.configs.schema import BenchConfig, Config, EvalConfig
+from forethought.configs.schema import BenchConfig, Config, DriveConfig, EvalConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -142,6 +142,9 @@ def check_forethought(arguments: list[str]) -> None:
         bench_tasks(config.tasks)
         for label in config.planners:
             contender(label, config.options.get(label, {}))
+    elif parsed.command == "drive" and parsed.overrides:
+        pairs = [o.partition("=") for o in parsed.overrides]
+        load(DriveConfig, [f"{_SHORT_DRIVE.get(key, key)}={value}" for key, _, value in pairs])
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
@@ -155,6 +158,7 @@ def test_commands_exist(page: str, command: str) -> None:
         "forethought trian env=X out=y",
         "forethought train env=X planer=icem",
         "forethought eval run=x planner.num_elite=3",
+        "forethought drive run=x drive.step=3",
         "forethought memory look runs/x",
         "forethought bench robots",
         "forethought bench planners tasks=pendulm",

@@ -16,6 +16,7 @@ from ...planners.base import Plan, Planner
 from ...planners.noise import colour_matrix, sample_noise
 from ..agent import Agent, Carry, select
 from ..configurator import MODES, REACT
+from ..limits import ActionLimits
 from ..memory.store import Episode, EpisodeStore
 
 Obs = Mapping[str, NDArray[Any]]
@@ -105,8 +106,9 @@ class Policy(Protocol):
 class RandomPolicy(Policy):
     """Uniform actions, each held for a random number of decisions between 1 and `max_hold`.
 
-    Holding makes exploration of second-order systems wide where fresh noise at every decision averages out. Every
-    episode has a generator of its own, so that it does not depend on what else is collected beside it.
+    Holding makes exploration of second-order systems wide where fresh noise at every decision averages out. Where the
+    spec limits how fast actions change, they follow as fast as they may. Every episode has a generator of its own, so
+    that it does not depend on what else is collected beside it.
     """
 
     def __init__(self, spec: EnvSpec, max_hold: int = 1) -> None:
@@ -123,7 +125,9 @@ class RandomPolicy(Policy):
         steps = self.spec.max_episode_steps
         holds = rng.integers(1, self.max_hold + 1, steps)
         draws = rng.uniform(self.spec.action_low, self.spec.action_high, (steps, self.spec.action_dim))
-        return np.repeat(draws, holds, axis=0)[:steps].astype(np.float32)
+        held: Array = np.repeat(draws, holds, axis=0)[:steps].astype(np.float32)
+        limits = ActionLimits.of(self.spec)
+        return held if limits is None else limits.follow(torch.from_numpy(held), limits.rest()).numpy()
 
     @override
     def act(self, obs: Obs, rows: Array) -> Array:
@@ -238,7 +242,7 @@ class AgentPolicy(Policy):
             keep = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
             self.carry, self.rows = select(self.carry, keep), rows
             self.goal = None if self.goal is None else self.goal[keep]
-        start = perf_counter()
+        start, before = perf_counter(), self.carry
         action, self.carry, plan = self.agent.act(obs, self.carry, self.goal)
         mode = self.carry.mode
         if plan is not None or (mode is not None and bool((mode == REACT).all())):
@@ -247,7 +251,7 @@ class AgentPolicy(Policy):
             noise = self.draws[torch.as_tensor(rows, device=action.device), (self.time - 1) % self.steps]
             spread = plan.std.unsqueeze(1) if plan is not None else torch.zeros_like(action[:, :1])
             size = (self.noise**2 + (self.plan_noise * spread) ** 2).sqrt()
-            action = action + size * noise * (self.high - self.low) / 2
+            action = self.agent.limited(action + size * noise * (self.high - self.low) / 2, before)
         action = torch.minimum(torch.maximum(action, self.low), self.high)
         # A recurrent belief must hear what was done, not what was planned.
         self.carry = replace(self.carry, action=action)

@@ -39,22 +39,32 @@ class MujocoTask(gymnasium.Env[Obs, NDArray[np.float32]], abc.ABC):
 
     Args:
         render_mode: `rgb_array` for `render()`; observations need none.
+        timestep: seconds per physics step; None for that of the model.
+        frame_skip: physics steps per decision; None for those of the task.
 
     Raises:
-        EnvError: the render mode is not one of `metadata["render_modes"]`.
+        EnvError: the render mode is not one of `metadata["render_modes"]`, or a number is out of range.
     """
 
-    frame_skip: ClassVar[int]
+    frame_skip: int
     """Physics steps per decision."""
     camera: ClassVar[str] = "fixed"
     """Camera of all pictures."""
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (Gymnasium's convention)
 
-    def __init__(self, render_mode: str | None = None) -> None:
+    def __init__(
+        self, render_mode: str | None = None, timestep: float | None = None, frame_skip: int | None = None
+    ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise EnvError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
+        if timestep is not None and not 0 < timestep <= 0.1:
+            raise EnvError(f"timestep must be above 0 and at most 0.1 seconds, got {timestep}")
+        if frame_skip is not None and frame_skip < 1:
+            raise EnvError(f"frame_skip must be at least 1, got {frame_skip}")
         self.render_mode = render_mode
         self.model: mujoco.MjModel = self.load_model()
+        self.model.opt.timestep = timestep or self.model.opt.timestep
+        self.frame_skip = frame_skip or self.frame_skip
         self.data: mujoco.MjData = mujoco.MjData(self.model)
         self.metadata = {**self.metadata, "render_fps": round(1 / self.dt, 3)}
         low, high = self.model.actuator_ctrlrange.T.astype(np.float32)
@@ -138,8 +148,10 @@ class MujocoGoalTask(MujocoTask):
     hold_steps: ClassVar[int] = 1
     """Consecutive decisions for which `reached` must hold to count as success."""
 
-    def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__(render_mode)
+    def __init__(
+        self, render_mode: str | None = None, timestep: float | None = None, frame_skip: int | None = None
+    ) -> None:
+        super().__init__(render_mode, timestep, frame_skip)
         self._goal_state: State | None = None
         self._goal: Obs = {}
         self._held = 0
@@ -257,8 +269,10 @@ class MujocoRewardTask(MujocoTask):
     Arguments and errors are those of `MujocoTask`.
     """
 
-    def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__(render_mode)
+    def __init__(
+        self, render_mode: str | None = None, timestep: float | None = None, frame_skip: int | None = None
+    ) -> None:
+        super().__init__(render_mode, timestep, frame_skip)
         self._begun = False
 
     @abc.abstractmethod

@@ -25,8 +25,8 @@ from forethought.agent.memory.store import EpisodeStore, MemoryOptions
 from forethought.agent.training.checkpoint import load_checkpoint
 
 COMMANDS = [
-    "quickstart", "collect", "train", "eval", "goal", "export", "bench", "envs", "doctor", "check-env",
-    "check-planner", "memory",
+    "quickstart", "collect", "train", "eval", "drive", "goal", "export", "bench", "envs", "doctor",
+    "check-env", "check-planner", "memory",
 ]  # fmt: skip
 ENV = "env=forethought/PointMass-v0"
 

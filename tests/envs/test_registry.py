@@ -2,6 +2,7 @@ import importlib.util
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -297,7 +298,15 @@ def test_a_missing_extra_is_named(env_id, package, monkeypatch):
 
 def test_list_envs():
     sources = list_envs()
-    assert list(sources) == ["forethought", "gymnasium-mujoco", "dm_control", "robotics", "ogbench", "worldmodel"]
+    assert list(sources) == [
+        "forethought",
+        "gymnasium-mujoco",
+        "dm_control",
+        "robotics",
+        "ogbench",
+        "worldmodel",
+        "plug-ins",
+    ]
     assert sources["forethought"] == sorted([*TASK_IDS, *REWARD_TASK_IDS])
     assert "HalfCheetah-v5" in sources["gymnasium-mujoco"]
     assert "dm_control/cartpole-swingup-v0" in sources["dm_control"]
@@ -318,3 +327,59 @@ def test_list_envs_of_the_extra():
     sources = list_envs()
     assert {"FetchReach-v4", "PointMaze_UMaze-v3"} <= set(sources["robotics"])
     assert {"pointmaze-medium-v0", "cube-single-v0"} <= set(sources["ogbench"])
+
+
+# -- plug-ins ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plug_in(monkeypatch):
+    """Installed packages that offer entry points, as `(name, function)`."""
+
+    def install(*offered):
+        def load(function):
+            return lambda: function
+
+        entries = [SimpleNamespace(name=n, value=f"{f.__module__}:{f.__name__}", load=load(f)) for n, f in offered]
+        monkeypatch.setattr(
+            registry.metadata, "entry_points", lambda group: entries if group == "gymnasium.envs" else ()
+        )
+        registry._load_plugins.cache_clear()
+
+    yield install
+    registry._load_plugins.cache_clear()
+    for env_id in ("PlugIn-v0", "arms/PlugIn-v0"):
+        gymnasium.registry.pop(env_id, None)
+
+
+def offer():
+    gymnasium.register("PlugIn-v0", entry_point=gymnasium.spec("Pendulum-v1").entry_point, max_episode_steps=7)
+
+
+def fall():
+    raise RuntimeError("no licence")
+
+
+def test_entry_points_of_packages_register_their_environments(plug_in):
+    plug_in(("__root__", offer))
+    assert make_env("PlugIn-v0").env_spec.max_episode_steps == 7
+
+
+def test_the_name_of_an_entry_point_is_its_namespace(plug_in):
+    plug_in(("arms", offer))
+    assert make_env("arms/PlugIn-v0").env_spec.max_episode_steps == 7
+
+
+def test_a_broken_entry_point_is_told_where_an_id_is_missing(plug_in):
+    plug_in(("__root__", fall), ("__root__", offer))
+    with pytest.raises(EnvError, match=r"'.*:fall' of the group 'gymnasium.envs' cannot register .* no licence"):
+        make_env("Nothing-v0")
+    assert make_env("PlugIn-v0").env_spec.max_episode_steps == 7  # the others work
+    assert make_env("Pendulum-v1").env_spec.max_episode_steps == 200
+
+
+def test_list_envs_shows_plug_ins(plug_in, monkeypatch):
+    plug_in(("__root__", offer))
+    offer()
+    monkeypatch.setattr(gymnasium.registry["PlugIn-v0"], "entry_point", f"{offer.__module__}:Arm")
+    assert "PlugIn-v0" in list_envs()["plug-ins"]

@@ -20,7 +20,15 @@ SPEC = EnvSpec(
 )
 
 
-@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, goal=None), replace(SPEC, goal=GoalSpec("observation"))])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        replace(SPEC, goal=None),
+        replace(SPEC, goal=GoalSpec("observation")),
+        replace(SPEC, action_rate=(1.0, 2.0), action_acceleration=(3.0, 4.0)),
+    ],
+)
 def test_a_spec_survives_json(spec: EnvSpec) -> None:
     assert EnvSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
@@ -45,9 +53,15 @@ def test_a_malformed_spec_is_refused(damage: dict[str, Any]) -> None:
         EnvSpec.from_json({**SPEC.to_json(), **damage})
 
 
-@pytest.mark.parametrize("field", SPEC.to_json())
+@pytest.mark.parametrize("field", SPEC.to_json().keys() - {"action_rate", "action_acceleration"})
 def test_a_spec_without_a_field_is_refused(field: str) -> None:
     data = SPEC.to_json()
     del data[field]
     with pytest.raises(EnvError, match=f"malformed environment spec: KeyError.'{field}'."):
         EnvSpec.from_json(data)
+
+
+def test_a_spec_from_before_there_were_limits_has_none() -> None:
+    data = SPEC.to_json()
+    del data["action_rate"], data["action_acceleration"]
+    assert EnvSpec.from_json(data) == SPEC

@@ -265,3 +265,37 @@ def test_a_goal_changes_in_a_running_episode_only_and_where_it_can():
     env = make(goals={0: np.zeros(2)})
     with pytest.raises(EnvError, match=r"Counter-v0 cannot change its goal .* it has no method change_goal\(seed\)"):
         env.change_goal(0)
+
+
+# -- limits of actions -------------------------------------------------------------------------------------------------
+
+
+class Limited(Counter):
+    action_rate = 3.0
+    action_acceleration = np.float32([[1, 2], [3, 4]])
+
+
+def test_limits_are_those_that_the_environment_states():
+    spec = ForethoughtEnv(Limited(), "Limited-v0").env_spec
+    assert spec.action_rate == (3.0,) * 4
+    assert spec.action_acceleration == (1.0, 2.0, 3.0, 4.0)
+    assert make().env_spec.action_rate is None
+
+
+def test_options_go_before_what_the_environment_states():
+    options = EnvOptions(action_rate=[5.0, 6.0, 7.0, 8.0], action_acceleration=[9.0])
+    spec = ForethoughtEnv(Limited(), "Limited-v0", options).env_spec
+    assert spec.action_rate == (5.0, 6.0, 7.0, 8.0)
+    assert spec.action_acceleration == (9.0,) * 4
+
+
+@pytest.mark.parametrize("name", ["action_rate", "action_acceleration"])
+@pytest.mark.parametrize("value", [[0.0], [-1.0], [math.inf], [math.nan], [True], ["fast"], 3.0])
+def test_bad_limits_are_refused(name, value):
+    with pytest.raises(EnvError, match=f"{name} must be a list of positive finite numbers"):
+        ForethoughtEnv(Counter(), "Counter-v0", EnvOptions(**{name: value}))
+
+
+def test_limits_are_one_or_one_for_each_action():
+    with pytest.raises(EnvError, match=r"action_rate must be one number or one for each of 4 actions, got"):
+        ForethoughtEnv(Counter(), "Counter-v0", EnvOptions(action_rate=[1.0, 2.0]))

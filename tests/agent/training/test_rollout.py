@@ -1,6 +1,7 @@
 """Policies and the loop that turns them into episodes, on environments that follow from their seeds."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -245,6 +246,20 @@ class Spy:
         self.done.append(carry.action)
         action = torch.cat([seed / 10, torch.full_like(seed, 0.25)], dim=1)
         return action, Carry(planner=None, latent=seed, action=action), None
+
+    def limited(self, action: Tensor, carry: Carry) -> Tensor:
+        return action
+
+
+def test_random_actions_keep_the_limits_of_the_spec(toy_spec: Callable[..., EnvSpec]) -> None:
+    spec = replace(toy_spec(), action_rate=(4.0, 1.0), action_acceleration=(60.0, 30.0))
+    policy = RandomPolicy(spec, max_hold=4)
+    policy.reset([3], None)
+    path = np.concatenate([np.zeros((2, 2)), [policy.act({}, np.zeros(1, np.int64))[0] for _ in range(20)]])
+    rate = np.diff(path, axis=0) / spec.control_dt
+    assert (np.abs(rate) <= np.array([4.0, 1.0]) + 1e-5).all()
+    assert (np.abs(np.diff(rate, axis=0)) / spec.control_dt <= np.array([60.0, 30.0]) + 1e-3).all()
+    assert np.abs(rate).max() > 1.0
 
 
 def spy_policy(environments: Any, **options: Any) -> tuple[Spy, AgentPolicy]:

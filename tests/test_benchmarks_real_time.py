@@ -1,0 +1,62 @@
+"""The benchmark of real time asks for what it says, and keeps what was measured; nothing is driven here."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from forethought.agent.cli import _SHORT_DRIVE, build_parser
+from forethought.configs.register import load
+from forethought.configs.schema import Config, DriveConfig
+from forethought.envs.registry import make_env
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module("real_time")
+
+
+def test_the_arm_is_driven_at_50_hz(benchmark: ModuleType) -> None:
+    command = benchmark.train_command(Path("run"))
+    config = load(Config, build_parser().parse_args(command[1:]).overrides)
+    assert make_env(config.env, config.env_options).env_spec.control_dt == pytest.approx(0.02)
+
+
+def test_the_links_are_not_the_same(benchmark: ModuleType) -> None:
+    links = []
+    for arm in benchmark.LINKS:
+        command = benchmark.drive_command(Path("run"), arm, 100, 0, ["threads=1"])
+        pairs = [o.partition("=") for o in build_parser().parse_args(command[1:]).overrides]
+        links.append(load(DriveConfig, [f"{_SHORT_DRIVE.get(k, k)}={v}" for k, _, v in pairs]).env_options.link)
+    assert links[0].command_latency < 1e-5 < 0.01 == links[1].command_latency
+    assert links[1].command_loss == links[1].observation_loss == 0.05
+
+
+def test_results_are_kept(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, called = tmp_path / "run", list[list[str]]()
+
+    def call(command: list[str]) -> None:
+        called.append(command)
+        run.mkdir(exist_ok=True)
+        if command[1] == "train":
+            (run / "best.safetensors").write_text("")
+            return
+        drive: dict[str, Any] = {
+            "steps": 5, "decision_ms": {"p99.9": 9.0}, "overruns": len(called), "options": {"priority": 3},
+            "env_options": {"link": {}}, "versions": {}, "machine": {"cpu": "x"}, "commit": None, "time": "now",
+        }  # fmt: skip
+        (run / "drive.json").write_text(json.dumps(drive))
+
+    monkeypatch.setattr(benchmark, "call", call)
+    for _ in range(2):
+        benchmark.main(["--run", str(run), "--steps", "5", "--out", str(tmp_path / "result.json")])
+    assert [command[1] for command in called] == ["train", "drive", "drive", "drive", "drive"]  # trained once
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [result["ideal"]["overruns"], result["bad_link"]["overruns"]] == [4, 5]
+    assert result["machine"] == {"cpu": "x"}
+    assert result["command"].startswith("python benchmarks/real_time.py --run")
+    assert "versions" not in result["ideal"]
