@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
+from forethought.envs.rendering import Renderer  # which finds an OpenGL that works without a display
+
 Obs = dict[str, NDArray[np.float32]]
 
 
@@ -43,7 +45,7 @@ class Rover(gymnasium.Env[Obs, NDArray[np.float32]]):
         self._pillars = np.array(
             [g.pos[:2] for g in map(self.model.geom, range(self.model.ngeom)) if "pillar" in g.name]
         )
-        self._renderer: mujoco.Renderer | None = None
+        self._renderer: Renderer | None = None
         self.action_space = Box(-self.SPEED, self.SPEED, (2,), np.float32)
         spaces: Any = Dict({key: Box(-np.inf, np.inf, (2,), np.float32) for key in self._observe()})
         self.observation_space = spaces
@@ -74,9 +76,8 @@ class Rover(gymnasium.Env[Obs, NDArray[np.float32]]):
         if self.render_mode is None:
             return None
         if self._renderer is None:
-            self._renderer = mujoco.Renderer(self.model, 480, 480)
-        self._renderer.update_scene(self.data, camera="above")
-        return self._renderer.render()
+            self._renderer = Renderer(self.model, 480, 480, camera="above", preset="nice")
+        return self._renderer.render(self.data)
 
     def close(self) -> None:
         """Free the renderer."""
