@@ -37,6 +37,8 @@ _EXTRAS = {
     "minari": ("Minari", "interop"),
     "pyarrow": ("pyarrow", "interop"),
     "faiss": ("faiss", "ann"),
+    "huggingface_hub": ("Hugging Face Hub", "hub"),
+    "mcap": ("MCAP", "logs"),
 }
 
 
