@@ -416,10 +416,20 @@ class Configurator:
                 # A way that somebody walked is worth more than a hope, unless that is of something shorter by far.
                 sure = np.where(graph.imagined | (last > graph.believed), np.inf, expected)
                 known, along = graph.ways(sure, barred | (graph.walked == 0))
-                if known[at] <= PROVEN * value[at] and known[at] < CLOSED:
+                bound = (PROVEN if self._is_bold(successor, at) else 1.0) * value[at]
+                if known[at] <= min(bound, CLOSED):
                     value, successor = known, along
             for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):
                 kept[row] = torch.from_numpy(found).to(kept)
+
+    def _is_bold(self, successor: NDArray[np.int64], at: int) -> bool:
+        """Whether a way from a landmark leads over ground that is only imagined, or where something failed."""
+        graph = self.graph
+        while 0 <= (following := int(successor[at])) < len(graph):
+            if graph.imagined[following] or graph.is_doubtful(at, following):
+                return True
+            at = following
+        return False
 
     def _close(self, course: Course, steps: Floats, stuck: dict[int, Choice]) -> Course:
         """Close the ways that these episodes have tried in vain, from all landmarks around them."""

@@ -500,6 +500,11 @@ class LandmarkGraph:
         edge = self._index.get((begin, end))
         return edge is not None and bool(self.walked[edge] > 0)
 
+    def is_doubtful(self, begin: int, end: int) -> bool:
+        """Whether this way was tried in vain, and nobody ever came along it."""
+        edge = self._index[begin, end]
+        return bool(self.failed[edge] > 0 and self.walked[edge] == 0)
+
     def between(self, near: Array, beyond: Array) -> NDArray[np.int64]:
         """The edges (indices) that lead from landmarks in `near` to landmarks in `beyond`, both `[N]` bool."""
         if not len(self.edges):
