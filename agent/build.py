@@ -216,6 +216,8 @@ def build_guide(
         raise RunError(
             f"agent.configurator.mode must be one of {', '.join(modes)} with objective={model.purpose}, got {mode!r}"
         )
+    if mode != "plan" and model.purpose != "goal" and options.configurator.guide == "macro":
+        raise RunError("agent.configurator.guide=macro needs a run with objective=goal, got objective=reward")
     if mode == "plan" or model.purpose != "goal":
         return None
     if options.configurator.guide == "macro":

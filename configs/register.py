@@ -31,7 +31,12 @@ _GROUPS: dict[type[Any], tuple[str, ...]] = {
     BenchConfig: (),
     DriveConfig: ("planner", "objective"),
 }
-_FREE: dict[type[Any], str] = {Config: "env_options.kwargs", EvalConfig: "env_options.kwargs", BenchConfig: "options"}
+_FREE: dict[type[Any], str] = {
+    Config: "env_options.kwargs",
+    EvalConfig: "env_options.kwargs",
+    DriveConfig: "env_options.kwargs",
+    BenchConfig: "options",
+}
 """Where keys are free: arguments of an environment's constructor, options of planners that anybody may have written."""
 
 

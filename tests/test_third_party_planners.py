@@ -84,7 +84,7 @@ def test_the_command_checks_it(name: str, cli: Any, monkeypatch: pytest.MonkeyPa
     offered = [importlib.metadata.EntryPoint(k, v, "forethought.planners") for k, v in ENTRIES.items()]
     found = importlib.metadata.EntryPoints(offered)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found.select(group=group))
-    done = cli("check-planner", name, *(f"{key}={value}" for key, value in SMALL[name].items()), "--json")
+    done = cli("check-planner", name, *(f"{key}={value}" for key, value in SMALL[name].items()), "--json", "-")
     report = json.loads(done.out)
     assert (done.code, report["passed"], report["planner"]) == (0, True, name)
 

@@ -141,7 +141,7 @@ def test_a_run_goes_by_macro_actions_without_its_memory(small: list[str], cli: M
     flat = dataclasses.replace(agent.options, configurator=ConfiguratorOptions())
     assert load_agent(run, options=flat).configurator is None
     agent.model.purpose = "reward"
-    with pytest.raises(RunError, match=r"agent\.configurator\.mode=auto needs a run with objective=goal"):
+    with pytest.raises(RunError, match=r"agent\.configurator\.guide=macro needs a run with objective=goal"):
         build_guide(agent.model, agent.options, agent.generator, pytest.fail)
 
 
@@ -192,7 +192,7 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
         ({"guide": "map"}, "guide must be one of graph, macro, got 'map'"),
         (
             {"guide": "macro", "mode": "memory"},
-            "mode must be plan or auto with guide=macro, which goes by no memory, got 'memory'",
+            "mode must be plan or auto with guide=macro, got 'memory'",
         ),
     ],
 )

@@ -265,7 +265,7 @@ def test_in_vectors_and_simulators():
     simulator = make_simulator("forethought/PointMass-v0", options)
     idle = simulator.costs(vector.simulator_states(), np.zeros((2, 1, 1, 2)), goal)
     assert (idle > 0).all()
-    with pytest.raises(EnvError, match=r"goal_ahead=None, got .*goal_ahead=25"):
+    with pytest.raises(EnvError, match=r"goal_ahead=None and no link, got .*goal_ahead=25"):
         make_vector("forethought/PointMass-v0", 2, options, backend="mujoco")
 
 
