@@ -41,6 +41,7 @@ from strangers import TASKS as STRANGERS
 from working_memory import ARMS as MEMORY_ARMS
 from working_memory import TASKS as MEMORY_TASKS
 
+from forethought.agent.bench.results import markdown as comparison
 from forethought.agent.files import read_json
 from forethought.agent.report.references import METHODS
 from forethought.agent.training.evaluate import success_interval
@@ -366,6 +367,20 @@ def _counts(results: Result) -> list[list[str]]:
         else:
             rows.append([name.replace("_", " "), str(len(value) if isinstance(value, list) else value)])
     return rows
+
+
+# -- planners ----------------------------------------------------------------------------------------------------------
+
+
+def planners(results: Path) -> str:
+    """What `forethought bench planners` says of its last default comparison, without its head."""
+    path = results / "planners.json"
+    if not path.exists():
+        return (
+            "No results yet: they are the `results.json` of `forethought bench planners`, as `results/planners.json`.\n"
+        )
+    _, *sections = comparison(read_json(path)).split("\n## ")
+    return "".join(f"#### {section.strip()}\n\n" for section in sections)
 
 
 # -- working memory ----------------------------------------------------------------------------------------------------
@@ -702,6 +717,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "graph_speed": graph_speed,
     "memory_growth": memory_growth,
     "memory_crash": memory_crash,
+    "planners": planners,
     "working_memory": working_memory,
     "continual": continual,
     "reward_control": reward_control,
