@@ -59,6 +59,8 @@ def measure(size: int, calls: int) -> dict[str, Any]:
     z, goals = graph.latents[:1], graph.goals
     still = torch.zeros(1, graph.model.spec.action_dim)
     _, course = guide.aim(z, goals[1:2], None)
+    course = guide.notice(z, still, z, goals[:1], course)  # where it is, from where walked ways are asked for
+    _, course = guide.aim(z, goals[1:2], course)
     rows = {
         "lookup": timed(calls, lambda number: guide.aim(z, goals[1:2], course)),
         "new goal": timed(calls, lambda number: guide.aim(z, goals[2 + number % 90 : 3 + number % 90], course)),
