@@ -383,6 +383,32 @@ def planners(results: Path) -> str:
     return "".join(f"#### {section.strip()}\n\n" for section in sections)
 
 
+# -- real time ---------------------------------------------------------------------------------------------------------
+
+
+def real_time(results: Path) -> str:
+    """One row per link that was driven over."""
+    path = results / "real_time.json"
+    if not path.exists():
+        return "No results yet: `python benchmarks/real_time.py` makes them.\n"
+    result, rows = read_json(path), []
+    for name, title in (("ideal", "ideal"), ("bad_link", "bad link")):
+        drive = result[name]
+        times, fallbacks = drive["decision_ms"], sum(drive["fallbacks"].values())
+        milliseconds = " / ".join(f"{times[rank]:.1f}" for rank in ("p50", "p99", "p99.9", "max"))
+        reached = f"{drive['successes']} of {drive['episodes']}"
+        rows.append([title, f"{drive['steps']:,}", milliseconds, str(drive["overruns"]), str(fallbacks), reached])
+    header = [
+        "50 Hz",
+        "decisions",
+        "ms per decision, p50 / p99 / p99.9 / most",
+        "overruns",
+        "fallbacks",
+        "goals reached",
+    ]
+    return markdown(header, rows)
+
+
 # -- working memory ----------------------------------------------------------------------------------------------------
 
 
@@ -718,6 +744,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "memory_growth": memory_growth,
     "memory_crash": memory_crash,
     "planners": planners,
+    "real_time": real_time,
     "working_memory": working_memory,
     "continual": continual,
     "reward_control": reward_control,

@@ -60,3 +60,18 @@ def test_results_are_kept(benchmark: ModuleType, tmp_path: Path, monkeypatch: py
     assert result["machine"] == {"cpu": "x"}
     assert result["command"].startswith("python benchmarks/real_time.py --run")
     assert "versions" not in result["ideal"]
+
+
+def test_the_table(benchmark: ModuleType, tmp_path: Path) -> None:
+    tables = importlib.import_module("render_tables")
+    assert "No results yet" in tables.real_time(tmp_path)
+    times = {"p50": 9.04, "p99": 14.0, "p99.9": 17.0, "max": 18.0}
+    drive = {"decision_ms": times, "steps": 10000, "overruns": 3, "fallbacks": {"late": 3, "error": 1}}
+    drive |= {"successes": 7, "episodes": 9}
+    (tmp_path / "real_time.json").write_text(json.dumps({"ideal": drive, "bad_link": {**drive, "overruns": 8}}))
+    _, _, ideal, bad = tables.real_time(tmp_path).strip().splitlines()
+    assert [c.strip() for c in ideal.strip("|").split("|")] == [
+        "ideal", "10,000", "9.0 / 14.0 / 17.0 / 18.0", "3", "4", "7 of 9",
+    ]  # fmt: skip
+    assert bad.startswith("| bad link")
+    assert "| 8 |" in bad
