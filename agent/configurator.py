@@ -415,7 +415,7 @@ class Configurator:
             if self.learns and not self._exploring and at != NOWHERE:
                 # A way that somebody walked is worth more than a hope, unless that is of something shorter by far.
                 sure = np.where(graph.imagined | (last > graph.believed), np.inf, expected)
-                known, along = graph.ways(sure, barred | (graph.walked == 0))
+                known, along = graph.ways(sure, among=(graph.walked > 0) & ~barred)
                 bound = (PROVEN if self._is_bold(successor, at) else 1.0) * value[at]
                 if known[at] <= min(bound, CLOSED):
                     value, successor = known, along

@@ -457,12 +457,15 @@ class LandmarkGraph:
         far = np.where(self.expanded | (self.moments[:, 0] == DISMISSED), np.inf, self.options.hope * last)
         return np.where(within, last / np.where(within, self.trust(last), 1.0), far)
 
-    def ways(self, last: NDArray[np.float64], barred: Array | None = None) -> tuple[Array, NDArray[np.int64]]:
+    def ways(
+        self, last: NDArray[np.float64], barred: Array | None = None, among: Array | None = None
+    ) -> tuple[Array, NDArray[np.int64]]:
         """Shortest ways of all landmarks to a goal (Dijkstra 1959).
 
         Args:
             last: expected steps of the last leg from each landmark, `[N]`, as of `expected`.
             barred: edges that are closed, `[E]` bool.
+            among: edges of which ways may be made, `[E]` bool; None for all.
 
         Returns:
             expected steps to the goal, `[N]`; and the next landmark on the way, `[N]`, which is `N` for the goal.
@@ -470,8 +473,11 @@ class LandmarkGraph:
         count, costs = len(self), self.costs()
         if barred is not None:
             costs = costs + CLOSED * barred
+        edges = self.edges
+        if among is not None:
+            edges, costs = edges[among], costs[among]
         goal = np.full(count, count)
-        begin, end = np.concatenate([self.edges[:, 0], np.arange(count)]), np.concatenate([self.edges[:, 1], goal])
+        begin, end = np.concatenate([edges[:, 0], np.arange(count)]), np.concatenate([edges[:, 1], goal])
         weights = np.concatenate([costs, last])
         backwards = csr_matrix((weights, (end, begin)), shape=(count + 1, count + 1))
         value, successor = dijkstra(backwards, indices=count, return_predecessors=True)
