@@ -75,3 +75,15 @@ def test_the_table(benchmark: ModuleType, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert bad.startswith("| bad link")
     assert "| 8 |" in bad
+
+
+def test_the_table_of_planners_is_that_of_the_comparison_without_its_head(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = importlib.import_module("render_tables")
+    assert "No results yet" in tables.planners(tmp_path)
+    (tmp_path / "planners.json").write_text(json.dumps({"rows": ["| a |", "| b |"]}))
+    monkeypatch.setattr(
+        tables, "comparison", lambda r: "# Title\n\nhead\n\n" + "\n".join(f"## {x}\n" for x in r["rows"])
+    )
+    assert tables.planners(tmp_path) == "#### | a |\n\n#### | b |\n\n"
