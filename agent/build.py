@@ -448,8 +448,9 @@ def _weights_of(run_dir: Path, device: str, spec: EnvSpec) -> Checkpoint:
     """
     if not run_dir.is_dir():
         raise RunError(f"init={run_dir} must be the folder of a run, but there is none")
-    _check_same(EnvSpec.from_json(read_card(run_dir, "best")["spec"]), spec)
-    return _open_checkpoint(run_dir, "best", device)[1]
+    path, saved = _open_checkpoint(run_dir, "best", device)
+    _check_same(EnvSpec.from_json(_card_of(path, saved)["spec"]), spec)
+    return saved
 
 
 @contextmanager
@@ -594,23 +595,12 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
         "seed": options.seed,
         "seeds": seeds,
         "checkpoint": config.checkpoint,
-    } | _provenance(command)
+    } | provenance.of_result(command)
     result = dict(_finite(result))
     write_json(run_dir / "eval.json", result)
     write_report(run_dir)
     progress.message(f"report: {run_dir / 'report.html'}")
     return result
-
-
-def _provenance(command: str | None) -> dict[str, Any]:
-    """What made a result, and when."""
-    return {
-        "command": command or provenance.command(),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _evaluated_in(trained: EnvOptions, chosen: EvalEnvOptions) -> EnvOptions:
@@ -643,7 +633,10 @@ def _memory_of(
 
 def read_card(run_dir: Path, checkpoint: str) -> dict[str, Any]:
     """What a checkpoint says of itself: run id, environment spec, configuration."""
-    path, saved = _open_checkpoint(run_dir, checkpoint)
+    return _card_of(*_open_checkpoint(run_dir, checkpoint))
+
+
+def _card_of(path: Path, saved: Checkpoint) -> dict[str, Any]:
     card = saved.state.get("card")
     if not isinstance(card, dict) or not {"run_id", "spec", "config"} <= card.keys():
         raise CheckpointError(f"{path} does not say what it was trained for")
@@ -849,8 +842,8 @@ def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> li
         FileError: it cannot be written.
     """
     run_dir = Path(run).expanduser()
-    read_card(run_dir, checkpoint)
-    _, saved = _open_checkpoint(run_dir, checkpoint)
+    path, saved = _open_checkpoint(run_dir, checkpoint)
+    _card_of(path, saved)
     return write_export(saved, run_dir, checkpoint, Path(out).expanduser())
 
 
@@ -900,7 +893,7 @@ def drive(
         progress.message(f"driving {saved['env']} at {1 / robot.period_s:.4g} Hz for {options.steps} decisions")
         for _ in range(_WARM_UPS):
             agent.warm_up()
-        result = _provenance(command) | {
+        result = provenance.of_result(command) | {
             "env": saved["env"],
             "checkpoint": config.checkpoint,
             "options": dataclasses.asdict(options),

@@ -577,7 +577,6 @@ def _check_planner(parsed: argparse.Namespace, console: Console) -> int:
     from ..configs.schema import EvalConfig
     from ..planners import find_planner, make_planner
     from ..planners.contract import check_planner
-    from .files import write_json
 
     entry = find_planner(parsed.name)
     options = load(EvalConfig, ["run=.", f"planner={parsed.name}", *(f"planner.{o}" for o in parsed.overrides)]).planner
@@ -585,11 +584,8 @@ def _check_planner(parsed: argparse.Namespace, console: Console) -> int:
     failed = [finding for finding in findings if finding.outcome == "failed"]
     report = {"planner": parsed.name, "options": dataclasses.asdict(options), "version": __version__}
     report |= {"passed": not failed, "findings": [dataclasses.asdict(finding) for finding in findings]}
-    if parsed.json == "-":
-        _say(console, json.dumps(report, indent=2))
+    if _handed_over(report, parsed.json, console):
         return int(bool(failed))
-    if parsed.json is not None:
-        write_json(Path(parsed.json), report)
     table = Table("", "check", "", "found", box=None)
     for finding in findings:
         mark = {"passed": "[green]ok[/green]", "failed": "[red]fault[/red]", "absent": "[yellow]absent[/yellow]"}
@@ -606,7 +602,6 @@ def _check_env(parsed: argparse.Namespace, console: Console) -> int:
     from ..configs.schema import Config
     from ..envs.examination import examine, worst
     from .doctor import report
-    from .files import write_json
 
     for key, _ in map(_split, parsed.overrides):
         if not key.startswith("env_options."):
@@ -614,16 +609,24 @@ def _check_env(parsed: argparse.Namespace, console: Console) -> int:
     options = load(Config, [f"env={parsed.env}", *parsed.overrides]).env_options
     findings = examine(parsed.env, options, seed=parsed.seed, steps=parsed.steps)
     content = report(parsed.env, options, parsed.seed, parsed.steps, findings)
-    if parsed.json == "-":
-        _say(console, json.dumps(content, indent=2))
-    else:
+    if not _handed_over(content, parsed.json, console):
         console.print(_findings_table(findings))
         levels = Counter(finding.level for finding in findings)
         counts = ", ".join(f"{levels[level]} {level}" for level in ("ok", "warning", "error", "skipped"))
         _say(console, f"{len(findings)} checks: {counts}")
-        if parsed.json is not None:
-            write_json(Path(parsed.json), content)
     return int(worst(findings) in (("error", "warning") if parsed.strict else ("error",)))
+
+
+def _handed_over(content: dict[str, Any], file: str | None, console: Console) -> bool:
+    """Write findings as JSON into a file, if one is named; `-` prints them instead, and then nothing else is to be."""
+    from .files import write_json
+
+    if file == "-":
+        _say(console, json.dumps(content, indent=2))
+        return True
+    if file is not None:
+        write_json(Path(file), content)
+    return False
 
 
 def _findings_table(findings: Sequence["Finding"]) -> Table:

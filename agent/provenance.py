@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,14 @@ def commit() -> str | None:
 def command() -> str:
     """The command line as the user would type it again, quoted for a shell."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def of_result(command_line: str | None = None) -> dict[str, Any]:
+    """All of it, and when, as result files hold it; None takes the command of this process."""
+    return {
+        "command": command_line or command(),
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

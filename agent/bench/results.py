@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -44,11 +43,7 @@ def summarise(
         moved = any(values.mean() > 0 for values in rivals.values())  # or nobody was any better than random actions
         row["as_good_as_best"] = moved and row["planner"] in as_good_as_best(rivals, options.seed)
     return {
-        "command": command or provenance.command(),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance.of_result(command),
         "options": asdict(options),
         "gradient_evaluations": GRADIENT_EVALUATIONS,
         "tasks": tasks,
