@@ -17,6 +17,7 @@ from .limits import ActionLimits, LimitedCost, Motion
 from .memory.graph import GraphOptions
 from .memory.index import MomentIndex, RetrievalOptions
 from .objectives import ImaginedCost, Objective, control_heads, propose
+from .precision import planning_dtype
 from .threads import threads_for
 from .world_model.model import WorldModel
 
@@ -35,7 +36,7 @@ class AgentOptions:
     """Decisions per plan; the actions in between are taken from the plan."""
     plan_dtype: str = "auto"
     """`float32`, `bfloat16` (plan with a copy of the networks in half precision; latents stay in single), or `auto`:
-    bfloat16 on a CPU that computes in it, where that is faster."""
+    bfloat16 on a CPU that computes faster in it."""
     compile: str = "never"
     """`auto` plans for one episode at a time with compiled code, where this machine has what that needs (a C++
     compiler); the first decision then waits up to a minute for it, see `Agent.warm_up`. `never` does without."""
@@ -128,20 +129,6 @@ def merge(changed: Tensor, fresh: T, carry: T) -> T:
         fields = [f.name for f in dataclasses.fields(carry)]
         merged = dataclasses.replace(carry, **{n: merge(changed, getattr(fresh, n), getattr(carry, n)) for n in fields})
     return cast(T, merged)
-
-
-def bfloat16_in_hardware() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices natively (AVX512-BF16 or AMX)."""
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(probe() for probe in probes if probe is not None)
-
-
-def planning_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that `AgentOptions.plan_dtype` stands for on a device."""
-    if name == "auto":
-        name = "bfloat16" if device.type == "cpu" and bfloat16_in_hardware() else "float32"
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 class Agent:

@@ -17,8 +17,8 @@ import torch
 from ..envs import examination, rendering
 from ..envs.spec import EnvOptions
 from . import provenance
-from .agent import bfloat16_in_hardware
 from .compilation import cpp_compiler, fault_of_compiler
+from .precision import bfloat16_is_fast
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,9 @@ def examine() -> list[Finding]:
 
 def _processor() -> Finding:
     machine = provenance.machine()
-    half = bfloat16_in_hardware()
     text = f"{machine['cpu']}, {machine['cores']} cores, {torch.get_num_threads()} threads in use"
-    if half:
-        return Finding(True, "processor", f"{text}; bfloat16 in hardware, used for planning")
-    return Finding(True, "processor", f"{text}; no bfloat16 in hardware, planning stays in float32")
+    precision = "bfloat16, which is faster here" if bfloat16_is_fast() else "float32: no bfloat16 that is faster"
+    return Finding(True, "processor", f"{text}; plans in {precision}")
 
 
 def _compiler() -> Finding:
