@@ -46,13 +46,13 @@ TASKS = {
         ("steps=2000", "training.updates=800", "learner.batch_size=128", *_SHORT),
     ),
     "lunar_lander": Stranger(
-        "box2d", "LunarLanderContinuous-v3", (*_REWARD, "steps=4000", "training.updates=4000", "training.rounds=20")
+        "box2d", "LunarLanderContinuous-v3", (*_REWARD, "steps=20000", "training.updates=16000", "training.rounds=20")
     ),
     "highway": Stranger("highway-env", "highway_env:highway-v0", ("objective=reward", "steps=1000")),
     "parking": Stranger(
         "highway-env",
         "highway_env:parking-v0",
-        ("steps=800", "env_options.max_episode_steps=50", "training.updates=800", "learner.batch_size=128", *_SHORT),
+        ("steps=6000", "env_options.max_episode_steps=50", "training.updates=3000", "learner.batch_size=128", *_SHORT),
     ),
     "adroit_door": Stranger(
         "gymnasium-robotics",
