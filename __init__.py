@@ -44,7 +44,7 @@ _PUBLIC = {
     "make_vector": "envs.vector",
     "EpisodeStore": "agent.memory.store",
     "load_agent": "agent.build",
-    "export_run": "agent.build",
+    "export_run": "agent.export",
     "PretrainedAgent": "agent.hub",
     "make_planner": "planners",
 }

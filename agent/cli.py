@@ -275,7 +275,7 @@ def _train(parsed: argparse.Namespace, console: Console) -> int:
 def _run_training(overrides: Sequence[str], console: Console) -> Path:
     from ..configs.register import load, with_preset
     from ..configs.schema import Config
-    from . import build
+    from .jobs.train import train
 
     chosen, preset = with_preset(overrides)
     config = load(Config, chosen)
@@ -283,7 +283,7 @@ def _run_training(overrides: Sequence[str], console: Console) -> Path:
         if preset:
             purpose = f"tuned for {config.env}" if preset != "nano" else "for two CPU cores; preset=base is for a GPU"
             progress.message(f"preset={preset}: {purpose} (preset=default turns it off)")
-        return build.train(config, progress)
+        return train(config, progress)
 
 
 def _eval(parsed: argparse.Namespace, console: Console) -> int:
@@ -297,20 +297,20 @@ def _eval(parsed: argparse.Namespace, console: Console) -> int:
 def _goal(parsed: argparse.Namespace, console: Console) -> int:
     from ..configs.register import load
     from ..configs.schema import EvalConfig
-    from . import build
+    from .jobs.goal import save_goal
 
     given = _given("goal", _GOAL_KEYS, parsed.overrides)
     seed = load(EvalConfig, ["run=.", f"evaluation.seed={given.get('seed', 0)}"]).evaluation.seed
-    path = build.save_goal(given["run"], given["out"], seed, given.get("checkpoint", "best"))
+    path = save_goal(given["run"], given["out"], seed, given.get("checkpoint", "best"))
     _say(console, f"goal: {path}")
     return 0
 
 
 def _export(parsed: argparse.Namespace, console: Console) -> int:
-    from . import build
+    from .export import export_run
 
     given = _given("export", _EXPORT_KEYS, parsed.overrides)
-    files = build.export_run(given["run"], given["out"], given.get("checkpoint", "best"))
+    files = export_run(given["run"], given["out"], given.get("checkpoint", "best"))
     _say(console, f"in {given['out']}: {', '.join(files)}")
     return 0
 
@@ -333,17 +333,18 @@ _SHORT = {"episodes": "evaluation.episodes", "seed": "evaluation.seed", "goal": 
 def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
     from ..configs.register import load
     from ..configs.schema import EvalConfig
-    from . import build
+    from .jobs.evaluate import evaluate
+    from .runs import overrides_of_run, read_card
 
     overrides = ["=".join((_SHORT.get(k, k), v)) for k, v in map(_split, overrides)]
     given = dict(map(_split, overrides))
     if "run" not in given:
         raise UsageError("eval needs the folder of a run: run=runs/…")
-    card = build.read_card(Path(given["run"]).expanduser(), given.get("checkpoint", "best"))
-    overrides = [*build.overrides_of_run(card["config"], given), *overrides]
+    card = read_card(Path(given["run"]).expanduser(), given.get("checkpoint", "best"))
+    overrides = [*overrides_of_run(card["config"], given), *overrides]
     config = load(EvalConfig, overrides)
     with ConsoleProgress(console) as progress:
-        result = build.evaluate(config, progress)
+        result = evaluate(config, progress)
     console.print(_result_table(result) if result.get("goal") is None else _distance_table(result))
     if "per_goal" in result:
         console.print(_goals_table(result["per_goal"]))
@@ -379,15 +380,15 @@ def _bench(parsed: argparse.Namespace, console: Console) -> int:
         raise UnknownNameError("action of bench", action, _BENCH_ACTIONS)
     if parsed.options:
         return _print_options(BenchConfig, given, console)
-    from . import build
     from .bench.results import refused_lines
+    from .jobs.bench import TASK_GROUPS, bench_planners, bench_tasks, make_arena
 
     if action == "tasks":
-        console.print(_tasks_table([build.make_arena(name) for name in build.bench_tasks()], build.TASK_GROUPS))
+        console.print(_tasks_table([make_arena(name) for name in bench_tasks()], TASK_GROUPS))
         return 0
     config = load(BenchConfig, with_brackets(given))
     with ConsoleProgress(console) as progress:
-        results = build.bench_planners(config, progress)
+        results = bench_planners(config, progress)
     for ranking in results["rankings"]:
         console.print(_standings_table(ranking, len(results["tasks"])))
     for line in refused_lines(results):
@@ -424,7 +425,8 @@ _SHORT_DRIVE = {key: f"drive.{key}" for key in ("steps", "fallback", "surprise",
 def _drive(parsed: argparse.Namespace, console: Console) -> int:
     from ..configs.register import load
     from ..configs.schema import DriveConfig
-    from . import build
+    from .jobs.drive import drive
+    from .runs import overrides_of_run, read_card
 
     if parsed.options:
         return _print_options(DriveConfig, parsed.overrides, console)
@@ -432,18 +434,18 @@ def _drive(parsed: argparse.Namespace, console: Console) -> int:
     given = dict(map(_split, overrides))
     if "run" not in given:
         raise UsageError("drive needs the folder of a run: run=runs/…")
-    card = build.read_card(Path(given["run"]).expanduser(), given.get("checkpoint", "best"))
-    config = load(DriveConfig, [*build.overrides_of_run(card["config"], given, limits=True), *overrides])
+    card = read_card(Path(given["run"]).expanduser(), given.get("checkpoint", "best"))
+    config = load(DriveConfig, [*overrides_of_run(card["config"], given, limits=True), *overrides])
 
-    def live(drive: Any) -> None:
-        row = drive.summary()
+    def live(driven: Any) -> None:
+        row = driven.summary()
         line = f"{row['steps']} decisions, {row['episodes']} episodes, {row['successes']} successes, "
         line += f"p99 {row['decision_ms']['p99']:.1f} ms, {row['overruns']} overruns, "
         _say(console, f"{line}{sum(row['fallbacks'].values())} fallbacks")
 
     # Without a live bar, whose thread would take its share of every period.
     progress = ConsoleProgress(console)
-    result = build.drive(config, progress, live)
+    result = drive(config, progress, live)
     console.print(_drive_table(result))
     _say(console, f"in {config.run}: drive.json" + ("" if config.log is None else f"; log: {config.log}"))
     return 0
@@ -536,11 +538,11 @@ def _print_options(root: type[Any], overrides: Sequence[str], console: Console) 
 def _collect(parsed: argparse.Namespace, console: Console) -> int:
     from ..configs.register import load, with_preset
     from ..configs.schema import Config
-    from . import build
+    from .jobs.collect import collect
 
     chosen, _ = with_preset(parsed.overrides)
     with ConsoleProgress(console) as progress:
-        folder, episodes, transitions = build.collect(load(Config, chosen), progress)
+        folder, episodes, transitions = collect(load(Config, chosen), progress)
     _say(console, f"{folder}: {episodes} episodes, {transitions} transitions")
     return 0
 
@@ -642,9 +644,9 @@ def _findings_table(findings: Sequence["Finding"]) -> Table:
 def _memory(parsed: argparse.Namespace, console: Console) -> int:
     if parsed.action not in model_commands.ACTIONS:
         return memory_commands.run(parsed, console)
-    from . import build
+    from .build import load_alone
 
-    return model_commands.run(parsed, console, build.load_alone)
+    return model_commands.run(parsed, console, load_alone)
 
 
 def _say(console: Console, text: str) -> None:

@@ -20,7 +20,8 @@ from . import provenance
 from .agent import AgentOptions
 from .files import FileError, read_json, write_bytes, write_json
 from .memory.database import DATA_FILE, lock_writer
-from .training.checkpoint import Checkpoint, save_checkpoint
+from .runs import card_of, open_checkpoint
+from .training.checkpoint import save_checkpoint
 
 FILES = ("best.safetensors", "config.json", "README.md", "eval.json", f"memory/{DATA_FILE}")
 """All that an export may hold; nothing else is downloaded."""
@@ -30,26 +31,26 @@ class ExportError(ForethoughtError):
     """A folder that cannot be exported to, or a package that sharing needs."""
 
 
-def write_export(saved: Checkpoint, run_dir: Path, checkpoint: str, out: Path) -> list[str]:
-    """Write an agent into a folder of its own.
+def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> list[str]:
+    """Write all that it takes to act into a folder to share; returns the names of its files.
 
     Args:
-        saved: its checkpoint; weights alone are taken from it.
-        run_dir: the run, for scores, provenance and memory.
-        checkpoint: which one of the run it is, `best` or `last`.
-        out: made if there is none; files of an earlier export there are replaced.
-
-    Returns:
-        the names of what was written.
+        run: run folder, or an earlier export.
+        out: folder, which is made; files of an earlier export there are replaced.
+        checkpoint: `best` or `last`.
 
     Raises:
+        RunError: there is no such run.
+        CheckpointError: no checkpoint, or a damaged one.
         ExportError: `out` is a run, or the agent goes by a memory that is not there.
         FileError: it cannot be written.
         StoreError: the memory is being written to.
     """
+    run_dir, out = Path(run).expanduser(), Path(out).expanduser()
+    path, saved = open_checkpoint(run_dir, checkpoint)
+    card = json.loads(json.dumps(card_of(path, saved)))
     if out.resolve() == run_dir.resolve() or (out / "last.safetensors").exists():
         raise ExportError(f"out must be a folder for the export alone, got the run {out}")
-    card = json.loads(json.dumps(saved.state["card"]))
     memory = Path(card["config"]["memory"]["path"] or run_dir / "memory").expanduser()
     card["config"]["memory"]["path"] = None  # what it goes by comes along
     if card["config"].get("out"):

@@ -1,6 +1,7 @@
 """Files that are never half written: everything goes to a temporary file that is renamed into place."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -46,6 +47,15 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise FileError(f"cannot write {path}: {error}") from error
     write_bytes(path, text.encode() + b"\n")
+
+
+def finite(data: Any) -> Any:
+    """JSON has no NaN: numbers that are not finite become null."""
+    if isinstance(data, dict):
+        return {k: finite(v) for k, v in data.items()}
+    if isinstance(data, list):
+        return [finite(v) for v in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from .agent import Agent, AgentOptions
-from .build import export_run, load_agent
-from .export import FILES, ExportError
+from .build import load_agent
+from .export import FILES, ExportError, export_run
 from .memory.store import EpisodeStore
 
 if TYPE_CHECKING or importlib.util.find_spec("huggingface_hub"):

@@ -33,13 +33,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from forethought.agent.agent import Agent, AgentOptions
-from forethought.agent.build import load_agent, read_card
+from forethought.agent.build import load_agent
 from forethought.agent.compilation import cpp_compiler
 from forethought.agent.files import write_json
 from forethought.agent.memory.sampler import SequenceBatch
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.objectives import RewardObjective, RewardOptions
 from forethought.agent.provenance import command, commit, machine, versions
+from forethought.agent.runs import read_card
 from forethought.agent.threads import shares_of
 from forethought.agent.training.evaluate import episode_seeds, run_arm, score
 from forethought.agent.training.learner import Learner

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forethought.agent.build import read_card
 from forethought.agent.files import read_json
+from forethought.agent.runs import read_card
 from forethought.agent.training.checkpoint import load_checkpoint
 from forethought.agent.training.metrics import read_metrics
 

@@ -106,6 +106,16 @@ class Progress(Protocol):
         ...
 
 
+class Silent:
+    """Progress that nobody watches."""
+
+    def advance(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+
 @dataclass
 class TrainState:
     """Where the run is; with weights, optimiser and generators, all that a checkpoint holds."""

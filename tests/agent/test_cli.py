@@ -19,7 +19,6 @@ import pytest
 from rich.console import Console
 
 from forethought import __version__
-from forethought.agent import build
 from forethought.agent.cli import ConsoleProgress, build_parser, main
 from forethought.agent.memory.store import EpisodeStore, MemoryOptions
 from forethought.agent.training.checkpoint import load_checkpoint
@@ -346,7 +345,7 @@ def test_train_prints_plain_lines_without_a_terminal(cli: Any, small: list[str],
 
 def test_a_preset_is_found_and_named(cli: Any, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(build, "train", lambda config, progress: seen.append(config) or Path("x"))
+    monkeypatch.setattr("forethought.agent.jobs.train.train", lambda config, progress: seen.append(config) or Path("x"))
     assert cli("train", *small[1:], "out=x").out.startswith("preset=pointmass: tuned for forethought/PointMass-v0")
     assert cli("train", *small, "out=x").out == ""
     assert seen[0].training.updates == seen[1].training.updates == 30
@@ -462,7 +461,7 @@ def planner_of(result: dict[str, Any]) -> tuple[str, int, int]:
 def test_eval_prints_a_table_and_takes_the_options_of_its_run(
     cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
     run = shutil.copytree(small_run, tmp_path / "my [run]")
     quick = ["threads=1", "episodes=2", "evaluation.timed_episodes=1", "evaluation.true_dynamics=false"]
     quick.append("evaluation.video=false")
@@ -491,7 +490,7 @@ def test_eval_prints_a_table_and_takes_the_options_of_its_run(
 def test_eval_counts_the_goals_of_an_episode(
     cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
     run = shutil.copytree(small_run, tmp_path / "run")
     quick = ["threads=1", "episodes=3", "evaluation.timed_episodes=1", "evaluation.video=false"]
     done = cli("eval", f"run={run}", *quick, "evaluation.goals_per_episode=2", "evaluation.true_samples=8")
@@ -507,7 +506,7 @@ def test_eval_counts_the_goals_of_an_episode(
 def test_a_goal_from_a_file_is_written_and_reached_for(
     cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "write_report", lambda folder: None)
+    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
     run = shutil.copytree(small_run, tmp_path / "run")
     done = cli("goal", f"run={run}", f"out={tmp_path / 'my goal.json'}", "seed=3")
     assert (done.code, done.out) == (0, f"goal: {tmp_path / 'my goal.json'}\n")
@@ -552,7 +551,7 @@ def test_quickstart_trains_and_then_evaluates(cli: Any, monkeypatch: pytest.Monk
 def test_quickstart_refuses_a_wrong_number_of_episodes_before_it_trains(
     cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "train", lambda *args: pytest.fail("trained"))
+    monkeypatch.setattr("forethought.agent.jobs.train.train", lambda *args: pytest.fail("trained"))
     assert_error(cli("quickstart", "episodes=0"), "episodes must be at least 1, got 0")
 
 
@@ -560,8 +559,8 @@ def test_quickstart_that_is_interrupted_does_not_evaluate(cli: Any, monkeypatch:
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "train", interrupted)
-    monkeypatch.setattr(build, "evaluate", lambda *args: pytest.fail("evaluated"))
+    monkeypatch.setattr("forethought.agent.jobs.train.train", interrupted)
+    monkeypatch.setattr("forethought.agent.jobs.evaluate.evaluate", lambda *args: pytest.fail("evaluated"))
     done = cli("quickstart")
     assert done.code == 130
     assert done.err == "interrupted\n"

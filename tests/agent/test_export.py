@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from forethought import Agent, export_run, load_agent
-from forethought.agent.build import RunError
 from forethought.agent.export import FILES, ExportError
 from forethought.agent.files import read_json, write_json
+from forethought.agent.runs import RunError
 from forethought.agent.training.checkpoint import load_checkpoint, save_checkpoint
 
 SCORES: dict[str, Any] = {

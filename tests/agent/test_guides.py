@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from forethought.agent.agent import Agent, AgentOptions, merge, select
-from forethought.agent.build import RunError, build_guide, load_agent, train
+from forethought.agent.build import build_guide, load_agent
 from forethought.agent.configurator import JUMP, PLAN, ConfiguratorError, ConfiguratorOptions
 from forethought.agent.files import read_json
 from forethought.agent.guides import GuideError, MacroGuide, MacroOptions
+from forethought.agent.jobs.train import train
 from forethought.agent.objectives import GoalObjective, GoalOptions
+from forethought.agent.runs import RunError
 from forethought.agent.world_model.model import WorldModel
 from forethought.configs.register import load
 from forethought.configs.schema import Config

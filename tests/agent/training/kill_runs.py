@@ -15,7 +15,8 @@ from typing import Any
 import torch._dynamo  # noqa: F401  (slow to load, and needed: loaded once, before the forks)
 from torch.utils import tensorboard  # noqa: F401
 
-from forethought.agent import build, cli  # noqa: F401
+from forethought.agent import cli
+from forethought.agent.jobs import train  # noqa: F401
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training import checkpoint, rollout
 from forethought.agent.training.learner import Learner

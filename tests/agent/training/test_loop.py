@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from forethought import ForethoughtError
-from forethought.agent import build
+from forethought.agent.jobs.train import train
 from forethought.agent.memory.sampler import SequenceSampler
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training import rollout
@@ -96,7 +96,7 @@ def test_a_run_killed_in_each_stage_goes_on_exactly(tmp_path: Path, small_run: P
 def test_a_run_with_a_bounded_memory_goes_on_exactly(tmp_path: Path, small: list[str]) -> None:
     """Also where what it had collected before the kill is gone already."""
     overrides = [*small, "memory.max_bytes=5500"]
-    whole = build.train(load(Config, [*overrides, f"out={tmp_path / 'whole'}"]))
+    whole = train(load(Config, [*overrides, f"out={tmp_path / 'whole'}"]))
     with EpisodeStore.open(whole / "memory") as store:
         assert 1 < len(store) < 4
         assert store.next_id == 8
@@ -104,15 +104,15 @@ def test_a_run_with_a_bounded_memory_goes_on_exactly(tmp_path: Path, small: list
     kill_and_resume(tmp_path, {"run": kills}, overrides)
     assert_same_run(whole, tmp_path / "run")
     with pytest.raises(TrainingError, match=r"memory\.max_bytes was 5500 and is None"):
-        build.train(load(Config, [*small, f"out={whole}"]))
+        train(load(Config, [*small, f"out={whole}"]))
 
 
 def test_two_runs_of_one_seed_are_the_same_and_of_another_are_not(
     tmp_path: Path, small_run: Path, small: list[str]
 ) -> None:
-    again = build.train(load(Config, [*small, f"out={tmp_path / 'again'}"]))
+    again = train(load(Config, [*small, f"out={tmp_path / 'again'}"]))
     assert_same_run(small_run, again)
-    other = build.train(load(Config, [*small, f"out={tmp_path / 'other'}", "seed=1", "training.rounds=0"]))
+    other = train(load(Config, [*small, f"out={tmp_path / 'other'}", "seed=1", "training.rounds=0"]))
     a, b = (load_checkpoint(run / "last.safetensors").tensors for run in (again, other))
     weights = [key for key in a if key.startswith("model.") and key.endswith("weight")]
     assert any(not torch.equal(a[key], b[key]) for key in weights)
@@ -144,13 +144,13 @@ def test_interrupt_saves_and_stops_twice_quits_and_both_resume_exactly(
     watcher = Watcher(times)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        build.train(config, watcher)
+        train(config, watcher)
     assert signal.getsignal(signal.SIGINT) is handler
     assert any("Ctrl-C again quits" in m for m in watcher.messages)
     saved = load_checkpoint(tmp_path / "run" / "last.safetensors").state["updates"]
     stopped = any("stopped and saved" in m for m in watcher.messages)
     assert (saved, stopped) == ((5, True) if times == 1 else (4, False))
-    build.train(config, watcher)
+    train(config, watcher)
     assert f"resumed at update {saved}" in " ".join(watcher.messages)
     assert_same_run(small_run, tmp_path / "run")
 
@@ -169,13 +169,13 @@ def test_interrupt_during_collection_keeps_the_waves_that_are_stored(
     with monkeypatch.context() as patch:
         patch.setattr(EpisodeStore, "append_many", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            build.train(config)
+            train(config)
     with EpisodeStore.open(tmp_path / "run" / "memory") as store:
         assert len(store) == 2  # of 4, in waves of 2
     lived: list[int] = []
     run_episodes = rollout.run_episodes
     monkeypatch.setattr(rollout, "run_episodes", lambda *a, **k: lived.append(1) or run_episodes(*a, **k))
-    build.train(config)
+    train(config)
     assert len(lived) == 3  # the second wave of this phase, and one in each of the others
     assert_same_run(small_run, tmp_path / "run")
 
@@ -185,7 +185,7 @@ def test_a_resumed_run_does_without_what_was_forgotten_and_does_not_collect_it_a
 ) -> None:
     config = load(Config, [*small, f"out={tmp_path / 'run'}"])
     with pytest.raises(KeyboardInterrupt):
-        build.train(config, Watcher(1))
+        train(config, Watcher(1))
     with EpisodeStore.open(tmp_path / "run" / "memory", "a") as store:
         assert store.next_id == 4
         store.forget([0, 2])
@@ -198,7 +198,7 @@ def test_a_resumed_run_does_without_what_was_forgotten_and_does_not_collect_it_a
         drawn.append(sampler._ids.tolist())
 
     monkeypatch.setattr(SequenceSampler, "refresh", watched)
-    build.train(config)
+    train(config)
     assert drawn[-3:] == [[1, 3], [1, 3, 4, 5], [1, 3, 4, 5, 6, 7]]
     with EpisodeStore.open(tmp_path / "run" / "memory") as store:
         assert store.ids().tolist() == [1, 3, 4, 5, 6, 7]
@@ -242,7 +242,7 @@ def test_best_holds_weights_only_and_last_can_be_resumed(small_run: Path) -> Non
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, small_run: Path, small: list[str]) -> None:
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     before = {name: (run / name).read_bytes() for name in ("last.safetensors", "best.safetensors", "metrics.jsonl")}
-    build.train(load(Config, [*small, f"out={run}"]))
+    train(load(Config, [*small, f"out={run}"]))
     assert {name: (run / name).read_bytes() for name in before} == before
 
 
@@ -251,7 +251,7 @@ def test_what_does_not_change_the_result_may_change_at_a_resume(
 ) -> None:
     run = shutil.copytree(small_run, tmp_path / "moved")
     free = ["threads=2", "memory.sync=false", "learner.cache_bytes=0", "training.checkpoint_every=9"]
-    build.train(load(Config, [*small, *free, "env_options.step_timeout_s=9", f"out={run}"]))
+    train(load(Config, [*small, *free, "env_options.step_timeout_s=9", f"out={run}"]))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_other_options_at_a_resume_are_named(
 ) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
     with pytest.raises(TrainingError, match="a run goes on with the options it began with") as caught:
-        build.train(load(Config, [*small, f"out={run}", override]))
+        train(load(Config, [*small, f"out={run}", override]))
     assert change in str(caught.value)
     assert load_checkpoint(run / "last.safetensors").state["updates"] == 30
 
@@ -282,14 +282,14 @@ def test_a_run_without_its_description_is_refused(
     if content is not None:
         (run / "run.json").write_bytes(content)
     with pytest.raises(ForethoughtError, match=r"run\.json"):
-        build.train(load(Config, [*small, f"out={run}"]))
+        train(load(Config, [*small, f"out={run}"]))
 
 
 def test_a_run_whose_memory_was_replaced_is_refused(tmp_path: Path, small_run: Path, small: list[str]) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
     shutil.rmtree(run / "memory")
     with pytest.raises(TrainingError, match="is not the memory that"):
-        build.train(load(Config, [*small, f"out={run}"]))
+        train(load(Config, [*small, f"out={run}"]))
 
 
 def test_a_new_run_in_a_folder_with_an_old_log_begins_a_new_one(
@@ -297,7 +297,7 @@ def test_a_new_run_in_a_folder_with_an_old_log_begins_a_new_one(
 ) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
     (run / "last.safetensors").unlink()
-    build.train(load(Config, [*small, f"out={run}", "training.rounds=0"]))
+    train(load(Config, [*small, f"out={run}", "training.rounds=0"]))
     assert [line["phase"] for line in read_metrics(run / "metrics.jsonl")].count("collect") == 1
     with EpisodeStore.open(run / "memory") as store:
         assert len(store) == 16  # the old episodes stay, and are learned from too
@@ -305,7 +305,7 @@ def test_a_new_run_in_a_folder_with_an_old_log_begins_a_new_one(
 
 
 def test_waves_of_a_phase_are_scored_together(tmp_path: Path, small: list[str]) -> None:
-    run = build.train(load(Config, [*small, f"out={tmp_path / 'run'}", "training.num_envs=1", "training.rounds=1"]))
+    run = train(load(Config, [*small, f"out={tmp_path / 'run'}", "training.num_envs=1", "training.rounds=1"]))
     (line,) = [m for m in read_metrics(run / "metrics.jsonl") if "episode/return" in m]
     with EpisodeStore.open(run / "memory") as store:
         infos = [store.info(i) for i in store.ids()]

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from forethought.agent import build
 from forethought.agent.agent import AgentOptions
+from forethought.agent.build import load_agent
 from forethought.agent.configurator import MODES, ConfiguratorOptions
+from forethought.agent.jobs.evaluate import _count_failures, _reacting
+from forethought.agent.jobs.train import train
 from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.runs import RunError
 from forethought.agent.training.checkpoint import load_checkpoint
 from forethought.agent.training.evaluate import diagnose
+from forethought.agent.training.loop import Silent
 from forethought.agent.training.metrics import read_metrics
 from forethought.agent.training.rollout import AgentPolicy, run_episodes
 from forethought.configs.register import load
@@ -49,7 +53,7 @@ HOPPER = [
 
 @pytest.fixture(scope="module")
 def hopper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build.train(load(Config, [*HOPPER, f"out={tmp_path_factory.mktemp('runs') / 'hopper'}"]))
+    return train(load(Config, [*HOPPER, f"out={tmp_path_factory.mktemp('runs') / 'hopper'}"]))
 
 
 def test_decisions_are_counted_not_episodes(hopper: Path) -> None:
@@ -67,7 +71,7 @@ def test_decisions_are_counted_not_episodes(hopper: Path) -> None:
 
 
 def test_termination_is_noticed_and_learned(hopper: Path) -> None:
-    agent = build.load_agent(hopper)
+    agent = load_agent(hopper)
     assert agent.model.control is not None
     assert agent.model.control.terminates
     trained = [line for line in read_metrics(hopper / "metrics.jsonl") if line["phase"] == "train"]
@@ -84,15 +88,15 @@ def test_validation_comes_every_second_phase_and_at_the_end(hopper: Path) -> Non
 
 
 def test_an_interrupted_run_goes_on_exactly(hopper: Path, tmp_path: Path) -> None:
-    class Stop(build.Silent):
+    class Stop(Silent):
         def message(self, text: str) -> None:
             if text.startswith("phase 1"):
                 raise RuntimeError("pulled the plug")
 
     config = load(Config, [*HOPPER, f"out={tmp_path / 'run'}"])
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        build.train(config, Stop())
-    build.train(config)
+        train(config, Stop())
+    train(config)
     one, other = (load_checkpoint(run / "last.safetensors") for run in (hopper, tmp_path / "run"))
     assert one.tensors.keys() == other.tensors.keys()
     for key, value in one.tensors.items():
@@ -121,23 +125,23 @@ def test_evaluation_is_of_returns(hopper: Path, tmp_path: Path, cli: Any) -> Non
 def test_failures_count_where_others_succeed() -> None:
     nothing = {"success_rate": None, "success_ci": None, "episodes": 100}
     rows = [{"success_rate": 0.5, "success_ci": [0.4, 0.6], "episodes": 100}, dict(nothing)]
-    build._count_failures(rows)
+    _count_failures(rows)
     assert rows[0]["success_ci"] == [0.4, 0.6]
     assert rows[1]["success_rate"] == 0.0
     assert rows[1]["success_ci"] == pytest.approx([0.0, 0.037], abs=1e-3)
     silent = [dict(nothing), dict(nothing)]
-    build._count_failures(silent)  # an environment that never speaks of success
+    _count_failures(silent)  # an environment that never speaks of success
     assert silent == [nothing, nothing]
 
 
 def test_the_prior_acts_as_the_policy_head_says(hopper: Path) -> None:
-    agent = build.load_agent(hopper)
+    agent = load_agent(hopper)
     model, heads = agent.model, agent.model.control
     assert heads is not None
     environments = make_vector("Hopper-v5", 3)
     obs, _ = environments.reset([1, 2, 3])
     environments.close()
-    policy = AgentPolicy(build._reacting(agent))
+    policy = AgentPolicy(_reacting(agent))
     policy.reset([1, 2, 3], None)
     first = policy.act(obs, np.arange(3))
     with torch.no_grad():
@@ -154,7 +158,7 @@ def test_the_agent_thinks_where_its_values_disagree(hopper: Path) -> None:
 
     def lived(**choice: Any) -> tuple[list[np.ndarray[Any, Any]], dict[str, float]]:
         options = AgentOptions(plan_dtype="float32", configurator=ConfiguratorOptions(**choice))
-        policy = AgentPolicy(build.load_agent(hopper, options=options))
+        policy = AgentPolicy(load_agent(hopper, options=options))
         episodes = run_episodes(environments, policy, [1, 2])
         return [episode.actions for episode in episodes], policy.statistics.summary()
 
@@ -174,16 +178,14 @@ def test_the_agent_thinks_where_its_values_disagree(hopper: Path) -> None:
 def test_modes_that_do_not_fit_the_objective_are_refused(hopper: Path) -> None:
     for mode in ("memory", "explore"):
         options = AgentOptions(configurator=ConfiguratorOptions(mode=mode))
-        with pytest.raises(
-            build.RunError, match=rf"must be one of plan, auto, react with objective=reward, got '{mode}'"
-        ):
-            build.load_agent(hopper, options=options)
+        with pytest.raises(RunError, match=rf"must be one of plan, auto, react with objective=reward, got '{mode}'"):
+            load_agent(hopper, options=options)
 
 
 def test_noise_while_collecting_follows_the_spread_of_the_search(hopper: Path) -> None:
     def actions(**noise: float) -> np.ndarray[Any, Any]:
         environments = make_vector("Hopper-v5", 1)
-        policy = AgentPolicy(build.load_agent(hopper), **noise)
+        policy = AgentPolicy(load_agent(hopper), **noise)
         (episode,) = run_episodes(environments, policy, [5])
         environments.close()
         return episode.actions[0]
@@ -194,14 +196,14 @@ def test_noise_while_collecting_follows_the_spread_of_the_search(hopper: Path) -
 
 
 def test_windows_are_drawn_where_rewards_are(tmp_path: Path) -> None:
-    run = build.train(load(Config, [*HOPPER, "training.rounds=0", "learner.focus_share=0.9", f"out={tmp_path}/run"]))
-    same = build.train(load(Config, [*HOPPER, "training.rounds=0", f"out={tmp_path}/same"]))
+    run = train(load(Config, [*HOPPER, "training.rounds=0", "learner.focus_share=0.9", f"out={tmp_path}/run"]))
+    same = train(load(Config, [*HOPPER, "training.rounds=0", f"out={tmp_path}/same"]))
     one, other = (load_checkpoint(path / "last.safetensors").tensors for path in (run, same))
     assert not torch.equal(one["model.dynamics.net.layers.0.weight"], other["model.dynamics.net.layers.0.weight"])
 
 
 def test_values_are_calibrated_against_discounted_returns(hopper: Path) -> None:
-    agent = build.load_agent(hopper)
+    agent = load_agent(hopper)
     heads = agent.model.control
     assert heads is not None
     environments = make_vector("Hopper-v5", 2)
@@ -237,6 +239,6 @@ def test_a_pendulum_learns_to_stay_up(tmp_path: Path) -> None:
         "training.initial_fraction=0.2", "training.validate_every=5", "training.validation_episodes=5",
         "memory.sync=false", "threads=1", f"out={tmp_path / 'run'}",
     ]  # fmt: skip
-    run = build.train(load(Config, overrides))
+    run = train(load(Config, overrides))
     returns = [m["validation/return"] for m in read_metrics(run / "metrics.jsonl") if m["phase"] == "validation"]
     assert max(returns) > 60

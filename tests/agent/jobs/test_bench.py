@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forethought.agent.build import TASK_GROUPS, bench_tasks, make_arena
+from forethought.agent.jobs.bench import TASK_GROUPS, bench_tasks, make_arena
 
 SMALL = ["budgets=24", "episodes=2", "threads=1", "horizon=3", "video=false"]
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from forethought.agent import build
+from forethought.agent.jobs import drive as job
+from forethought.agent.runs import RunError, overrides_of_run, read_card
 from forethought.configs.register import load
 from forethought.configs.schema import DriveConfig
 from forethought.envs.realtime import RealTime
+from forethought.envs.registry import make_env
 
 
 @dataclass
@@ -33,11 +35,11 @@ def run(small_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def drive(run: Path) -> Any:
     def make(*overrides: str) -> dict[str, Any]:
-        config = build.read_card(run, "best")["config"]
+        config = read_card(run, "best")["config"]
         given = [f"run={run}", "threads=1", "drive.steps=12", *overrides]
         pairs = dict(o.split("=", 1) for o in given)
-        loaded = load(DriveConfig, [*build.overrides_of_run(config, pairs, limits=True), *given])
-        return build.drive(loaded, clock=Clock())
+        loaded = load(DriveConfig, [*overrides_of_run(config, pairs, limits=True), *given])
+        return job.drive(loaded, clock=Clock())
 
     return make
 
@@ -81,7 +83,7 @@ def test_options_reach_the_robot(run: Path, drive: Any, override: str) -> None:
 
 
 def test_the_command_prints_and_writes(run: Path, cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(build, "RealTime", lambda env, period_s, clock: RealTime(env, period_s, Clock()))
+    monkeypatch.setattr(job, "RealTime", lambda env, period_s, clock: RealTime(env, period_s, Clock()))
     done = cli("drive", f"run={run}", "steps=60", "fallback=hold", f"log={tmp_path / 'drive.jsonl'}", "threads=1")
     assert (done.code, done.err) == (0, "")
     assert "60 decisions" in done.out
@@ -105,11 +107,11 @@ def test_options_are_listed(cli: Any) -> None:
 
 
 def test_a_changed_robot_is_refused(run: Path, drive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = build.make_env
+    real = make_env
 
     def other(env_id: str, options: Any) -> Any:
         return real("forethought/Cartpole-v0", options)
 
-    monkeypatch.setattr(build, "make_env", other)
-    with pytest.raises(build.RunError, match="must be that of the run"):
+    monkeypatch.setattr(job, "make_env", other)
+    with pytest.raises(RunError, match="must be that of the run"):
         drive()
