@@ -131,6 +131,11 @@ def merge(changed: Tensor, fresh: T, carry: T) -> T:
     return cast(T, merged)
 
 
+def _up_to(horizon: int, cost_fn: CostFn) -> CostFn:
+    """The cost of the first actions of candidates `[B, N, H, A]`, as many as there is time for."""
+    return lambda actions: cost_fn(actions[:, :, :horizon])
+
+
 class Agent:
     """A world model, a planner and an objective that act together.
 
@@ -267,7 +272,12 @@ class Agent:
         return Motion(last, (last - before) / limits.period_s)
 
     def act(
-        self, obs: Mapping[str, Any], carry: Carry, goal: Tensor | None, deadline_s: float | None = None
+        self,
+        obs: Mapping[str, Any],
+        carry: Carry,
+        goal: Tensor | None,
+        deadline_s: float | None = None,
+        left: Tensor | None = None,
     ) -> tuple[Tensor, Carry, Plan | None]:
         """Decide.
 
@@ -279,6 +289,8 @@ class Agent:
             carry: from `init` or the last call.
             goal: goal embeddings `[B, G]`.
             deadline_s: seconds that a plan may take now; None for those of the options.
+            left: decisions left for the goals, this one included, `[B]`; None where nothing limits them. Plans toward
+                goals count none beyond the last of all.
 
         Returns:
             actions `[B, A]` in real units, the next carry, and the plan (None where an earlier plan is still used).
@@ -324,13 +336,16 @@ class Agent:
             state = merge(changed, self.planner.init(len(latent)), state)
         target, course = goal, carry.course
         if self.configurator is not None and goal is not None:
-            target, course = self.configurator.aim(latent, goal, course)
+            target, course = self.configurator.aim(latent, goal, course, left)
         cost_fn: CostFn = ImaginedCost(
             self.imagined, self.objective, latent, target, carry.correction, compile=self._compile
         )
         if self.limits is not None:
             motion = self._motion(self.limits, carry, len(latent))
             cost_fn = LimitedCost(cost_fn, self.limits, motion)
+        # Compiled code would be compiled anew for every horizon.
+        if goal is not None and left is not None and not self._compile and left.max() < self.planner.horizon:
+            cost_fn = _up_to(max(1, int(left.max())), cost_fn)
         seeds = self._seeds(latent, target)
         deadline_s = self.options.deadline_s if deadline_s is None else deadline_s
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, deadline_s)

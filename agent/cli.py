@@ -642,7 +642,7 @@ def _findings_table(findings: Sequence["Finding"]) -> Table:
 
 
 def _memory(parsed: argparse.Namespace, console: Console) -> int:
-    if parsed.action not in model_commands.ACTIONS:
+    if parsed.action not in model_commands.ACTIONS or parsed.run is None:
         return memory_commands.run(parsed, console)
     from .build import load_alone
 

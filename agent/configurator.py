@@ -3,6 +3,11 @@
 In LeCun's architecture ("A path towards autonomous machine intelligence", 2022) it sets the other modules up for the
 task at hand. Here it chooses, episode by episode, between planning straight for the goal, planning for a landmark on a
 way that memory knows, and setting out where no way is known; what it chose is in the log and in the report.
+
+It takes what is expected to need the fewest decisions. Distances that several heads disagree about count as longer, see
+`memory.graph.Ruler`, so a goal of which little is known is rather gone to by what is remembered. What cannot arrive in
+the time that is left, even if all goes well, is not taken while something else might: nobody has to say how much a
+decision is worth, and where time is plentiful it does not matter.
 """
 
 from dataclasses import dataclass, replace
@@ -248,13 +253,14 @@ class Configurator:
         return None if self.graph.expanded[at] or clear else at
 
     @torch.no_grad()
-    def aim(self, z: Tensor, goal: Tensor, course: Course | None) -> tuple[Tensor, Course]:
+    def aim(self, z: Tensor, goal: Tensor, course: Course | None, left: Tensor | None = None) -> tuple[Tensor, Course]:
         """What to plan for now.
 
         Args:
             z: present latents `[B, Z]`.
             goal: goal embeddings `[B, G]`.
             course: from the last call; None at the start.
+            left: decisions left for the goal, `[B]`; None where nothing limits them.
 
         Returns:
             goal embeddings `[B, G]`, of landmarks or the goal itself, and the course from now on.
@@ -278,15 +284,16 @@ class Configurator:
         stuck: dict[int, Choice] = {}
         for row in range(len(z)):
             far = np.inf if exploring else float(direct[row])
-            choice = self._choose(steps[row], far, _row(course, row, ~imagined, tolls[row]))
+            time = np.inf if left is None else float(left[row])
+            choice = self._choose(steps[row], far, _row(course, row, ~imagined, tolls[row]), time)
             if choice.target < count:
                 targets[row] = graph.goals[choice.target]
                 mode[row] = EXPLORE if imagined[choice.target] else MEMORY
             else:
                 mode[row] = PLAN if direct[row] <= graph.believed else EXPLORE
-            left, at = float(steps[row, choice.target] if choice.target < count else direct[row]), (row, choice.target)
-            if idle[at] > FORGOTTEN * options.patience or left < float(least[at]) - options.progress:
-                least[at], spent[at] = left, 0
+            away, at = float(steps[row, choice.target] if choice.target < count else direct[row]), (row, choice.target)
+            if idle[at] > FORGOTTEN * options.patience or away < float(least[at]) - options.progress:
+                least[at], spent[at] = away, 0
             elif spent[at] >= options.patience * (2 if choice.walked else 1):
                 spent[at], stuck[row] = 0, choice
             else:
@@ -300,13 +307,14 @@ class Configurator:
         """Whether what was never seen is what counts now."""
         return self.options.mode == "explore" and bool(self.graph.unknown.any())
 
-    def _choose(self, steps: Floats, direct: float, way: "_Way") -> Choice:
+    def _choose(self, steps: Floats, direct: float, way: "_Way", left: float = np.inf) -> Choice:
         """What one episode is to head for.
 
         Args:
             steps: learned steps to each landmark, `[N]`.
             direct: to the goal.
             way: what it knows.
+            left: decisions left.
         """
         graph, goal, reach = self.graph, len(self.graph), self.graph.options.reach
         within = direct <= graph.believed
@@ -337,7 +345,13 @@ class Configurator:
                 expected = over + tolls + way.value
                 first = int(expected.argmin())
                 rest = float(expected[first])
-        if straight <= rest or first in (goal, NOWHERE) or not np.isfinite(rest):
+        if first in (goal, NOWHERE) or not np.isfinite(rest):
+            return Choice(goal, [])
+        takes_straight = straight <= rest
+        if np.isfinite(straight) and max(straight, rest) > left:  # or else both might arrive
+            in_time = self._least(steps, here, first, way) <= left
+            takes_straight = takes_straight if (direct <= left) == in_time else not in_time
+        if takes_straight:
             return Choice(goal, [])
         hops, along = [first], float(steps[first])
         while way.real[first]:
@@ -351,6 +365,22 @@ class Configurator:
                 return Choice(hops[-1], hops, walked)
             hops.append(following)
         return Choice(first, hops, walked)
+
+    def _least(self, steps: Floats, here: int, first: int, way: "_Way") -> float:
+        """Learned steps from here to the goal by the landmark `first`, if every leg of the way works at once.
+
+        Args:
+            steps: to each landmark, `[N]`; inf to those that look far away.
+            here: the landmark nearest to here.
+            first: on the way.
+            way: what the episode knows.
+        """
+        graph, least, at = self.graph, float(steps[first]), first
+        if not np.isfinite(least):
+            least = graph.length_of(here, first)
+        while 0 <= (following := int(way.successor[at])) < len(graph):
+            least, at = least + graph.length_of(at, following), following
+        return least + float(way.last[at])
 
     def _course(self, goal: Tensor, course: Course | None) -> Course:
         """The course of episodes that go on, with ways found anew where the goal or the graph has changed."""

@@ -46,13 +46,16 @@ class Guide(Protocol[CourseT]):
         """
         ...
 
-    def aim(self, z: Tensor, goal: Tensor, course: CourseT | None) -> tuple[Tensor, CourseT]:
+    def aim(
+        self, z: Tensor, goal: Tensor, course: CourseT | None, left: Tensor | None = None
+    ) -> tuple[Tensor, CourseT]:
         """What to plan for now.
 
         Args:
             z: present latents `[B, Z]`.
             goal: goal embeddings `[B, G]`.
             course: from the last call; None at the start.
+            left: decisions left for the goal, `[B]`; None where nothing limits them.
 
         Returns:
             goal embeddings `[B, G]`, of sub-goals or the goal itself, and the course from now on.
@@ -139,7 +142,9 @@ class MacroGuide(Guide[MacroCourse]):
 
     @override
     @torch.no_grad()
-    def aim(self, z: Tensor, goal: Tensor, course: MacroCourse | None) -> tuple[Tensor, MacroCourse]:
+    def aim(
+        self, z: Tensor, goal: Tensor, course: MacroCourse | None, left: Tensor | None = None
+    ) -> tuple[Tensor, MacroCourse]:
         direct = self._steps(z, goal)
         seeds = None
         if course is not None:
@@ -158,6 +163,8 @@ class MacroGuide(Guide[MacroCourse]):
         reached = self._steps(z[:, None].expand_as(ahead), points) <= self.reach
         chosen = reached.long().cumprod(dim=1).sum(dim=1).clamp(min=1) - 1
         near = direct <= self.reach
+        if left is not None:
+            near |= left < self.macro.stride  # no jump would be over in time
         target = torch.where(near[:, None], goal, points[torch.arange(len(z)), chosen])
         mode = torch.where(near, PLAN, JUMP)
         return target, MacroCourse(goal.clone(), plan.actions, mode)

@@ -277,10 +277,11 @@ class Driver:
         goal = self._goal(info)
         carry, motion, surprised = self.agent.init(1), self._limits.rest(), 0
         length, total, over, success = 0, 0.0, False, False
+        limit = self.robot.env_spec.max_episode_steps
         try:
             while not over and not success and len(drive.decision_s) < self.options.steps:
                 began_s, before = self.robot.elapsed_s, carry
-                asked, carry, tick = self._decide(obs, carry, goal, drive, began_s)
+                asked, carry, tick = self._decide(obs, carry, goal, drive, began_s, limit - length)
                 surprised = surprised + 1 if self._is_surprised(tick) else 0
                 if tick.fallback is None and surprised >= self.options.surprise_ticks:
                     tick.fallback = "surprise"
@@ -323,13 +324,14 @@ class Driver:
         return self.agent.embed_goal({k: v[None] for k, v in info["goal"].items()})
 
     def _decide(
-        self, obs: Obs, carry: Carry, goal: Tensor | None, drive: Drive, elapsed_s: float
+        self, obs: Obs, carry: Carry, goal: Tensor | None, drive: Drive, elapsed_s: float, left: int
     ) -> tuple[Tensor, Carry, Tick]:
         """What the agent wants `[A]`, what it carries on, and the tick that says how it went."""
         tick = Tick(len(drive.decision_s), self.robot.time_s, 0, obs, None, np.zeros(0), None, 0.0, None, None, None)
         try:
             left_s = max(drive.deadline_s - elapsed_s, 1e-6)
-            action, after, plan = self.agent.act({k: v[None] for k, v in obs.items()}, carry, goal, left_s)
+            batch, time = {k: v[None] for k, v in obs.items()}, torch.tensor([left], device=self.agent.device)
+            action, after, plan = self.agent.act(batch, carry, goal, left_s, time)
             if carry.latent is not None and carry.action is not None and after.latent is not None:
                 _, error = self.agent.adapt(carry.correction, carry.latent, carry.action, after.latent)
                 tick.surprise = float(torch.linalg.vector_norm(error.float())) / self._usual

@@ -39,6 +39,8 @@ def add_actions(add: Add) -> None:
     forget.add_argument("--yes", action="store_true", help="do not ask")
     compact = add("compact", "rewrite the file without the room of what is gone")
     compact.add_argument("dir", **folder)
+    compact.add_argument("--run", type=Path, help="first merge landmarks that are one place to the model of this run")
+    compact.add_argument("--checkpoint", default="best", help="best (default) or last, with --run")
     formats: dict[str, Any] = {"choices": ("minari", "lerobot"), "required": True, "help": "whose"}
     export = add("export", "write episodes of one environment as a dataset of another tool")
     export.add_argument("dir", **folder)
@@ -209,7 +211,8 @@ def _selected(store: "EpisodeStore", parsed: argparse.Namespace) -> list[int]:
     return kept
 
 
-def _compact(parsed: argparse.Namespace, console: Console) -> int:
+def compact(parsed: argparse.Namespace, console: Console) -> int:
+    """Rewrite the file of a memory without the room of what is gone."""
     from .store import EpisodeStore
 
     EpisodeStore.open(parsed.dir).close()  # mode "a" would make a memory where there is none
@@ -280,7 +283,7 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "stats": _stats,
     "verify": _verify,
     "forget": _forget,
-    "compact": _compact,
+    "compact": compact,
     "export": _export,
     "import": _import,
 }

@@ -428,6 +428,73 @@ class LandmarkGraph:
         self._believed = len(self)
         self.version += 1
 
+    # -- merging landmarks --------------------------------------------------------------------------------------------
+
+    SAME = 0.5
+    """Spacings, by the longer of both ways, within which two landmarks are one place: half as near as they are laid."""
+
+    def merge(self) -> int:
+        """Make one of landmarks that turn out to be one place, as a better model may show; returns how many are gone.
+
+        The older one stays, with the ways of both and all that was lived through on them. No leg of a way becomes
+        longer by more than twice `SAME` spacings. Landmarks that somebody failed to go between, or that an obstacle is
+        between, stay two. Sparse graphical memory (Emmons et al. 2020) merges by what is near either way, too.
+        """
+        before = len(self)
+        while (into := self._doubles()) is not None:
+            self._join(into)
+        return before - len(self)
+
+    @torch.no_grad()
+    def _doubles(self) -> NDArray[np.int64] | None:
+        """The landmark that each is to be merged into, `[N]`, itself for most; None if there is nothing to merge."""
+        into, lived = np.arange(len(self)), np.flatnonzero(~self.imagined)
+        rows = torch.from_numpy(lived).to(self.latents.device)
+        z, states, targets = self.latents[rows], self.states[rows], self.targets[rows]
+        near = torch.cdist(z, z).topk(min(self.CANDIDATES, len(z)), largest=False).indices  # [n, k]
+        there = self.ruler.paired(states, targets[near])
+        back = self.ruler.paired(states[near].flatten(0, 1), targets.repeat_interleave(near.shape[1], 0).unsqueeze(1))
+        gap = torch.maximum(there, back.reshape(there.shape)).cpu().numpy()
+        close = np.argwhere(gap <= self.SAME * self.options.spacing)
+        for row, column in close[np.lexsort((gap[tuple(close.T)], close[:, 0]))].tolist():  # the nearest first
+            one, other = int(lived[near[row, column]]), int(lived[row])
+            # What an older one is merged into is decided by now, so that nothing is merged twice.
+            merged = np.flatnonzero(into == one).tolist() if one < other and into[other] == other else []
+            if merged and not any(self._are_apart(member, other) for member in merged):
+                into[other] = one
+        return None if (into == np.arange(len(self))).all() else into
+
+    def _are_apart(self, one: int, other: int) -> bool:
+        """Whether something stands between two landmarks that are near each other."""
+        for begin, end in ((one, other), (other, one)):
+            edge = self._index.get((begin, end))
+            length = self._measured(np.array([[begin, end]]))
+            if edge is not None and self.failed[edge] > 0:
+                return True
+            if self.obstructed(self.states[begin : begin + 1], self.targets[end : end + 1], length)[0]:
+                return True
+        return False
+
+    def _join(self, into: NDArray[np.int64]) -> None:
+        """Merge landmarks into others, `[N]`, which stay."""
+        kept = np.unique(into)
+        number = np.searchsorted(kept, into)
+        ways = number[self.edges]
+        apart = ways[:, 0] != ways[:, 1]
+        self.edges, which = np.unique(ways[apart], axis=0, return_inverse=True)
+        self._index = {(begin, end): edge for edge, (begin, end) in enumerate(self.edges.tolist())}
+        self.walked, self.failed = (
+            np.bincount(which.reshape(-1), counts[apart], len(self.edges)).astype(np.float32)
+            for counts in (self.walked, self.failed)
+        )
+        self.expanded = np.bincount(number, self.expanded).astype(np.bool_)
+        self.moments, rows = self.moments[kept], torch.from_numpy(kept).to(self.latents.device)
+        self.latents, self.goals = self.latents[rows], self.goals[rows]
+        self.states, self.targets = self.states[rows], self.targets[rows]
+        self.length = self._measured(self.edges)
+        self._believed = 0  # those that stay may have other neighbours now
+        self.version += 1
+
     # -- finding ways -------------------------------------------------------------------------------------------------
 
     def trust(self, length: Array | float) -> Any:
@@ -609,6 +676,8 @@ def _restore(graph: LandmarkGraph, store: EpisodeStore, note: bytes) -> None:
             alive = (number[edges] != NOWHERE).all(axis=-1)
             kept = graph._edges_of(number[edges[alive]])
             graph.walked[kept], graph.failed[kept] = arrays["walked"][alive], arrays["failed"][alive]
+            if bytes(arrays["model"]) != encoder_key(model, 1):
+                graph.merge()  # another model may see one place where there were two
         graph.next_episode = int(arrays["next_episode"][0])
     except (KeyError, IndexError, ValueError, SafetensorError) as error:
         raise GraphError(f"the graph kept in {store.path} does not fit it: {error!r}") from error

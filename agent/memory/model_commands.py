@@ -1,4 +1,4 @@
-"""What `forethought memory nearest` and `graph` do: a memory as the model of a run sees it.
+"""What `forethought memory nearest`, `graph` and `compact --run` do: a memory as the model of a run sees it.
 
 What is heavy is imported where it is needed, so that `--help` is quick.
 """
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ... import ForethoughtError, UnknownNameError
 from ..files import write_bytes
-from .commands import Add
+from .commands import Add, compact
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Load = Callable[[Path, str], "Agent"]
 """Loads the agent of a run folder from the checkpoint of this name."""
-ACTIONS = ("nearest", "graph")
+ACTIONS = ("nearest", "graph", "compact")
+"""What needs a model, the last only with `--run`."""
 
 
 class ViewError(ForethoughtError):
@@ -53,7 +54,7 @@ def run(parsed: argparse.Namespace, console: Console, load: Load) -> int:
     agent = load(parsed.run, parsed.checkpoint)
     if agent.model.purpose != "goal":
         raise ViewError(f"run={parsed.run} must have been trained with objective=goal, which measures distances")
-    return (_nearest if parsed.action == "nearest" else _graph)(parsed, console, agent)
+    return {"nearest": _nearest, "graph": _graph, "compact": _compact}[parsed.action](parsed, console, agent)
 
 
 def _nearest(parsed: argparse.Namespace, console: Console, agent: "Agent") -> int:
@@ -130,6 +131,21 @@ def _graph(parsed: argparse.Namespace, console: Console, agent: "Agent") -> int:
     write_bytes(parsed.out, picture)
     console.print(f"picture: {parsed.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _compact(parsed: argparse.Namespace, console: Console, agent: "Agent") -> int:
+    from .graph import NOTE, open_graph, save_graph
+    from .store import EpisodeStore
+
+    EpisodeStore.open(parsed.dir).close()  # mode "a" would make a memory where there is none
+    with EpisodeStore.open(parsed.dir, "a") as store:
+        if store.note(NOTE + agent.model.spec.env_id) is None:
+            raise ViewError(f"{parsed.dir} must keep landmarks of {agent.model.spec.env_id} to merge them, got none")
+        graph = open_graph(agent.model, store, agent.options.graph)
+        graph.merge()
+        save_graph(graph, store)
+    console.print(f"{len(graph)} landmarks", markup=False, highlight=False, soft_wrap=True)
+    return compact(parsed, console)
 
 
 def _axes(agent: "Agent", names: list[str] | None) -> list[tuple[str, int]]:

@@ -205,6 +205,7 @@ class AgentPolicy(Policy):
             self.colour = colour_matrix(self.steps, noise_beta, dtype=torch.float32, device=agent.device)
         self.draws = torch.zeros(0)
         self.time = 0
+        self.due = torch.zeros(0, dtype=torch.int64)  # the time by which each goal should be reached
         self.statistics = PlanStatistics()
         low, high = (
             torch.tensor(b, device=agent.device) for b in (agent.model.spec.action_low, agent.model.spec.action_high)
@@ -221,6 +222,7 @@ class AgentPolicy(Policy):
             goal = {k: np.repeat(v[None], len(seeds), axis=0) for k, v in self.goal_obs.items()}
         self.goal = None if goal is None else self.agent.embed_goal(goal)
         self.rows, self.time = np.arange(len(seeds)), 0
+        self.due = torch.full((len(seeds),), self.steps, device=self.agent.device)
         if self.noise or self.plan_noise:
             shape = (1, len(seeds), self.steps, self.agent.model.spec.action_dim)
             like = torch.zeros((), device=self.agent.device)
@@ -231,6 +233,7 @@ class AgentPolicy(Policy):
         if self.goal is not None:
             at = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
             self.goal = self.goal.index_copy(0, at, self.agent.embed_goal(goal))
+            self.due[at] = self.time + self.steps
 
     @override
     def act(self, obs: Obs, rows: Array) -> Array:
@@ -242,8 +245,9 @@ class AgentPolicy(Policy):
             keep = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
             self.carry, self.rows = select(self.carry, keep), rows
             self.goal = None if self.goal is None else self.goal[keep]
+            self.due = self.due[keep]
         start, before = perf_counter(), self.carry
-        action, self.carry, plan = self.agent.act(obs, self.carry, self.goal)
+        action, self.carry, plan = self.agent.act(obs, self.carry, self.goal, left=self._left())
         mode = self.carry.mode
         if plan is not None or (mode is not None and bool((mode == REACT).all())):
             self.statistics.add(plan, 1e3 * (perf_counter() - start), mode)
@@ -256,6 +260,11 @@ class AgentPolicy(Policy):
         # A recurrent belief must hear what was done, not what was planned.
         self.carry = replace(self.carry, action=action)
         return action.cpu().numpy()
+
+    def _left(self) -> Tensor | None:
+        """Decisions left for the goals, `[B]`; None where they are only to keep an episode going, or overdue."""
+        left = self.due - (self.time - 1)
+        return None if self.switch_every or bool((left < 1).any()) else left
 
 
 SimulatorCosts = Callable[[Array, Array, Obs], Array]

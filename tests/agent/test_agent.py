@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from forethought.agent.agent import Agent, AgentError, AgentOptions, Carry, merge, select
+from forethought.agent.imagination import Trajectory
 from forethought.agent.objectives import DisagreementObjective, GoalObjective, GoalOptions, ObjectiveError
+from forethought.agent.world_model.model import WorldModel
 from forethought.planners import CostFn, Plan, make_planner
 
 Maker = Callable[..., Any]
@@ -373,6 +376,30 @@ def test_a_goal_that_is_changed_in_place_is_noticed(make_agent: AgentMaker, watc
     _, carry, _ = agent.act(seen[0], agent.init(1), goal)
     goal += 1
     assert agent.act(seen[1], carry, goal)[2] is not None
+
+
+# -- the time that is left ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("left", "counted"), [(None, H), ([9, 9], H), ([2, 2], 2), ([2, 3], 3), ([1, 1], 1)])
+def test_plans_count_no_decision_beyond_the_last(
+    make_agent: AgentMaker, watch: Maker, left: list[int] | None, counted: int
+) -> None:
+    agent = make_agent("icem")
+    seen, horizons = watch(agent, 2, 2), set()
+
+    class Counting(GoalObjective):
+        @override
+        def __call__(self, model: WorldModel, trajectory: Trajectory, goal: Tensor | None) -> Tensor:
+            horizons.add(trajectory.actions.shape[2])
+            return super().__call__(model, trajectory, goal)
+
+    agent.objective = Counting(GoalOptions())
+    time = None if left is None else torch.tensor(left)
+    _, _, plan = agent.act(seen[0], agent.init(2), agent.embed_goal(seen[1]), left=time)
+    assert horizons == {counted}
+    assert plan is not None
+    assert plan.actions.shape[1] == H
 
 
 @pytest.mark.parametrize("planner", ["icem", "mppi", "cem", "random_shooting", "gradient", "sample_gradient"])

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from forethought.agent.agent import Agent, AgentOptions, Carry, merge, select
 from forethought.agent.configurator import (
@@ -177,6 +179,74 @@ def test_a_wall_is_felt_gone_round_and_remembered(plane_model: Maker) -> None:
     assert max(visits) < 300
     assert visits[1] <= visits[0] / 2
     assert visits[3] <= visits[2] / 2
+
+
+# -- how sure, and how much time is left -------------------------------------------------------------------------------
+
+
+def around(model: WorldModel) -> LandmarkGraph:
+    """A way of 50 steps that was walked, to what is 10 away."""
+    up, along, down = [(0, y) for y in range(20)], [(x, 20) for x in range(10)], [(10, y) for y in range(20, -1, -1)]
+    path = np.array([*up, *along, *down])
+    graph = LandmarkGraph(model, GraphOptions(spacing=2.0, reach=6.0, believe=3.0, hope=9.0, stride=1))
+    z = torch.as_tensor(path, dtype=torch.float32)
+    graph.add(z, z, 0, np.arange(len(z)))
+    graph.believe()
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("left", "mode"), [(None, MEMORY), (100.0, MEMORY), (60.0, MEMORY), (40.0, EXPLORE), (10.0, EXPLORE), (9.0, MEMORY)]
+)
+def test_a_way_that_takes_too_long_is_left_for_one_that_might_do(
+    plane_model: Maker, left: float | None, mode: int
+) -> None:
+    """The goal is at 10 steps if nothing stands in between, and at 50 by a way that was walked."""
+    configurator = Configurator(around(plane_model()), ConfiguratorOptions(mode="auto"))
+    time = None if left is None else torch.tensor([left])
+    targets, course = configurator.aim(at((0, 0)), at((10, 0)), None, time)
+    assert course.mode.tolist() == [mode]
+    assert torch.equal(targets, at((10, 0))) == (mode == EXPLORE)
+
+
+@given(
+    start=st.integers(0, 50), end=st.integers(0, 50), aside=st.integers(0, 3), left=st.integers(1, 80),
+    hope=st.sampled_from([1.0, 3.0, 9.0]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_time_counts_only_where_it_is_short_and_never_wastes_the_last_chance(
+    plane_model: Maker, start: int, end: int, aside: int, left: int, hope: float
+) -> None:
+    graph = around(plane_model())
+    graph.options.hope = hope
+    configurator = Configurator(graph, ConfiguratorOptions(mode="auto"))
+    z, goal = graph.latents[start % len(graph)][None] + aside, graph.latents[end % len(graph)][None]
+    direct = float((goal - z).abs().sum())
+    free, course = configurator.aim(z, goal, None)
+    limited, _ = configurator.aim(z, goal, None, torch.tensor([float(left)]))
+    longest = float(course.value[course.value < np.inf].max()) + direct
+    if left >= max(longest, hope * direct):
+        assert torch.equal(free, limited)
+    if direct > left:
+        assert torch.equal(free, limited) or not torch.equal(limited, goal), "straight ahead is certainly too late"
+
+
+def test_the_time_that_is_left_is_each_episodes_own(plane_model: Maker) -> None:
+    configurator = Configurator(around(plane_model()), ConfiguratorOptions(mode="auto"))
+    z, goal = at((0, 0), (0, 0)), at((10, 0), (10, 0))
+    _, course = configurator.aim(z, goal, None, torch.tensor([40, 100]))
+    assert course.mode.tolist() == [EXPLORE, MEMORY]
+
+
+@pytest.mark.parametrize(("mode", "nearest", "farthest"), [("auto", 10, 10), ("memory", 3, 6), ("explore", 0, 2)])
+def test_each_mode_can_be_forced(plane_model: Maker, mode: str, nearest: float, farthest: float) -> None:
+    """Too little time is left for the known way: left to itself it heads straight for the goal, at 10.
+
+    `memory` goes along landmarks all the same, and `explore` to the one next to it, beyond which nobody looked.
+    """
+    configurator = Configurator(around(plane_model()), ConfiguratorOptions(mode=mode))
+    targets, _ = configurator.aim(at((0, 0)), at((10, 0)), None, torch.tensor([40]))
+    assert nearest <= float(targets.abs().sum()) <= farthest
 
 
 # -- the course --------------------------------------------------------------------------------------------------------

@@ -76,6 +76,13 @@ def test_macro_actions_beyond_what_was_seen_are_not_planned(limit: float, model:
     assert targets[0, 0] > 0.8 * STEP * limit, "as far as it may go"
 
 
+def test_no_jump_is_begun_that_cannot_be_over_in_time(model: WorldModel) -> None:
+    z, goal = at(model, (0, 0), (0, 0)), at(model, (40, 0), (40, 0))
+    targets, course = guide(model).aim(z, goal, None, torch.tensor([3, 4]))  # a jump takes 4
+    assert course.mode.tolist() == [PLAN, JUMP]
+    assert torch.equal(targets[0], goal[0])
+
+
 def test_search_goes_on_from_the_last_course_unless_the_goal_has_changed(model: WorldModel) -> None:
     z, goal = at(model, (0, 0)), at(model, (300, 0))
     _, course = guide(model).aim(z, goal, None)
@@ -139,7 +146,7 @@ def test_a_run_goes_by_macro_actions_without_its_memory(small: list[str], cli: M
     assert isinstance(agent.configurator, MacroGuide)
     outcome = cli("eval", f"run={run}", "episodes=2", "threads=1", "evaluation.video=false")
     assert outcome.code == 0, outcome.err
-    assert read_json(run / "eval.json")["plan"]["mode/jump"] == 1.0
+    assert read_json(run / "eval.json")["plan"]["mode/jump"] == 15 / 20, "no jump of six in the last five decisions"
     flat = dataclasses.replace(agent.options, configurator=ConfiguratorOptions())
     assert load_agent(run, options=flat).configurator is None
     agent.model.purpose = "reward"

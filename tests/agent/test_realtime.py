@@ -90,16 +90,18 @@ class Script:
     thinks_s: float = 0.02
     heard: list[Carry] = field(default_factory=list)
     deadlines: list[float | None] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
     model: Any = field(default_factory=lambda: SimpleNamespace(purpose="reward"))
     device = torch.device("cpu")
 
     def init(self, batch_size: int) -> Carry:
         return Carry(planner="fresh")
 
-    def act(self, obs: Any, carry: Carry, goal: Any, deadline_s: float | None = None) -> Any:
+    def act(self, obs: Any, carry: Carry, goal: Any, deadline_s: float | None = None, left: Any = None) -> Any:
         entry = self.entries[len(self.heard) % len(self.entries)]
         self.heard.append(carry)
         self.deadlines.append(deadline_s)
+        self.left.append(int(left))
         value, thinks_s, cost = (*entry, 0.0)[:3] if isinstance(entry, tuple) else (entry, self.thinks_s, 0.0)
         self.clock.time += thinks_s
         if isinstance(value, Exception):
@@ -151,6 +153,11 @@ def test_what_the_agent_says_is_done() -> None:
 def test_the_deadline_is_a_share_of_what_is_left_of_the_period() -> None:
     _, _, _, agent = drive([0.0], options={"deadline_share": 0.5, "steps": 2})
     assert agent.deadlines == pytest.approx([0.05, 0.05])
+
+
+def test_the_agent_is_told_how_many_decisions_are_left() -> None:
+    _, _, _, agent = drive([0.0], options={"steps": 5}, episode=3)
+    assert agent.left == [3, 2, 1, 3, 2]
 
 
 @pytest.mark.parametrize(

@@ -346,6 +346,75 @@ def test_edges_between_two_groups_of_landmarks(plane_model: Maker) -> None:
     assert graph.edges[found].tolist() == [[0, 1], [1, 2]]
 
 
+# -- merging landmarks -------------------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), count=st.integers(2, 14), back=st.sampled_from([1.0, 2.0]))
+@settings(max_examples=60, deadline=None)
+def test_merging_keeps_all_ways_and_all_that_was_lived_through(
+    plane_model: Maker, data: st.DataObject, count: int, back: float
+) -> None:
+    places = data.draw(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), min_size=count, max_size=count))
+    pairs = st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)).filter(lambda pair: pair[0] != pair[1])
+    graph = laid(plane_model(back), np.array(places) / 2, data.draw(st.lists(pairs, max_size=30)))
+    graph.expanded[0] = True
+    graph.fail(np.flatnonzero(np.arange(len(graph.edges)) % 3 == 0))
+    names, old, radius = [tuple(m) for m in graph.moments.tolist()], known(graph), graph.SAME * graph.options.spacing
+    length = {way: graph.length_of(*way) for way in edges(graph)}
+    apart = graph.ruler.steps(graph.states, graph.targets).numpy()
+    apart = np.maximum(apart, apart.T)
+    failed = {way for way, counts in old["ways"].items() if counts[1] > 0}
+    into = graph._doubles()
+    gone = graph.merge()
+    number = np.arange(count) if into is None else np.searchsorted(np.unique(into), into)
+    assert len(graph) == count - gone == number.max() + 1
+    kept = [names.index(tuple(m)) for m in graph.moments.tolist()]
+    assert (apart[np.arange(count), np.array(kept)[number]] <= radius).all(), "only what is near is one place"
+    for i, one in enumerate(kept):
+        for other in kept[:i]:
+            ways = (known(graph)["ways"].get((names[a], names[b]), (0, 0)) for a, b in ((one, other), (other, one)))
+            doubted = any(counts[1] > 0 for counts in ways)
+            assert apart[one, other] > radius or doubted, "what is near stays two only where going between them failed"
+    moved = dict[tuple[int, int], np.ndarray[Any, Any]]()
+    for (begin, end), steps in length.items():
+        way = (int(number[begin]), int(number[end]))
+        if way[0] != way[1]:
+            moved[way] = moved.get(way, np.zeros(2)) + old["ways"][names[begin], names[end]]
+            assert graph.length_of(*way) <= steps + 2 * radius, "no leg becomes longer than by what ends were moved"
+    assert {way: tuple(counts) for way, counts in moved.items()} == {
+        way: known(graph)["ways"][names[kept[way[0]]], names[kept[way[1]]]] for way in edges(graph)
+    }
+    assert all(number[begin] != number[end] for begin, end in length if (names[begin], names[end]) in failed)
+    assert graph.expanded.tolist() == [k == number[0] for k in range(len(graph))]
+    assert graph.merge() == 0
+
+
+def test_what_was_merged_is_joined_to_its_neighbours_anew(plane_model: Maker) -> None:
+    graph = laid(plane_model(), [(0, 0), (0.4, 0), (4, 0), (8, 0)], [(1, 2)])
+    assert graph.merge() == 1
+    assert edges(graph) == {(0, 1): 1.0}
+    graph.believe()
+    assert set(edges(graph)) == {(0, 1), (1, 0), (1, 2), (2, 1)}
+    graph.walk(np.array([[0, 1]]))
+    assert edges(graph)[0, 1] == 2.0
+
+
+def test_landmarks_on_two_sides_of_an_obstacle_stay_two(plane_model: Maker) -> None:
+    graph = laid(plane_model(), [(0, 0), (1, 0), (9, 0)], [(0, 2)])
+    graph.obstruct(torch.tensor([[0.5, 0.0]]))
+    assert graph.merge() == 0
+    graph.obstacles = graph.obstacles[:0]
+    assert graph.merge() == 1
+
+
+def test_what_was_only_imagined_is_merged_with_nothing(plane_model: Maker) -> None:
+    graph = laid(plane_model(), [(0, 0), (9, 0)], [(0, 1)])
+    graph.place(np.full((2, 2), NOWHERE), torch.zeros(2, 2), torch.zeros(2, 2))
+    graph.dismiss(np.array([3]))
+    assert graph.merge() == 0
+    assert LandmarkGraph(plane_model(), options()).merge() == 0
+
+
 # -- the ruler ---------------------------------------------------------------------------------------------------------
 
 
@@ -461,6 +530,18 @@ def test_latents_are_those_of_the_model_that_opens(plane_model: Maker, store: Ep
     back = [way for way in edges(other) if other.latents[way[0], 0] > other.latents[way[1], 0] and edges(other)[way]]
     assert back
     assert all(other.length_of(*way) == 9.0 for way in back)
+
+
+def test_what_another_model_takes_for_one_place_is_merged_on_opening(plane_model: Maker, store: EpisodeStore) -> None:
+    model = plane_model()
+    graph = open_graph(model, store, options())
+    save_graph(graph, store)
+    assert known(open_graph(model, store, options())) == known(graph)
+    model.normalizer.get_buffer("count").fill_(1)
+    model.normalizer.get_buffer("squares").fill_(16)  # all is four times as near
+    fewer = open_graph(model, store, options())
+    assert len(fewer) < len(graph)
+    assert known(fewer)["place"].keys() < known(graph)["place"].keys()
 
 
 def test_a_note_that_is_no_graph_is_refused(plane_model: Maker, store: EpisodeStore) -> None:

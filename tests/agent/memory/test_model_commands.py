@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from forethought.agent.build import load_agent
-from forethought.agent.memory.graph import NOTE, GraphOptions, open_graph
+from forethought.agent.memory.graph import NOTE, GraphOptions, LandmarkGraph, open_graph, save_graph
 from forethought.agent.memory.model_commands import ViewError, run
 from forethought.agent.memory.store import EpisodeStore
 
@@ -97,6 +97,27 @@ def test_a_graph_that_is_kept_is_gone_on_from(cli: Any, small_run: Path, memory:
         store.append(store.get(0), spec=store.specs[0])
     again = cli("memory", "graph", memory, "--run", small_run)
     assert rows(again.out)[3][0] >= np.count_nonzero(graph.walked)
+
+
+def test_landmarks_that_are_one_place_are_merged_for_good(
+    cli: Any, small_run: Path, memory: Path, at: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LandmarkGraph, "SAME", 5.0)  # the run is too short to tell places from each other
+    refused = cli("memory", "compact", memory, "--run", small_run)
+    assert refused.code == 2
+    assert "must keep landmarks of forethought/PointMass-v0 to merge them, got none" in refused.err
+    model = load_agent(small_run).model
+    with EpisodeStore.open(memory, "a") as store:
+        graph = open_graph(model, store, GraphOptions(spacing=1e-3))
+        save_graph(graph, store)
+    done = cli("memory", "compact", memory, "--run", small_run)
+    assert done.code == 0, done.err
+    with EpisodeStore.open(memory) as store:
+        fewer = open_graph(model, store, GraphOptions())
+    assert 0 < len(fewer) < len(graph)
+    assert done.out.splitlines()[0] == f"{len(fewer)} landmarks"
+    assert "bytes before" in done.out.splitlines()[1]
+    assert fewer.merge() == 0
 
 
 def test_the_axes_of_the_picture_can_be_chosen(cli: Any, small_run: Path, memory: Path, at: Path) -> None:

@@ -230,6 +230,7 @@ class Spy:
         self.generator = torch.Generator().manual_seed(0)
         self.goals: list[list[float]] = []
         self.done: list[Tensor | None] = []
+        self.left: list[list[int] | None] = []
 
     def init(self, batch_size: int) -> Carry:
         return Carry(planner=None, latent=None)
@@ -237,7 +238,10 @@ class Spy:
     def embed_goal(self, goal_obs: Mapping[str, Array]) -> Tensor:
         return torch.as_tensor(goal_obs["position"][:, :1])
 
-    def act(self, obs: Mapping[str, Array], carry: Carry, goal: Tensor | None) -> tuple[Tensor, Carry, Plan | None]:
+    def act(
+        self, obs: Mapping[str, Array], carry: Carry, goal: Tensor | None, left: Tensor | None = None
+    ) -> tuple[Tensor, Carry, Plan | None]:
+        self.left.append(None if left is None else left.tolist())
         seed = torch.as_tensor(obs["position"][:, :1])
         if carry.latent is not None:
             assert torch.equal(carry.latent, seed), "the carry belongs to other rows"
@@ -289,6 +293,28 @@ def test_carry_and_goals_follow_the_episodes_that_still_run(fake_environments: M
         episodes = run_episodes(environments, policy, [2, 0, 3])
         assert spy.goals == [[-2, 0, -3]] * 3 + [[-2, -3]] * 2 + [[-3]]
         assert [float(e.actions[0, 0]) for e in episodes] == pytest.approx([0.2, 0.0, 0.3])
+
+
+def test_the_agent_is_told_how_much_time_is_left(fake_environments: Maker) -> None:
+    """An episode is 7 decisions long at most, and each goal of several has as many."""
+    environments = fake_environments(4)
+    spy, policy = spy_policy(environments)
+    run_episodes(environments, policy, [2, 0])  # 5 and 3 decisions
+    assert spy.left == [[7, 7], [6, 6], [5, 5], [4], [3]]
+    spy.left.clear()
+    run_episodes(environments, policy, [2, 0], goals_per_episode=2)  # the second succeeds at its second decision
+    assert spy.left[:3] == [[7, 7], [6, 6], [5, 7]]
+    policy.steps = 2
+    spy.left.clear()
+    run_episodes(environments, policy, [2])
+    assert spy.left == [[2], [1], None, None, None], "once it is overdue, nothing is known"
+
+
+def test_nobody_is_told_of_time_where_goals_wander(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    spy, policy = spy_policy(environments, switch_every=2)
+    run_episodes(environments, policy, [2])
+    assert spy.left == [None] * 5
 
 
 def test_a_goal_that_is_given_replaces_those_of_the_environments(fake_environments: Maker) -> None:
