@@ -20,16 +20,23 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import ForethoughtError, UnknownNameError
 from ..agent.objectives import OBJECTIVES
 from ..planners import ENTRY_POINTS, PLANNERS, find_planner
-from .schema import BenchConfig, Config, ConfigError, DriveConfig, EvalConfig
+from .schema import BenchConfig, Config, ConfigError, DriveConfig, EvalConfig, SweepConfig
 
-T = TypeVar("T", Config, EvalConfig, BenchConfig, DriveConfig)
+T = TypeVar("T", Config, EvalConfig, BenchConfig, DriveConfig, SweepConfig)
 
-_ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval", BenchConfig: "bench", DriveConfig: "drive"}
+_ROOTS: dict[type[Any], str] = {
+    Config: "train",
+    EvalConfig: "eval",
+    BenchConfig: "bench",
+    DriveConfig: "drive",
+    SweepConfig: "sweep",
+}
 _GROUPS: dict[type[Any], tuple[str, ...]] = {
     Config: ("planner", "objective", "preset"),
     EvalConfig: ("planner", "objective"),
     BenchConfig: (),
     DriveConfig: ("planner", "objective"),
+    SweepConfig: (),
 }
 _FREE: dict[type[Any], str] = {
     Config: "env_options.kwargs",
@@ -153,7 +160,7 @@ def _quoted(root: type[Any], override: str) -> str:
 
 
 def _is_free(root: type[Any], key: str) -> bool:
-    return key == _FREE[root] or key.startswith(f"{_FREE[root]}.")
+    return root in _FREE and (key == _FREE[root] or key.startswith(f"{_FREE[root]}."))
 
 
 def _check_choices(root: type[Any], overrides: Sequence[str]) -> dict[str, str]:
@@ -246,7 +253,7 @@ def describe(root: type[Any], overrides: Sequence[str]) -> list[tuple[str, str, 
             else:
                 rows.append((prefix + item.name, "" if value == MISSING else str(value), meanings.get(item.name, "")))
 
-    needed = {Config: ["env=(required)"], BenchConfig: list[str]()}
+    needed = {Config: ["env=(required)"], BenchConfig: list[str](), SweepConfig: list[str]()}
     required = needed.get(root, ["run=(required)"])
     given = [o for o in overrides if o.split("=", 1)[0] in _GROUPS[root]]
     walk(load(root, [*required, *given]), "")

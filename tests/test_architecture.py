@@ -7,15 +7,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("planners", "agent", "envs", "configs")
-FREE = ("agent/build.py", "agent/cli.py", "agent/doctor.py", "agent/hub.py")
+FREE = ("agent/build.py", "agent/cli.py", "agent/doctor.py", "agent/hub.py", "agent/sweep_commands.py")
 
 # (folder, what is forbidden there): third-party roots and own modules, the first matching folder counts
 FORBIDDEN = {
     "planners": {"torch.nn", "gymnasium", "mujoco", "dm_control", "hydra", "omegaconf", "agent", "envs", "configs"},
     "envs": {"torch", "hydra", "omegaconf", "agent", "planners", "configs"},
-    "configs": {"gymnasium", "mujoco", "dm_control", "envs", "agent.build", "agent.cli", "agent.doctor", "agent.hub"},
+    "configs": {"gymnasium", "mujoco", "dm_control", "envs", "agent.build", "agent.cli", "agent.doctor", "agent.hub"}
+    | {"agent.sweep_commands"},
     "agent": {"gymnasium", "mujoco", "dm_control", "hydra", "omegaconf", "configs", "envs"}
-    | {"agent.build", "agent.cli", "agent.doctor", "agent.hub"},
+    | {"agent.build", "agent.cli", "agent.doctor", "agent.hub", "agent.sweep_commands"},
 }
 ALLOWED = {"envs.spec"}
 GLOBAL_RNG = ("random", "numpy.random", "torch")

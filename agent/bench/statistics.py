@@ -17,6 +17,17 @@ def normalise(scores: Floats, random: float, best: float) -> Floats:
     return np.zeros_like(scores) if best <= random else (scores - random) / (best - random)
 
 
+def gain(score: float, default: float, random: float) -> float:
+    """How much better than `default` a score is, without units: from -1, no better than random actions, to 1.
+
+    The difference over the sum of both distances from random actions: 0 for what is as good as the default, 1/3 for
+    twice as far from random actions, positive and negative alike. Units and zero of the scores do not matter, and no
+    task can outweigh the others, not even one on which the default does nothing.
+    """
+    distance = abs(score - random) + abs(default - random)
+    return (score - default) / distance if distance > 0 else 0.0
+
+
 def interquartile_mean(values: Floats) -> Floats:
     """Mean of the middle half along the last axis: as robust as the median, with less variance.
 
