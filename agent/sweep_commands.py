@@ -221,6 +221,8 @@ class _Comparison(Job):
         config = _composed(self.configure, [*self.fixed, *_pairs(values), f"out={self.out}"])
         if config is None:
             return
+        if config.tuned:
+            raise SweepError("tuned must be false in a sweep, got true")
         if len(config.planners) != 1:
             raise SweepError(f"planners must name one in a sweep, planners=icem, got {', '.join(config.planners)}")
         if len(config.budgets) + len(config.budgets_ms) != 1:

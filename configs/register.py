@@ -77,6 +77,20 @@ def presets() -> dict[str, dict[str, Any]]:
     return {f.name.removesuffix(".yaml"): _plain(f.read_text()) for f in files}
 
 
+def tuned_options() -> dict[str, dict[str, dict[str, Any]]]:
+    """Options that `benchmarks/tuning.py` found for planners on tasks of `bench`, by planner and task.
+
+    One file per task, `tuned/<task>.yaml`, says for each planner beside its `options` how they were found.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    folder = resources.files(__package__) / "tuned"
+    for file in sorted(folder.iterdir() if folder.is_dir() else (), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            for planner, entry in _plain(file.read_text()).items():
+                found.setdefault(planner, {})[file.name.removesuffix(".yaml")] = dict(entry["options"])
+    return found
+
+
 def _plain(text: str) -> dict[str, Any]:
     return dict(OmegaConf.to_container(OmegaConf.create(text)) or {})  # type: ignore[arg-type]
 

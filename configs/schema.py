@@ -112,6 +112,9 @@ class BenchConfig(BenchOptions):
     none."""
     models: list[str] = field(default_factory=list)
     """Run folders of `forethought train`: the planners also plan in what these have learned."""
+    tuned: bool = False
+    """Play every planner a second time, as `<planner>_tuned`, with the options that were searched for each task; the
+    tasks for which there are none are left out."""
     out: str = "runs/bench"
     """Folder of the results; a comparison that is there already goes on."""
     threads: int = 2

@@ -123,16 +123,23 @@ def _mean_kendall(found: Floats, resamples: Floats) -> float:
     return float(agree.mean())
 
 
+def difference_interval(first: Floats, second: Floats, seed: int) -> tuple[float, float]:
+    """The 95 % interval of how much higher the mean of `first` is than that of `second`, both `[E]`.
+
+    A paired bootstrap: both have played the same episodes, and each resample takes the same of them.
+    """
+    draws = np.random.default_rng(seed).integers(len(first), size=(RESAMPLES, len(first)))
+    return _interval((first - second)[draws].mean(axis=1))
+
+
 def as_good_as_best(scores: Mapping[str, Floats], seed: int) -> set[str]:
     """Planners whose scores `[E]` on one arena cannot be told from those of the best at 95 %, which is among them.
 
     A paired bootstrap of the difference: all have played the same episodes.
     """
     best = max(scores, key=lambda name: float(scores[name].mean()))
-    count = len(scores[best])
-    draws = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
     return {
         name
         for name, values in scores.items()
-        if name == best or np.percentile((scores[best] - values)[draws].mean(axis=1), 2.5) <= 0
+        if name == best or difference_interval(scores[best], values, seed)[0] <= 0
     }
