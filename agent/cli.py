@@ -25,6 +25,7 @@ from .memory import commands as memory_commands
 from .memory import model_commands
 
 if TYPE_CHECKING:
+    from ..configs.schema import BenchConfig, Config, EvalConfig
     from ..envs.examination import Finding
 
 _EXAMPLES = {
@@ -39,12 +40,14 @@ _EXAMPLES = {
     "train": """
   forethought train env=forethought/Reacher-v0 out=runs/reacher
   forethought train env=dm_control/cartpole-swingup-v0 objective=reward out=runs/swingup
-  forethought train env=forethought/Cartpole-v0 out=runs/cartpole resume=auto      (goes on where it was killed)""",
+  forethought train env=forethought/Cartpole-v0 out=runs/cartpole resume=auto      (goes on where it was killed)
+  forethought train -m env=forethought/Reacher-v0 seed=0,1,2 world_model.latent_dim=4,8 out=runs/sizes    a sweep""",
     "eval": """
   forethought eval run=runs/reacher episodes=100
   forethought eval run=runs/reacher planner=cem planner.num_samples=500 seed=1
   forethought eval run=runs/reacher objective.cost=latent_l2 evaluation.true_dynamics=false
-  forethought eval run=runs/reacher goal=goal.json               toward a goal of your own""",
+  forethought eval run=runs/reacher goal=goal.json               toward a goal of your own
+  forethought eval -m run=runs/reacher planner.horizon=4,8,12 out=runs/horizons    a sweep""",
     "drive": """
   forethought drive run=runs/arm                                 1000 decisions in wall-clock time
   forethought drive run=runs/arm steps=10000 log=drive.mcap fallback=hold surprise=5
@@ -65,6 +68,7 @@ _EXAMPLES = {
   forethought bench planners planners=mppi,cold options.cold.planner=mppi options.cold.temperature=0.1
   forethought bench planners budgets=[] budgets_ms=5,20          equal time instead of equal evaluations
   forethought bench planners tasks=none models=runs/reacher      in a learned model
+  forethought bench planners -m planners=icem tasks=hopper_hop options.icem.noise_beta=interval(0.1,4) sweep.trials=20
   forethought bench planners --options                           every option with its default and meaning
   forethought bench tasks                                        what there is to be compared on""",
     "envs": """
@@ -170,15 +174,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("quickstart", "train, evaluate and film a reaching arm in about two minutes", "out= seed= episodes= threads=")
     add("collect", "fill a memory with episodes of random held actions", "options of a run; see `train --options`")
     train = add("train", "learn a world model from own experience and plan with it", "options of the run")
-    train.add_argument("--options", action="store_true", help="list every option with its default and meaning")
     evaluate = add("eval", "evaluate a run on held-out episodes, with report and video", "run=, episodes=, planner=, …")
-    evaluate.add_argument("--options", action="store_true", help="list every option with its default and meaning")
     drive = add("drive", "drive a robot in wall-clock time with the agent of a run", "run=, steps=, log=, fallback=, …")
-    drive.add_argument("--options", action="store_true", help="list every option with its default and meaning")
     add("goal", "write a goal of a run's environment into a file, for `eval goal=`", "run= out= seed= checkpoint=")
     add("export", "write an agent into a folder to share: weights, model card, scores", "run= out= checkpoint=")
     bench = add("bench", "compare planners at equal budgets, with intervals and a report", "options; see --options")
-    bench.add_argument("--options", action="store_true", help="list every option with its default and meaning")
+    for configured in (train, evaluate, drive, bench):
+        configured.add_argument("--options", action="store_true", help="list every option with its default and meaning")
+    for swept in (train, evaluate, bench):
+        text = "a sweep: every value of seed=0,1,2 or 'range(4,16,2)', or a search with sweep.trials=20"
+        swept.add_argument("-m", "--multirun", action="store_true", help=text)
     envs = add("envs", "list the environments that can be made here")
     envs.add_argument("filter", nargs="?", default="", help="only ids that contain this")
     add("doctor", "check this installation (an environment: check-env)")
@@ -212,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = build_parser()
-        parsed = parser.parse_args(argv)
+        parsed = parser.parse_args(flags_last(argv))
         if parsed.command is None:
             parser.print_help()
             return 0
@@ -227,6 +232,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted", style="red")
         return 130
+
+
+def flags_last(argv: Sequence[str]) -> list[str]:
+    """`--multirun` and `--options` behind the overrides, between which argparse does not take them."""
+    flags = ("-m", "--multirun", "--options")
+    return [*(word for word in argv if word not in flags), *(word for word in argv if word in flags)]
 
 
 @contextlib.contextmanager
@@ -267,18 +278,26 @@ def _train(parsed: argparse.Namespace, console: Console) -> int:
     if parsed.options:
         from ..configs.schema import Config
 
-        return _print_options(Config, parsed.overrides, console)
+        return _print_options(Config, parsed.overrides, console, parsed.multirun)
+    if parsed.multirun:
+        return _sweep(parsed.command, parsed.overrides, console)
     _run_training(parsed.overrides, console)
     return 0
 
 
-def _run_training(overrides: Sequence[str], console: Console) -> Path:
+def _training_config(overrides: Sequence[str]) -> tuple["Config", str | None]:
+    """The configuration, and the preset that was chosen for it."""
     from ..configs.register import load, with_preset
     from ..configs.schema import Config
-    from .jobs.train import train
 
     chosen, preset = with_preset(overrides)
-    config = load(Config, chosen)
+    return load(Config, chosen), preset
+
+
+def _run_training(overrides: Sequence[str], console: Console) -> Path:
+    from .jobs.train import train
+
+    config, preset = _training_config(overrides)
     with ConsoleProgress(console) as progress:
         if preset:
             purpose = f"tuned for {config.env}" if preset != "nano" else "for two CPU cores; preset=base is for a GPU"
@@ -290,7 +309,9 @@ def _eval(parsed: argparse.Namespace, console: Console) -> int:
     if parsed.options:
         from ..configs.schema import EvalConfig
 
-        return _print_options(EvalConfig, parsed.overrides, console)
+        return _print_options(EvalConfig, parsed.overrides, console, parsed.multirun)
+    if parsed.multirun:
+        return _sweep(parsed.command, parsed.overrides, console)
     return _run_evaluation(parsed.overrides, console)
 
 
@@ -330,10 +351,10 @@ def _given(command: str, keys: Sequence[str], overrides: Sequence[str]) -> dict[
 _SHORT = {"episodes": "evaluation.episodes", "seed": "evaluation.seed", "goal": "evaluation.goal"}
 
 
-def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
+def _evaluation_config(overrides: Sequence[str]) -> "EvalConfig":
+    """What the run was trained with, and on top what the user says."""
     from ..configs.register import load
     from ..configs.schema import EvalConfig
-    from .jobs.evaluate import evaluate
     from .runs import overrides_of_run, read_card
 
     overrides = ["=".join((_SHORT.get(k, k), v)) for k, v in map(_split, overrides)]
@@ -341,8 +362,13 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
     if "run" not in given:
         raise UsageError("eval needs the folder of a run: run=runs/…")
     card = read_card(Path(given["run"]).expanduser(), given.get("checkpoint", "best"))
-    overrides = [*overrides_of_run(card["config"], given), *overrides]
-    config = load(EvalConfig, overrides)
+    return load(EvalConfig, [*overrides_of_run(card["config"], given), *overrides])
+
+
+def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
+    from .jobs.evaluate import evaluate
+
+    config = _evaluation_config(overrides)
     with ConsoleProgress(console) as progress:
         result = evaluate(config, progress)
     console.print(_result_table(result) if result.get("goal") is None else _distance_table(result))
@@ -369,8 +395,14 @@ _BENCH_ACTIONS = ("planners", "tasks")
 _BENCH_LISTS = ("planners", "tasks", "models", "budgets", "budgets_ms")
 
 
-def _bench(parsed: argparse.Namespace, console: Console) -> int:
+def _bench_config(overrides: Sequence[str]) -> "BenchConfig":
     from ..configs.register import load
+    from ..configs.schema import BenchConfig
+
+    return load(BenchConfig, with_brackets(overrides))
+
+
+def _bench(parsed: argparse.Namespace, console: Console) -> int:
     from ..configs.schema import BenchConfig
 
     if not parsed.overrides or "=" in parsed.overrides[0]:
@@ -379,14 +411,16 @@ def _bench(parsed: argparse.Namespace, console: Console) -> int:
     if action not in _BENCH_ACTIONS:
         raise UnknownNameError("action of bench", action, _BENCH_ACTIONS)
     if parsed.options:
-        return _print_options(BenchConfig, given, console)
+        return _print_options(BenchConfig, given, console, parsed.multirun)
     from .bench.results import refused_lines
     from .jobs.bench import TASK_GROUPS, bench_planners, bench_tasks, make_arena
 
     if action == "tasks":
         console.print(_tasks_table([make_arena(name) for name in bench_tasks()], TASK_GROUPS))
         return 0
-    config = load(BenchConfig, with_brackets(given))
+    if parsed.multirun:
+        return _sweep(parsed.command, given, console)
+    config = _bench_config(given)
     with ConsoleProgress(console) as progress:
         results = bench_planners(config, progress)
     for ranking in results["rankings"]:
@@ -395,6 +429,14 @@ def _bench(parsed: argparse.Namespace, console: Console) -> int:
         _say(console, f"not played: {line}")
     _say(console, f"in {config.out}: report.html, table.md, results.json, cells")
     return 0
+
+
+def _sweep(command: str, overrides: Sequence[str], console: Console) -> int:
+    from . import jobs.sweep
+
+    configure = {"train": _training_config, "eval": _evaluation_config, "bench": _bench_config}[command]
+    lists = _BENCH_LISTS if command == "bench" else ()
+    return jobs.sweep.run(command, overrides, lists, configure, lambda: ConsoleProgress(console), console)
 
 
 def _standings_table(ranking: dict[str, Any], tasks: int) -> Table:
@@ -519,10 +561,13 @@ def _distance_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def _print_options(root: type[Any], overrides: Sequence[str], console: Console) -> int:
+def _print_options(root: type[Any], overrides: Sequence[str], console: Console, multirun: bool = False) -> int:
     from ..configs.register import describe
+    from ..configs.schema import SweepConfig
 
     rows = describe(root, [o for o in overrides if "=" in o])
+    if multirun:  # whose `out` stands for that of a single job
+        rows = [*(row for row in rows if row[0] != "out"), *describe(SweepConfig, [])]
     if not console.is_terminal:  # one line each, for grep
         for key, default, meaning in rows:
             _say(console, f"{key}={default}  # {meaning}")

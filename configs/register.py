@@ -20,16 +20,23 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import ForethoughtError, UnknownNameError
 from ..agent.objectives import OBJECTIVES
 from ..planners import ENTRY_POINTS, PLANNERS, find_planner
-from .schema import BenchConfig, Config, ConfigError, DriveConfig, EvalConfig
+from .schema import BenchConfig, Config, ConfigError, DriveConfig, EvalConfig, SweepConfig
 
-T = TypeVar("T", Config, EvalConfig, BenchConfig, DriveConfig)
+T = TypeVar("T", Config, EvalConfig, BenchConfig, DriveConfig, SweepConfig)
 
-_ROOTS: dict[type[Any], str] = {Config: "train", EvalConfig: "eval", BenchConfig: "bench", DriveConfig: "drive"}
+_ROOTS: dict[type[Any], str] = {
+    Config: "train",
+    EvalConfig: "eval",
+    BenchConfig: "bench",
+    DriveConfig: "drive",
+    SweepConfig: "sweep",
+}
 _GROUPS: dict[type[Any], tuple[str, ...]] = {
     Config: ("planner", "objective", "preset"),
     EvalConfig: ("planner", "objective"),
     BenchConfig: (),
     DriveConfig: ("planner", "objective"),
+    SweepConfig: (),
 }
 _FREE: dict[type[Any], str] = {
     Config: "env_options.kwargs",
@@ -68,6 +75,20 @@ def presets() -> dict[str, dict[str, Any]]:
     folder = resources.files(__package__) / "preset"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
     return {f.name.removesuffix(".yaml"): _plain(f.read_text()) for f in files}
+
+
+def tuned_options() -> dict[str, dict[str, dict[str, Any]]]:
+    """Options that `benchmarks/tuning.py` found for planners on tasks of `bench`, by planner and task.
+
+    One file per task, `tuned/<task>.yaml`, says for each planner beside its `options` how they were found.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    folder = resources.files(__package__) / "tuned"
+    for file in sorted(folder.iterdir() if folder.is_dir() else (), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            for planner, entry in _plain(file.read_text()).items():
+                found.setdefault(planner, {})[file.name.removesuffix(".yaml")] = dict(entry["options"])
+    return found
 
 
 def _plain(text: str) -> dict[str, Any]:
@@ -153,7 +174,7 @@ def _quoted(root: type[Any], override: str) -> str:
 
 
 def _is_free(root: type[Any], key: str) -> bool:
-    return key == _FREE[root] or key.startswith(f"{_FREE[root]}.")
+    return root in _FREE and (key == _FREE[root] or key.startswith(f"{_FREE[root]}."))
 
 
 def _check_choices(root: type[Any], overrides: Sequence[str]) -> dict[str, str]:
@@ -246,7 +267,7 @@ def describe(root: type[Any], overrides: Sequence[str]) -> list[tuple[str, str, 
             else:
                 rows.append((prefix + item.name, "" if value == MISSING else str(value), meanings.get(item.name, "")))
 
-    needed = {Config: ["env=(required)"], BenchConfig: list[str]()}
+    needed = {Config: ["env=(required)"], BenchConfig: list[str](), SweepConfig: list[str]()}
     required = needed.get(root, ["run=(required)"])
     given = [o for o in overrides if o.split("=", 1)[0] in _GROUPS[root]]
     walk(load(root, [*required, *given]), "")

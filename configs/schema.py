@@ -8,6 +8,7 @@ from ..agent.agent import AgentOptions
 from ..agent.bench.runner import BenchOptions
 from ..agent.memory.store import MemoryOptions
 from ..agent.realtime import DriveOptions
+from ..agent.sweep import SweepOptions
 from ..agent.training.evaluate import MAX_SEED, EvaluationOptions
 from ..agent.training.learner import LearnerOptions
 from ..agent.training.loop import TrainingOptions
@@ -111,6 +112,9 @@ class BenchConfig(BenchOptions):
     none."""
     models: list[str] = field(default_factory=list)
     """Run folders of `forethought train`: the planners also plan in what these have learned."""
+    tuned: bool = False
+    """Play every planner a second time, as `<planner>_tuned`, with the options that were searched for each task; the
+    tasks for which there are none are left out."""
     out: str = "runs/bench"
     """Folder of the results; a comparison that is there already goes on."""
     threads: int = 2
@@ -119,6 +123,15 @@ class BenchConfig(BenchOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least("threads", self.threads, 1)
+
+
+@dataclass
+class SweepConfig:
+    """What `--multirun` takes beside the options of what it repeats."""
+
+    out: str = "runs/sweep"
+    """Folder of the sweep, `trials` among it; a sweep that is there already goes on."""
+    sweep: SweepOptions = field(default_factory=SweepOptions)
 
 
 @dataclass

@@ -16,10 +16,11 @@ import yaml
 import forethought
 from forethought import ForethoughtError
 from forethought.agent.bench.budget import contender
-from forethought.agent.cli import _SHORT, _SHORT_DRIVE, build_parser, with_brackets
+from forethought.agent.cli import _BENCH_LISTS, _SHORT, _SHORT_DRIVE, build_parser, flags_last, with_brackets
 from forethought.agent.jobs.bench import bench_tasks
 from forethought.configs.register import load
-from forethought.configs.schema import BenchConfig, Config, DriveConfig, EvalConfig
+from forethought.configs.schema import BenchConfig, Config, DriveConfig, EvalConfig, SweepConfig
+from forethought.configs.sweeps import read_sweep
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -127,9 +128,11 @@ def check(command: str) -> None:
 def check_forethought(arguments: list[str]) -> None:
     if not arguments or arguments[0] == "<command>" or arguments == ["--version"]:
         return
-    parsed = build_parser().parse_args(arguments)
+    parsed = build_parser().parse_args(flags_last(arguments))
     if getattr(parsed, "options", False):
         return
+    if getattr(parsed, "multirun", False):
+        parsed.overrides = first_trial(parsed.command, parsed.overrides)
     if parsed.command in ("train", "collect"):
         load(Config, [o for o in parsed.overrides if o != "resume=auto"])
     elif parsed.command == "eval":
@@ -147,6 +150,16 @@ def check_forethought(arguments: list[str]) -> None:
         load(DriveConfig, [f"{_SHORT_DRIVE.get(key, key)}={value}" for key, _, value in pairs])
 
 
+def first_trial(command: str, overrides: list[str]) -> list[str]:
+    """What a sweep begins with."""
+    action = overrides[:1] if command == "bench" else []
+    own = [o for o in overrides if o.startswith(("sweep.", "out="))]
+    load(SweepConfig, own)
+    fixed, space = read_sweep([o for o in overrides if o not in [*action, *own]], _BENCH_LISTS)
+    assert space, "nothing is varied"
+    return [*action, *fixed, *(f"{key}={v.first()}" for key, v in space.items())]
+
+
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_commands_exist(page: str, command: str) -> None:
     check(command)
@@ -161,6 +174,8 @@ def test_commands_exist(page: str, command: str) -> None:
         "forethought drive run=x drive.step=3",
         "forethought memory look runs/x",
         "forethought bench robots",
+        "forethought train -m env=X seed=1",
+        "forethought train -m env=X seed=1,2 sweep.trails=3",
         "forethought bench planners tasks=pendulm",
         "forethought bench planners planners=mppi options.mppi.temprature=1",
         "python benchmarks/gone.py",

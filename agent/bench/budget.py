@@ -1,7 +1,7 @@
 """Equal budgets: as many evaluations, or as many milliseconds, for every planner and every plan."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,26 @@ class Contender:
         label: by which results are shown.
         planner: name in the registry.
         options: single options that differ from its defaults.
+        tuned: more of them, by the name of the arena, of which those that are not named are not played; None is the
+            same everywhere.
     """
 
     label: str
     planner: str
     options: Mapping[str, Any]
+    tuned: Mapping[str, Mapping[str, Any]] | None = None
+
+    def on(self, arena: str) -> "Contender":
+        """The contender on an arena; what was given for it counts before what was tuned.
+
+        Raises:
+            BenchError: nothing was tuned for this arena.
+        """
+        if self.tuned is None:
+            return self
+        if arena not in self.tuned:
+            raise BenchError("no options are tuned for it")
+        return Contender(self.label, self.planner, {**self.tuned[arena], **self.options})
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,34 @@ def contender(label: str, given: Mapping[str, Any]) -> Contender:
         if option not in known:
             raise UnknownNameError(f"option of planner {name!r}", option, known)
     return Contender(label, name, options)
+
+
+def tuned_contenders(
+    entries: Sequence[Contender], known: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> list[Contender]:
+    """Those of the contenders for which options were tuned, with these, as `<label>_tuned`.
+
+    Args:
+        entries: contenders as they are.
+        known: tuned options by planner and arena.
+
+    Raises:
+        BenchError: there are none for any of them, or a label is taken.
+    """
+    labels = [entry.label for entry in entries]
+    tuned = [
+        Contender(f"{entry.label}_tuned", entry.planner, entry.options, known[entry.planner])
+        for entry in entries
+        if entry.planner in known
+    ]
+    if not tuned:
+        raise BenchError(
+            f"tuned must be false for {', '.join(labels)}: options are tuned for {', '.join(known) or 'none'}"
+        )
+    for entry in tuned:
+        if entry.label in labels:
+            raise BenchError(f"planners must not name {entry.label!r} with tuned=true, which adds it")
+    return [*entries, *tuned]
 
 
 def shape(name: str, budget: int) -> dict[str, Any]:

@@ -176,6 +176,10 @@ def _cell(
     report: Callable[..., None],
 ) -> Cell | Refusal:
     path = folder / f"{_file(arena.name, entry.label, str(budget))}.json"
+    try:
+        entry = entry.on(arena.name)
+    except BenchError as error:
+        return Refusal(arena.name, entry.label, budget, str(error))
     setup = {
         "arena": arena.name, "planner": entry.label, "budget": str(budget), "registered": entry.planner,
         "given": dict(entry.options), "horizon": arena.horizon, "decisions": arena.decisions, "seed": options.seed,

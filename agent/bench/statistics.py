@@ -17,6 +17,17 @@ def normalise(scores: Floats, random: float, best: float) -> Floats:
     return np.zeros_like(scores) if best <= random else (scores - random) / (best - random)
 
 
+def gain(score: float, default: float, random: float) -> float:
+    """How much better than `default` a score is, without units: from -1, no better than random actions, to 1.
+
+    The difference over the sum of both distances from random actions: 0 for what is as good as the default, 1/3 for
+    twice as far from random actions, positive and negative alike. Units and zero of the scores do not matter, and no
+    task can outweigh the others, not even one on which the default does nothing.
+    """
+    distance = abs(score - random) + abs(default - random)
+    return (score - default) / distance if distance > 0 else 0.0
+
+
 def interquartile_mean(values: Floats) -> Floats:
     """Mean of the middle half along the last axis: as robust as the median, with less variance.
 
@@ -112,16 +123,23 @@ def _mean_kendall(found: Floats, resamples: Floats) -> float:
     return float(agree.mean())
 
 
+def difference_interval(first: Floats, second: Floats, seed: int) -> tuple[float, float]:
+    """The 95 % interval of how much higher the mean of `first` is than that of `second`, both `[E]`.
+
+    A paired bootstrap: both have played the same episodes, and each resample takes the same of them.
+    """
+    draws = np.random.default_rng(seed).integers(len(first), size=(RESAMPLES, len(first)))
+    return _interval((first - second)[draws].mean(axis=1))
+
+
 def as_good_as_best(scores: Mapping[str, Floats], seed: int) -> set[str]:
     """Planners whose scores `[E]` on one arena cannot be told from those of the best at 95 %, which is among them.
 
     A paired bootstrap of the difference: all have played the same episodes.
     """
     best = max(scores, key=lambda name: float(scores[name].mean()))
-    count = len(scores[best])
-    draws = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
     return {
         name
         for name, values in scores.items()
-        if name == best or np.percentile((scores[best] - values)[draws].mean(axis=1), 2.5) <= 0
+        if name == best or difference_interval(scores[best], values, seed)[0] <= 0
     }

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ... import UnknownNameError
+from ...configs.register import tuned_options
 from ...configs.schema import BenchConfig
 from ...envs.planning import PLANNING_TASKS
 from ...envs.spec import EnvError, EnvOptions
 from ...envs.vector import make_vector
 from ..bench.analytic import ANALYTIC_TASKS
 from ..bench.arena import Arena, BenchError, Simulation, TrueDynamics
-from ..bench.budget import contender
+from ..bench.budget import contender, tuned_contenders
 from ..bench.film import film as film_planners
 from ..bench.learned import LearnedModel
 from ..bench.results import markdown, refused_lines, summarise
@@ -84,6 +85,8 @@ def bench_planners(config: BenchConfig, progress: Progress | None = None, comman
         if label not in config.planners:
             raise UnknownNameError("planner in options", label, config.planners)
     contenders = [contender(label, config.options.get(label) or {}) for label in config.planners]
+    if config.tuned:
+        contenders = tuned_contenders(contenders, tuned_options())
     with computing_with(config.threads), contextlib.ExitStack() as stack:
         arenas = [make_arena(task, config.horizon) for task in bench_tasks(config.tasks)]
         arenas += [_model_arena(run, config.horizon, stack) for run in config.models]

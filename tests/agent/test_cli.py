@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from forethought import __version__
-from forethought.agent.cli import ConsoleProgress, build_parser, main
+from forethought.agent.cli import ConsoleProgress, build_parser, flags_last, main
 from forethought.agent.memory.store import EpisodeStore, MemoryOptions
 from forethought.agent.training.checkpoint import load_checkpoint
 
@@ -51,7 +51,7 @@ def test_help_shows_examples_that_can_be_parsed(cli: Any, command: str) -> None:
     assert len(examples) >= (1 if command == "doctor" else 3)  # which takes no arguments
     for example in examples:
         words = example.split("  ")[0].split()[1:]
-        assert build_parser().parse_args(words).command == command
+        assert build_parser().parse_args(flags_last(words)).command == command
 
 
 def test_alone_it_says_what_there_is(cli: Any) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from forethought.agent.bench.statistics import as_good_as_best, interquartile_mean, normalise, rank
+from forethought.agent.bench.statistics import as_good_as_best, gain, interquartile_mean, normalise, rank
 
 RNG = np.random.default_rng(0)
 GOOD, BAD = RNG.normal(0.8, 0.05, (3, 20)), RNG.normal(0.3, 0.05, (3, 20))
@@ -79,3 +79,23 @@ def test_as_good_as_the_best_is_who_cannot_be_told_from_it() -> None:
     data = np.random.default_rng(1).normal(size=30)
     rivals = {"best": data, "near": data[::-1] - 0.05, "behind": data - 0.05, "far": data - 3.0}
     assert as_good_as_best(rivals, seed=0) == {"best", "near"}
+
+
+@given(st.floats(-9, 9), st.floats(-9, 9), st.floats(-9, 9), st.floats(0.1, 9), st.floats(-9, 9))
+def test_the_gain_on_the_default_knows_no_units(
+    score: float, default: float, random: float, unit: float, zero: float
+) -> None:
+    found = gain(score, default, random)
+    assert abs(found) <= 1 + 1e-12
+    assert (found > 0, found < 0) == (score > default, score < default)
+    assert gain(score + 1, default, random) >= found - 1e-12
+    if abs(score - random) + abs(default - random) > 1e-3:
+        scaled = gain(*(zero + unit * value for value in (score, default, random)))
+        assert scaled == pytest.approx(found, abs=1e-6)
+
+
+def test_twice_as_far_from_random_actions_is_a_gain_of_a_third() -> None:
+    assert gain(2, 1, 0) == pytest.approx(1 / 3)
+    assert gain(1, 2, 0) == pytest.approx(-1 / 3)
+    assert gain(1, 0, 0) == 1  # the default does nothing
+    assert gain(0, 0, 0) == 0
