@@ -432,11 +432,11 @@ def _bench(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _sweep(command: str, overrides: Sequence[str], console: Console) -> int:
-    from . import jobs.sweep
+    from .jobs.sweep import run
 
     configure = {"train": _training_config, "eval": _evaluation_config, "bench": _bench_config}[command]
     lists = _BENCH_LISTS if command == "bench" else ()
-    return jobs.sweep.run(command, overrides, lists, configure, lambda: ConsoleProgress(console), console)
+    return run(command, overrides, lists, configure, lambda: ConsoleProgress(console), console)
 
 
 def _standings_table(ranking: dict[str, Any], tasks: int) -> Table:

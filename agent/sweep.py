@@ -191,7 +191,8 @@ def run_sweep(
     described = {key: {"kind": type(v).__name__.lower(), **dataclasses.asdict(v)} for key, v in space.items()}
     search = None if options.trials is None else {"sampler": "TPE", "seed": options.seed}
     whole = _plain({**setup, "space": described, "search": search, "metric": options.metric})
-    trials = _recorded(out / "sweep.json", whole)[:total]
+    trials = _recorded(out / "sweep.json", whole)
+    total = max(total, len(trials))  # of a search that was longer before
     result = _written(out, whole, trials, total)
     for number in [t.number for t in trials if t.error is not None] + list(range(len(trials), total)):
         known = trials[number].values if number < len(trials) else None

@@ -42,7 +42,9 @@ from working_memory import ARMS as MEMORY_ARMS
 from working_memory import TASKS as MEMORY_TASKS
 
 from forethought.agent.bench.results import markdown as comparison
+from forethought.agent.build import bench_tasks
 from forethought.agent.files import read_json
+from forethought.agent.report.comparison import number
 from forethought.agent.report.references import METHODS
 from forethought.agent.training.evaluate import success_interval
 
@@ -381,6 +383,27 @@ def planners(results: Path) -> str:
         )
     _, *sections = comparison(read_json(path)).split("\n## ")
     return "".join(f"#### {section.strip()}\n\n" for section in sections)
+
+
+# -- tuned options -----------------------------------------------------------------------------------------------------
+
+
+def tuning(results: Path) -> str:
+    """One row per task and planner that was tuned, in the order of `bench tasks`."""
+    rows = []
+    for task in bench_tasks():
+        path = results / "tuning" / f"{task}.json"
+        for planner, found in read_json(path)["planners"].items() if path.exists() else ():
+            held_out = found["held_out"]
+            low, high = held_out["difference_ci"]
+            differs = "better" if low > 0 else "worse" if high < 0 else NONE
+            scores = (number(held_out[key]) for key in ("random_score", "default_score", "tuned_score"))
+            interval = f"{number(held_out['difference'])} [{number(low)}, {number(high)}]"
+            rows.append([task, planner, str(len(found["trials"])), *scores, interval, differs])
+    if not rows:
+        return "No results yet: `python benchmarks/tuning.py` makes them.\n"
+    header = ["task", "planner", "trials", "random", "default", "tuned", "difference (95 % CI)", ""]
+    return markdown(header, rows)
 
 
 # -- real time ---------------------------------------------------------------------------------------------------------
@@ -744,6 +767,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "memory_growth": memory_growth,
     "memory_crash": memory_crash,
     "planners": planners,
+    "tuning": tuning,
     "real_time": real_time,
     "working_memory": working_memory,
     "continual": continual,

@@ -154,9 +154,7 @@ def preset(task: str, planners: Mapping[str, Mapping[str, Any]]) -> str:
         }
         for planner, found in planners.items()
     }
-    head = (
-        f"# `python benchmarks/tuning.py --tasks {task}` made this; all of it: benchmarks/results/tuning/{task}.json\n"
-    )
+    head = f"# Made by `python benchmarks/tuning.py --tasks {task}`, see benchmarks/results/tuning/{task}.json.\n"
     return head + str(yaml.safe_dump(kept, sort_keys=False, width=1000))
 
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +20,7 @@ from ..bench.budget import contender
 from ..bench.statistics import gain
 from ..files import FileError
 from ..sweep import Space, SweepError, Trial, run_sweep
+from ..training.loop import Progress
 from ..training.metrics import read_metrics
 from .bench import bench_planners, bench_tasks
 from .evaluate import evaluate
@@ -33,16 +34,8 @@ _RESULTS = ("eval.json", "diagnostics.json", "report.html", "rollout.mp4", "driv
 METRICS = {"train": ("auto", "success", "return"), "eval": ("auto", "success", "return"), "bench": ("auto", "score")}
 
 
-class Watched(Protocol):
-    """Progress of a job, which it ends with itself."""
-
-    def advance(self, stage: str, done: int, total: int, note: str = "") -> None: ...  # noqa: D102
-
-    def message(self, text: str) -> None: ...  # noqa: D102
-
-
 Configure = Callable[[list[str]], Any]
-Watch = Callable[[], AbstractContextManager[Watched]]
+Watch = Callable[[], AbstractContextManager[Progress]]
 
 
 def run(
@@ -67,7 +60,7 @@ def run(
     out = Path(config.out).expanduser()
     job = _JOBS[command](fixed, configure, config.sweep.metric, out)
     job.check({key: values.first() for key, values in space.items()})
-    teller = Teller(console, list(space))
+    teller = Teller(console)
 
     def play(folder: Path, values: dict[str, str]) -> float:
         with watch() as progress:
@@ -95,8 +88,8 @@ def _say(console: Console, text: str) -> None:
 class Teller:
     """Says a line before and after every trial."""
 
-    def __init__(self, console: Console, keys: Sequence[str]) -> None:
-        self.console, self.keys = console, keys
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.seconds, self.total = list[float](), 0
 
     def begins(self, number: int, total: int, values: Mapping[str, str]) -> None:
@@ -151,7 +144,7 @@ class Job:
         """Refuse before the first trial what would fail in all of them; values out of range are a trial's own."""
         raise NotImplementedError
 
-    def play(self, folder: Path, values: Mapping[str, str], progress: Watched) -> float:
+    def play(self, folder: Path, values: Mapping[str, str], progress: Progress) -> float:
         """Make one trial; returns the metric."""
         raise NotImplementedError
 
@@ -164,7 +157,7 @@ class _Training(Job):
             raise SweepError("training.validation_episodes must be at least 1: validation says which trial is best")
 
     @override
-    def play(self, folder: Path, values: Mapping[str, str], progress: Watched) -> float:
+    def play(self, folder: Path, values: Mapping[str, str], progress: Progress) -> float:
         config, _ = self.configure([*self.fixed, *_pairs(values), f"out={folder}"])
         train(config, progress)
         records = [r for r in read_metrics(folder / "metrics.jsonl") if r["phase"] == "validation"]
@@ -186,7 +179,7 @@ class _Evaluation(Job):
             raise SweepError("evaluation.remember must be false in a sweep, or every trial knows what those before met")
 
     @override
-    def play(self, folder: Path, values: Mapping[str, str], progress: Watched) -> float:
+    def play(self, folder: Path, values: Mapping[str, str], progress: Progress) -> float:
         given = [*self.fixed, *_pairs(values)]
         config = self.configure(given)
         link_run(Path(config.run).expanduser(), folder)
@@ -234,7 +227,7 @@ class _Comparison(Job):
         bench_tasks(config.tasks)
 
     @override
-    def play(self, folder: Path, values: Mapping[str, str], progress: Watched) -> float:
+    def play(self, folder: Path, values: Mapping[str, str], progress: Progress) -> float:
         results = self._results(folder, values, progress)
         scores = {cell["task"]: float(cell["score"]) for cell in results["cells"]}
         missing = [task for task in results["tasks"] if task not in scores]
@@ -248,7 +241,7 @@ class _Comparison(Job):
         gains = [gain(scores[t], default[t], results["tasks"][t]["random"]) for t in scores]
         return sum(gains) / len(gains)
 
-    def _results(self, folder: Path, values: Mapping[str, str], progress: Watched) -> dict[str, Any]:
+    def _results(self, folder: Path, values: Mapping[str, str], progress: Progress) -> dict[str, Any]:
         # Pictures of every trial would take longer than many a trial; the user's own `video=` comes later and counts.
         given = ["video=false", *self.fixed, *_pairs(values), f"out={folder}"]
         return bench_planners(self.configure(given), progress)

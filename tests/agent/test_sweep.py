@@ -158,6 +158,9 @@ def test_trials_and_seed_change_the_search_and_more_can_be_added(tmp_path: Path)
     more, told = sweep(tmp_path / "a", LINE, hill, trials=12)
     assert played(more)[:3] == played(few)
     assert len(told.began) == 9
+    less, told = sweep(tmp_path / "a", LINE, hill, trials=5)
+    assert played(less) == played(more)
+    assert told.began == []
     at_once, _ = sweep(tmp_path / "c", LINE, hill, trials=12)
     assert played(at_once) == played(more)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from forethought import UnknownNameError
 from forethought.agent.bench.analytic import LinearQuadratic
 from forethought.agent.bench.arena import BenchError, Settings, TrueDynamics
-from forethought.agent.bench.budget import contender, fit, fit_time, shape
+from forethought.agent.bench.budget import contender, fit, fit_time, shape, tuned_contenders
 from forethought.planners import PLANNERS, Plan, PlannerEntry
 
 ARENA = TrueDynamics(LinearQuadratic(), horizon=3)
@@ -143,3 +143,24 @@ def test_too_little_time_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "rewards", lambda state, actions: clock.rewards(world, state, actions))
     with pytest.raises(BenchError, match="budget of 1 ms is too small for cem on lqr: the smallest takes 1"):
         fit_time(contender("cem", {}), TrueDynamics(world, horizon=2), 1.0, seed=0)
+
+
+KNOWN = {"mppi": {"lqr": {"temperature": 0.1, "noise_beta": 2.0}}}
+
+
+def test_a_tuned_planner_has_options_for_each_arena() -> None:
+    plain = [contender("cem", {}), contender("cold", {"planner": "mppi", "temperature": 0.01})]
+    *same, tuned = tuned_contenders(plain, KNOWN)
+    assert same == plain
+    assert (tuned.label, tuned.planner) == ("cold_tuned", "mppi")
+    assert tuned.on("lqr").options == {"temperature": 0.01, "noise_beta": 2.0}  # what was given counts first
+    with pytest.raises(BenchError, match="no options are tuned for it"):
+        tuned.on("pendulum")
+    assert plain[1].on("pendulum") is plain[1]
+
+
+def test_what_is_not_tuned_says_so() -> None:
+    with pytest.raises(BenchError, match="tuned must be false for cem: options are tuned for mppi"):
+        tuned_contenders([contender("cem", {})], KNOWN)
+    with pytest.raises(BenchError, match="must not name 'mppi_tuned' with tuned=true"):
+        tuned_contenders([contender("mppi", {}), contender("mppi_tuned", {"planner": "mppi"})], KNOWN)

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from forethought.agent.bench.statistics import as_good_as_best, gain, interquartile_mean, normalise, rank
+from forethought.agent.bench.statistics import (
+    as_good_as_best,
+    difference_interval,
+    gain,
+    interquartile_mean,
+    normalise,
+    rank,
+)
 
 RNG = np.random.default_rng(0)
 GOOD, BAD = RNG.normal(0.8, 0.05, (3, 20)), RNG.normal(0.3, 0.05, (3, 20))
@@ -99,3 +106,10 @@ def test_twice_as_far_from_random_actions_is_a_gain_of_a_third() -> None:
     assert gain(1, 2, 0) == pytest.approx(-1 / 3)
     assert gain(1, 0, 0) == 1  # the default does nothing
     assert gain(0, 0, 0) == 0
+
+
+def test_the_interval_of_a_difference_is_paired() -> None:
+    episodes = np.random.default_rng(0).normal(0, 100, 30)  # differ far more than the planners do
+    low, high = difference_interval(episodes + np.linspace(0.9, 1.1, 30), episodes, seed=0)
+    assert 0.95 < low < 1 < high < 1.05
+    assert difference_interval(episodes, episodes, seed=0) == (0, 0)

@@ -95,3 +95,18 @@ def test_groups_stand_for_tasks_that_exist_each_once() -> None:
     assert bench_tasks(["quick", "lqr", "pendulum"]) == [*TASK_GROUPS["quick"], "pendulum"]
     arena = make_arena("pendulum", horizon=4)
     assert (arena.name, arena.horizon) == ("pendulum", 4)
+
+
+def test_tuned_options_are_played_beside_the_defaults_where_there_are_any(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forethought.configs.register.tuned_options", lambda: {"cem": {"lqr": {"momentum": 0.4}}})
+    given = ["bench", "planners", "tasks=lqr,rastrigin", "planners=cem", f"out={tmp_path}", *SMALL]
+    assert cli(*given).code == 0
+    done = cli(*given, "tuned=true")  # adds to what was played before
+    assert (done.code, done.err) == (0, "")
+    assert "not played: cem_tuned on rastrigin (no options are tuned for it)" in done.out
+    cells = json.loads((tmp_path / "results.json").read_text())["cells"]
+    momentum = {(c["task"], c["planner"]): c["options"]["momentum"] for c in cells}
+    assert momentum == {("lqr", "cem"): 0.1, ("rastrigin", "cem"): 0.1, ("lqr", "cem_tuned"): 0.4}
+    assert len({c["score"] for c in cells if c["task"] == "lqr"}) == 2
