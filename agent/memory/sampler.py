@@ -134,6 +134,7 @@ class SequenceSampler:
         self.even_share = even_share
         self._places: dict[int, Array] = {}
         self._cells: list[_Ints] = []
+        self._counts = np.zeros(0, np.int64)  # windows of each cell
         self._follow_store = episode_ids is None
         self._rows = _Rows(store, env_spec, self.keys, cache_bytes)
         self.refresh(episode_ids)
@@ -175,6 +176,7 @@ class SequenceSampler:
             self._focused = self._above_average()
         if self.even_share:
             self._cells = self._by_cell()
+            self._counts = np.array([len(cell) for cell in self._cells], np.int64)
 
     def _above_average(self) -> _Ints:
         """The windows in which more happens than on average."""
@@ -241,8 +243,8 @@ class SequenceSampler:
         if self._cells:
             chosen = np.flatnonzero(rng.random(batch_size) < self.even_share)
             drawn = rng.integers(len(self._cells), size=len(chosen))
-            counts = np.array([len(cell) for cell in self._cells])[drawn]
-            window[chosen] = [self._cells[c][k] for c, k in zip(drawn, rng.integers(counts), strict=True)]
+            within = rng.integers(self._counts[drawn])
+            window[chosen] = [self._cells[c][k] for c, k in zip(drawn, within, strict=True)]
         episode = np.searchsorted(self._ends, window, side="right")
         length = self._lengths[episode]
         start = window - self._ends[episode] + length - self.length + 1
