@@ -54,7 +54,7 @@ def fit(run: Path, out: Path, seed: int = 0, updates: int = 5000) -> float:
                 z, actions = model.encode_sequence(batch.obs, batch.actions), model.normalize_action(batch.actions)
             noise = torch.randn(BATCH, WINDOW - STRIDE + 1, DIM, generator=generator)
             optimizer.zero_grad()
-            macro.loss(z, actions, noise).backward()
+            macro.loss(z, actions, noise).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(macro.parameters(), CLIP)
             optimizer.step()
             schedule.step()
@@ -66,7 +66,7 @@ def fit(run: Path, out: Path, seed: int = 0, updates: int = 5000) -> float:
     saved = load_checkpoint(run / "best.safetensors")
     saved.state["card"]["config"]["world_model"] |= {"macro_stride": STRIDE, "macro_dim": DIM}
     tensors = saved.tensors | {f"model.macro.{name}": weights for name, weights in macro.state_dict().items()}
-    shutil.copytree(run, out, ignore=shutil.ignore_patterns("memory", "tensorboard", "*.safetensors"))
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("memory", "tensorboard", "best.safetensors", "eval.json"))
     save_checkpoint(out / "best.safetensors", tensors, saved.state)
     return float(np.sqrt(missed / covered))
 
