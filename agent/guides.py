@@ -14,6 +14,7 @@ from typing_extensions import override
 from .. import ForethoughtError
 from ..planners import CEM, CEMOptions
 from .configurator import JUMP, PLAN
+from .memory.graph import Ruler
 from .threads import threads_for
 from .world_model.model import WorldModel
 
@@ -126,7 +127,7 @@ class MacroGuide(Guide[MacroCourse]):
         if model.macro is None:
             raise GuideError("agent.configurator.guide=macro needs a run with world_model.macro_stride above 0, got 0")
         self.model, self.macro, self.options, self.reach = model, model.macro, options, reach
-        self.generator = generator
+        self.generator, self.ruler = generator, Ruler(model)
         bound = torch.full((model.macro.macro_dim,), options.limit, device=next(model.parameters()).device)
         search = CEMOptions(
             horizon=options.horizon,
@@ -145,29 +146,44 @@ class MacroGuide(Guide[MacroCourse]):
     def aim(
         self, z: Tensor, goal: Tensor, course: MacroCourse | None, left: Tensor | None = None
     ) -> tuple[Tensor, MacroCourse]:
-        direct = self._steps(z, goal)
-        seeds = None
-        if course is not None:
-            later = torch.cat([course.macros[:, 1:], torch.zeros_like(course.macros[:, :1])], dim=1)
-            seeds = torch.stack([course.macros, later], dim=1)
-            changed = (course.goal != goal).any(dim=-1)
-            seeds = seeds.masked_fill(changed[:, None, None, None], torch.nan)
+        states, ends = self.ruler.states(z), self.ruler.goals(goal)
+        near = self.ruler.paired(states, ends[:, None])[:, 0] <= self.reach
+        if left is not None:
+            near |= left < self.macro.stride  # no jump would be over in time
+        fresh = z.new_zeros(len(z), self.options.horizon, self.macro.macro_dim)
+        macros = fresh if course is None else course.macros.clone()
+        target, far = goal.clone(), torch.nonzero(~near)[:, 0]
+        if len(far):
+            seeds = None
+            if course is not None:
+                later = torch.cat([course.macros[:, 1:], fresh[:, :1]], dim=1)
+                seeds = torch.stack([course.macros, later], dim=1)
+                changed = (course.goal != goal).any(dim=-1)
+                seeds = seeds.masked_fill(changed[:, None, None, None], torch.nan)[far]
+            macros[far], target[far] = self._search(z[far], states[far], ends[far], seeds)
+        return target, MacroCourse(goal.clone(), macros, torch.where(near, PLAN, JUMP))
+
+    def _search(self, z: Tensor, states: Tensor, ends: Tensor, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Macro-actions `[B, H, M]` toward goals, and the sub-goals `[B, G]` on their way.
+
+        Args:
+            z: present latents `[B, Z]`.
+            states: the same as features, see `Ruler`.
+            ends: goals as features.
+            seeds: sequences to begin with, `[B, S, H, M]`.
+        """
 
         def costs(macros: Tensor) -> Tensor:
             with threads_for(0):
-                return self._steps(self.imagine(z, macros), goal[:, None, None]).sum(dim=-1)
+                ahead = self.ruler.states(self.imagine(z, macros).flatten(0, 2))
+                of_each = ends.repeat_interleave(macros.shape[1] * macros.shape[2], 0)
+                return self.ruler.paired(ahead, of_each[:, None]).reshape(macros.shape[:3]).sum(dim=-1)
 
         plan, _ = self.planner.plan(costs, self.planner.init(len(z)), self.generator, seeds)
-        ahead = self.imagine(z, plan.actions.unsqueeze(1))[:, 0]  # [B, H, Z]
-        points = self.model.goal_point(ahead)
-        reached = self._steps(z[:, None].expand_as(ahead), points) <= self.reach
-        chosen = reached.long().cumprod(dim=1).sum(dim=1).clamp(min=1) - 1
-        near = direct <= self.reach
-        if left is not None:
-            near |= left < self.macro.stride  # no jump would be over in time
-        target = torch.where(near[:, None], goal, points[torch.arange(len(z)), chosen])
-        mode = torch.where(near, PLAN, JUMP)
-        return target, MacroCourse(goal.clone(), plan.actions, mode)
+        points = self.model.goal_point(self.imagine(z, plan.actions.unsqueeze(1))[:, 0])  # [B, H, G]
+        away = self.ruler.paired(states, self.ruler.goals(points.flatten(0, 1)).reshape(*points.shape[:2], -1))
+        chosen = (away <= self.reach).long().cumprod(dim=1).sum(dim=1).clamp(min=1) - 1
+        return plan.actions, points[torch.arange(len(z)), chosen]
 
     def imagine(self, z: Tensor, macros: Tensor) -> Tensor:
         """Where sequences of macro-actions `[B, N, H, M]` lead from latents `[B, Z]`: latents `[B, N, H, Z]`."""
@@ -176,8 +192,3 @@ class MacroGuide(Guide[MacroCourse]):
             at = self.macro.jump(at, macro)
             ahead.append(at)
         return torch.stack(ahead, dim=2)
-
-    def _steps(self, z: Tensor, goal: Tensor) -> Tensor:
-        """Learned steps `[...]` from latents `[..., Z]` to goal embeddings; longer where several heads disagree."""
-        steps = self.model.steps_to_goal(z, goal)
-        return steps.mean(dim=0) + steps.std(dim=0, unbiased=False)

@@ -10,7 +10,8 @@ episodes, and a result file each. What has a result file is left alone (`--resum
 
 Arms: `memory` is the agent as it comes. `flat` has the same model and planner, without memory. `never_closed` goes by
 memory and closes no way that it is stuck on. `retrieval` goes by memory, and tries in every plan what was done in four
-moments like the present one. Nobody sees the simulator or the map.
+moments like the present one. `macro` needs no memory while it plans: sub-goals are jumps of a macro-action model, which
+is given to a copy of the finished run by `macro_model.py`. Nobody sees the simulator or the map.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainings import outcome, parse, wanted
+from macro_model import fit
+from trainings import call, finished, outcome, parse, wanted
 
 from forethought.agent.files import write_json
 
@@ -54,6 +56,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "flat": ("agent.configurator.mode=plan",),
     "never_closed": ("agent.configurator.patience=1000000",),
     "retrieval": ("agent.retrieval.seeds=4",),
+    "macro": ("agent.configurator.guide=macro",),
 }
 """What each arm overrides, by its name."""
 SEEDS = (0, 1, 2)
@@ -84,12 +87,18 @@ def jobs(tasks: Sequence[str], seeds: Sequence[int] | None, arms: Sequence[str])
 def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate; returns the content of the result file."""
     train = ["forethought", "train", *TASKS[job.task].overrides, f"seed={job.seed}", f"out={run}", *arguments.extra]
-    random = str(job.arm == "memory").lower()
+    random, seen = str(job.arm == "memory").lower(), run
+    if job.arm == "macro":
+        if not finished(run):
+            call(train)
+        seen = run.with_name(f"{run.name}-macro")
+        if not seen.exists():
+            print(f"{seen}: jumps miss by {fit(run, seen, job.seed):.0%} of what they cover")
     evaluate = [
-        "forethought", "eval", f"run={run}", f"episodes={arguments.episodes}", f"seed={job.seed}", *ARMS[job.arm],
+        "forethought", "eval", f"run={seen}", f"episodes={arguments.episodes}", f"seed={job.seed}", *ARMS[job.arm],
         f"evaluation.random={random}", "evaluation.true_dynamics=false", "evaluation.video=false", *arguments.extra,
     ]  # fmt: skip
-    return outcome(job, train, evaluate, run)
+    return outcome(job, train, evaluate, seen)
 
 
 def main() -> None:

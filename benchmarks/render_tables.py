@@ -52,6 +52,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
     "benchmarks/README.md",
+    "docs/memory.md",
     "docs/performance.md",
     "docs/strangers.md",
     "docs/adr/0006-vectorised-stepping.md",
@@ -279,7 +280,7 @@ def memory_planning(results: Path) -> str:
         rows.append([
             task.title,
             f"{_pooled(ours)}; seeds {', '.join(_percent(r['success_rate']) for r in ours)}",
-            *(_pooled(arms[arm]) if arms[arm] else NONE for arm in PLANNING_ARMS if arm != "memory"),
+            *(_pooled(arms[arm]) if arms[arm] else NONE for arm in ("flat", "never_closed", "retrieval")),
             _pooled([r["random"] for r in ours]),
             f"{median(steps):.0f}" if steps else NONE,
             f"{median(r['graph']['landmarks'] for r in ours):.0f}",
@@ -295,6 +296,38 @@ def memory_planning(results: Path) -> str:
         "plan", "training", "bar", "others report",
     ]  # fmt: skip
     return markdown(header, rows)
+
+
+def memory_ablations(results: Path) -> str:
+    """One row per way to go by memory, or without; one column per maze that has results, known or not."""
+    known = [read_json(path) for path in sorted((results / "memory_planning").glob("*.json"))]
+    mazes = [name for name in PLANNING_TASKS if _of(known, name, "memory")]
+    visits = {}
+    for name, task in VISITS.items():
+        found = [read_json(path) for path in sorted((results / "second_visit").glob(f"{name}-*.json"))]
+        pairs = [pair for result in found for pair in result["pairs"]]
+        if pairs and task.cleared:
+            visits[name] = {row["visit"]: row for row in visits_summary(pairs)}
+    if not mazes and not visits:
+        return "No results yet: `python benchmarks/memory_planning.py` makes them.\n"
+    rows = [
+        [title, *(_pooled(of) if (of := _of(known, name, arm)) else NONE for name in mazes), *(NONE for _ in visits)]
+        for arm, title in _WITHOUT.items()
+    ]
+    for visit, title in (("visit 2", "a second visit, in decisions"), ("memory cleared", "the same, memory cleared")):
+        cells = [f"{of[visit]['decisions_mean']:.0f}" if visit in of else NONE for of in visits.values()]
+        rows.append([title, *(NONE for _ in mazes), *cells])
+    titles = [PLANNING_TASKS[name].title for name in mazes] + [VISITS[name].title for name in visits]
+    return markdown(["", *titles], rows)
+
+
+_WITHOUT = {
+    "memory": "by memory",
+    "flat": "no graph: plans alone",
+    "never_closed": "no edge feedback: no way closed",
+    "retrieval": "with retrieval of moments",
+    "macro": "macro-actions instead of the graph",
+}
 
 
 def second_visit(results: Path) -> str:
@@ -762,6 +795,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "adaptation": adaptation,
     "retrieval": retrieval,
     "memory_planning": memory_planning,
+    "memory_ablations": memory_ablations,
     "second_visit": second_visit,
     "graph_speed": graph_speed,
     "memory_growth": memory_growth,
