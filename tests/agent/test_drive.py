@@ -48,7 +48,7 @@ def test_a_drive_says_all_about_itself(run: Path, drive: Any) -> None:
     assert {"command", "commit", "versions", "machine", "planner", "agent", "env", "threads"} <= result.keys()
     assert (result["steps"], result["overruns"]) == (12, 0)
     assert result["decision_ms"]["max"] == 0.0  # by this clock
-    assert result["fallbacks"] == {"error": 0, "not_finite": 0, "late": 0, "surprise": 0}
+    assert result["fallbacks"] == {"error": 0, "not_finite": 0, "late": 0, "surprise": 0, "overrun": 0}
     assert result["surprise"]["p50"] > 0
 
 
