@@ -80,6 +80,13 @@ def test_options_reach_the_robot(run: Path, drive: Any, override: str) -> None:
     assert plain != changed
 
 
+def test_a_drive_that_thinks_ahead_ends(drive: Any) -> None:
+    """By a clock that no thinking can keep up with, most decisions are late: the robot is driven all the same."""
+    result = drive("drive.ahead=true")
+    assert (result["steps"], result["overruns"], result["options"]["ahead"]) == (12, 0, True)
+    assert result["sent_ms"]["max"] == 0.0
+
+
 def test_the_command_prints_and_writes(run: Path, cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(build, "RealTime", lambda env, period_s, clock: RealTime(env, period_s, Clock()))
     done = cli("drive", f"run={run}", "steps=60", "fallback=hold", f"log={tmp_path / 'drive.jsonl'}", "threads=1")
