@@ -65,6 +65,7 @@ from .report.comparison import write_comparison
 from .report.html import write_report
 from .report.run_log import RunLog
 from .report.video import VideoError, side_by_side, write_video
+from .thinking import Mind, ThinkingProcess
 from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, restore_module
 from .training.evaluate import (
     EvaluationOptions,
@@ -882,17 +883,11 @@ def drive(
         _check_same(EnvSpec.from_json(card["spec"]), env.env_spec)
         robot = RealTime(env, config.period_s, clock)
         folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
-        agent = load_agent(
-            run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,
-            memory=folder, device=config.device, seed=options.seed, limits=ActionLimits.of(env.env_spec),
-        )  # fmt: skip
-        usual = None
+        agent, usual = _driving(config, folder, env.env_spec), None
         if options.surprise:
             with _opened(folder) as store:
                 usual = usual_error(agent, [store.get(i) for i in store.ids()[-_USUAL_EPISODES:].tolist()])
         progress.message(f"driving {saved['env']} at {1 / robot.period_s:.4g} Hz for {options.steps} decisions")
-        for _ in range(_WARM_UPS):
-            agent.warm_up()
         result = provenance.of_result(command) | {
             "env": saved["env"],
             "checkpoint": config.checkpoint,
@@ -910,11 +905,33 @@ def drive(
             if on_episode is not None:
                 on_episode(driven)
 
-        driver = Driver(agent, robot, options, usual)
+        apart = partial(_thinking, config, folder, env.env_spec, usual)
+        driver = Driver(
+            agent, robot, options, usual,
+            lambda _: ThinkingProcess(apart, robot, options.deadline_share * robot.period_s, options.priority),
+        )  # fmt: skip
         driven = driver.run(None if log is None else log.add, between)
     result = dict(_finite(result | {"usual_error": usual} | driven.summary()))
     write_json(run_dir / "drive.json", result)
     return result
+
+
+def _driving(config: DriveConfig, memory: Path, spec: EnvSpec) -> Agent:
+    agent = load_agent(
+        Path(config.run).expanduser(), config.checkpoint, planner=config.planner, objective=config.objective,
+        options=config.agent, memory=memory, device=config.device, seed=config.drive.seed,
+        limits=ActionLimits.of(spec),
+    )  # fmt: skip
+    for _ in range(_WARM_UPS):
+        agent.warm_up()
+    return agent
+
+
+def _thinking(config: DriveConfig, memory: Path, spec: EnvSpec, usual: float | None) -> Mind:
+    """What thinks ahead, made in a process of its own."""
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    return Mind(_driving(config, memory, spec), usual or 1.0)
 
 
 _USUAL_EPISODES = 20

@@ -3,8 +3,8 @@
 import gc
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from .thinking import (
     Thinker,
     ThinkingThread,
     prioritised,
+    undisturbed,
 )
 from .training.probing import latents_of
 
@@ -281,7 +282,7 @@ class Driver:
             DriveError: what thinks ahead has come to an end.
         """
         drive = Drive(self.robot.period_s, self._deadline_s)
-        with undisturbed(), prioritised(self.options.priority), closing(self._pace()) as pace:
+        with closing(self._pace()) as pace, undisturbed(), prioritised(self.options.priority):
             while drive.steps < self.options.steps:
                 self._episode(drive, pace, on_tick)
                 gc.collect()
@@ -373,18 +374,3 @@ class Driver:
             _, _, terminated, truncated, _ = self.robot.step(motion.action.float().numpy())
             if terminated or truncated:
                 return
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Without pauses of the garbage collector, which would otherwise look through all of PyTorch now and then."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()

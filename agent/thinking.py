@@ -1,14 +1,19 @@
 """Who decides for which control period, and when it is thought about: at once, or ahead of the period."""
 
+import gc
 import math
+import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
+from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -320,7 +325,7 @@ class ThinkingThread(Thinker):
     def _run(self) -> None:
         try:
             torch.set_flush_denormal(True)  # a setting of each thread
-            with prioritised(max(self._priority - 1, min(self._priority, 1))):
+            with prioritised(lower(self._priority)):
                 think(
                     self._mind, self._deadline_s, lambda: self._robot.time_s, self._messages.get,
                     lambda: not self._messages.empty(), self._decisions.put,
@@ -350,6 +355,101 @@ class ThinkingThread(Thinker):
 
 _SWITCH_S = 2e-4
 """Seconds after which Python asks a thread that computes to let another go on."""
+
+
+class ThinkingProcess(Thinker):
+    """Thinks in a process of its own, which nothing but messages ties to the one that sends commands.
+
+    A thread holds the interpreter while it thinks: where the processor is taken from it, the thread that sends waits
+    for it, too. A process is loaded once, for seconds, and takes memory of its own. It ends when this one does.
+
+    Args:
+        make: makes what thinks, over there; must be picklable, as a function of a module with its arguments is.
+        robot: whose clock it goes by.
+        deadline_s: see `think`.
+        priority: see `ThinkingThread`.
+
+    Raises:
+        DriveError: it ended before it could think.
+    """
+
+    def __init__(self, make: Callable[[], Mind], robot: Robot, deadline_s: float, priority: int = 0) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._robot, self._priority = robot, priority
+        self._link, theirs = context.Pipe()
+        arguments = (make, deadline_s, lower(priority), theirs)
+        self._process = context.Process(target=_think_apart, args=arguments, name="forethought-thinker", daemon=True)
+        self._process.start()
+        theirs.close()
+        self._messages: SimpleQueue[Start | Question | None] = SimpleQueue()
+        # A pipe that is full, as when nobody reads it, makes whoever sends wait.
+        self._feeder = Thread(target=self._feed, name="forethought-feeder", daemon=True)
+        try:
+            self._link.recv()
+        except (EOFError, OSError):
+            raise self._ended() from None
+        self._feeder.start()
+
+    def _feed(self) -> None:
+        with suppress(OSError), prioritised(self._priority):
+            while True:
+                message = self._messages.get()
+                self._link.send(message)
+                if message is None:
+                    return
+
+    def _ended(self) -> DriveError:
+        self._process.join(_PATIENCE_S)
+        return DriveError(f"the process that thinks has ended with exit code {self._process.exitcode}")
+
+    @override
+    def tell(self, message: Start | Question) -> None:
+        if isinstance(message, Question):
+            # By a clock that both processes have.
+            message = replace(message, began_s=perf_counter() - (self._robot.time_s - message.began_s))
+        self._messages.put(message)
+
+    @override
+    def decisions(self) -> list[Decision]:
+        found = list[Decision]()
+        try:
+            while self._link.poll():
+                found.append(self._link.recv())
+        except (EOFError, OSError):
+            raise self._ended() from None
+        return found
+
+    @override
+    def close(self) -> None:
+        self._messages.put(None)
+        self._process.join(_PATIENCE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._link.close()
+
+
+_PATIENCE_S = 2.0
+"""Seconds that a process has to end by itself."""
+
+
+def _think_apart(make: Callable[[], Mind], deadline_s: float, priority: int, link: Connection) -> None:
+    """What runs in the process of `ThinkingProcess`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who brings the robot to rest, and ends this, too
+    mind = make()
+
+    def receive() -> Start | Question | None:
+        message: Start | Question | None = link.recv()
+        return message
+
+    with suppress(EOFError, OSError), undisturbed(), prioritised(priority):
+        link.send(None)  # is ready
+        think(mind, deadline_s, perf_counter, receive, link.poll, link.send)
+
+
+def lower(priority: int) -> int:
+    """A real-time priority below that one, where there is one."""
+    return max(priority - 1, min(priority, 1))
 
 
 class ThinkAhead(Pace):
@@ -401,6 +501,21 @@ class ThinkAhead(Pace):
     @override
     def close(self) -> None:
         self._thinker.close()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without pauses of the garbage collector, which would otherwise look through all of PyTorch now and then."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

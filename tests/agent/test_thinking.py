@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,17 @@ from forethought.agent.agent import Agent, AgentOptions, Carry
 from forethought.agent.limits import ActionLimits
 from forethought.agent.objectives import GoalObjective, GoalOptions
 from forethought.agent.realtime import Drive, DriveError, DriveOptions, Driver, Tick
-from forethought.agent.thinking import Decision, Mind, Question, Start, Thinker, ThinkingThread, think
+from forethought.agent.thinking import (
+    Decision,
+    Mind,
+    Question,
+    Start,
+    Thinker,
+    ThinkingProcess,
+    ThinkingThread,
+    lower,
+    think,
+)
 from forethought.envs.link import Link
 from forethought.envs.realtime import RealTime
 from forethought.envs.spec import EnvOptions, LinkOptions
@@ -450,7 +462,7 @@ def test_commands_under_way_over_a_link_are_counted_in(
 # -- the thread --------------------------------------------------------------------------------------------------------
 
 
-def made_by(thread: ThinkingThread, count: int) -> list[Decision]:
+def made_by(thread: Thinker, count: int) -> list[Decision]:
     found = list[Decision]()
     while len(found) < count:
         found += thread.decisions()
@@ -482,6 +494,56 @@ def test_a_thread_that_ends_says_why() -> None:
     with pytest.raises(DriveError, match="thinking ended with SystemExit: out of memory"):
         made_by(thread, 1)
     thread.close()
+
+
+def scripted(entries: list[Any]) -> Mind:
+    """What is made in the other process."""
+    return Mind(Script(entries))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def findable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This module can be imported in another process by the name that it has here."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[__name__.count(".")]))
+
+
+def apart(entries: list[Any]) -> ThinkingProcess:
+    return ThinkingProcess(partial(scripted, entries), SimpleNamespace(time_s=3.0), 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("findable")
+def test_a_process_thinks_and_ends_with_who_asks_it() -> None:
+    process = apart([[0.5, 0.6], ValueError("no way"), [0.7]])
+    process.tell(Start(None))
+    found = []
+    for number in (4, 5, 6):
+        seen = {"observation": np.float32([1.0])}
+        process.tell(Question(number, seen, np.zeros(1), np.ones((1, 1)), began_s=3.0))
+        found += made_by(process, 1)
+    assert [d.number for d in found] == [4, 5, 6]
+    assert [d.error for d in found] == [None, "ValueError: no way", None]
+    assert found[0].actions is not None
+    assert found[0].actions[:, 0] == pytest.approx([0.5, 0.6])
+    assert found[0].decision_s > 0  # by the clock that both have
+    process._link.close()  # as when its parent is killed
+    process._process.join()
+    assert process._process.exitcode == 0
+    process.close()
+
+
+@pytest.mark.usefixtures("findable")
+def test_a_process_that_dies_is_told() -> None:
+    process = apart([SystemExit(3)])
+    process.tell(Question(1, {"observation": np.float32([1.0])}, np.zeros(1), np.ones((1, 1)), began_s=3.0))
+    with pytest.raises(DriveError, match="the process that thinks has ended with exit code 3"):
+        made_by(process, 1)
+    process.close()
+    with pytest.raises(DriveError, match="the process that thinks has ended with exit code 1"):
+        ThinkingProcess(partial(int, "not a mind"), SimpleNamespace(time_s=3.0), 0.5)  # type: ignore[arg-type]
+
+
+def test_priorities_go_down_by_one() -> None:
+    assert [lower(p) for p in (0, 1, 2, 50)] == [0, 1, 1, 49]
 
 
 def test_the_robot_is_at_rest_when_thinking_has_ended() -> None:
