@@ -282,6 +282,8 @@ class Driver:
             DriveError: what thinks ahead has come to an end.
         """
         drive = Drive(self.robot.period_s, self._deadline_s)
+        with prioritised(self.options.priority):
+            pass  # if it is not allowed, that is said before anything else begins
         with closing(self._pace()) as pace, undisturbed(), prioritised(self.options.priority):
             while drive.steps < self.options.steps:
                 self._episode(drive, pace, on_tick)

@@ -281,6 +281,18 @@ def test_failures_are_replaced(entry: Any, reason: str, fallback: str, command: 
     assert made.drive.errors == ({"ValueError: no way": 1} if reason == "error" else {})
 
 
+def test_what_was_asked_about_does_not_change() -> None:
+    class InPlace(Arm):
+        def step(self, action: Any) -> Any:
+            place = self.place
+            result = super().step(action)
+            place[:] = self.place  # the array that was shown before
+            self.place = place
+            return place, *result[1:]
+
+    assert [h.obs for h in drive(plans(8), arm=InPlace()).agent.heard[:4]] == pytest.approx([0.0, 0.0, 0.1, 0.3])
+
+
 def test_surprise_brakes() -> None:
     """The place moves by what is commanded, and the agent expects none of it."""
     said = [[0.0], [0.5], [0.5], [0.5], [0.0], [0.0], [0.0], [0.0]]
