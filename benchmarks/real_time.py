@@ -29,8 +29,6 @@ ARM = (
     "planner.num_knots=4", "planner.num_samples=64",
 )  # fmt: skip
 """What is trained: the two-link arm at 50 Hz."""
-AHEAD = ("drive.ahead=true", "drive.deadline_share=0.8")
-"""Nobody waits for a decision that is made ahead, so that it may take longer."""
 LINKS: dict[str, dict[str, float]] = {
     # Not nothing: the link is where the simulated robot's own time is kept, by which it goes on while the agent thinks.
     "ideal": {"command_latency": 1e-6},
@@ -39,10 +37,8 @@ LINKS: dict[str, dict[str, float]] = {
         "observation_loss": 0.05,
     },
 }  # fmt: skip
-ARMS = {
-    f"{link}{suffix}": (link, extra) for link in LINKS for suffix, extra in (("", ()), ("_ahead", AHEAD))
-}  # fmt: skip
-"""What is driven: over which link, and how."""
+ARMS = {f"{link}{suffix}": (link, bool(suffix)) for link in LINKS for suffix in ("", "_ahead")}
+"""What is driven: over which link, and whether the agent thinks ahead."""
 
 
 def train_command(run: Path) -> list[str]:
@@ -52,9 +48,10 @@ def train_command(run: Path) -> list[str]:
 
 def drive_command(run: Path, arm: str, steps: int, priority: int, extra: Sequence[str]) -> list[str]:
     """What drives it."""
-    name, mode = ARMS[arm]
+    name, ahead = ARMS[arm]
     link = [f"env_options.link.{key}={value:.6f}" for key, value in LINKS[name].items()]
-    return ["forethought", "drive", f"run={run}", f"steps={steps}", f"drive.priority={priority}", *link, *mode, *extra]
+    options = [f"steps={steps}", f"drive.priority={priority}", f"drive.ahead={str(ahead).lower()}"]
+    return ["forethought", "drive", f"run={run}", *options, *link, *extra]
 
 
 def row(result: dict[str, Any]) -> dict[str, Any]:
