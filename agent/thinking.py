@@ -496,9 +496,7 @@ class ThinkAhead(Pace):
         self._sent.append(command)
         done, *committed = self._sent
         began_s = self._robot.time_s - self._robot.elapsed_s
-        # Some environments show the next observation in the same arrays.
-        seen = {key: value.copy() for key, value in obs.items()}
-        self._thinker.tell(Question(number + 1, seen, done, np.stack(committed), began_s))
+        self._thinker.tell(Question(number + 1, obs, done, np.stack(committed), began_s))
 
     @override
     def close(self) -> None:
