@@ -249,13 +249,19 @@ class Agent:
         """
         model = self.imagined
         with threads_for(0):
-            start = z.expand(self.objective.members or model.members, -1, -1)
-            error = ahead - model.rollout(start, action.unsqueeze(1), correction).mean(dim=0)[:, 0]
+            error = ahead - self.expected(z, action.unsqueeze(1), correction)
             if correction is None:
                 return None, error
             done = model.normalize_action(action)
             step = self.options.adapt_rate / done.square().sum(dim=-1, keepdim=True).clamp(min=1.0)
             return torch.baddbmm(correction, (step * done).unsqueeze(2), error.unsqueeze(1)), error
+
+    @torch.no_grad()
+    def expected(self, z: Tensor, actions: Tensor, correction: Tensor | None = None) -> Tensor:
+        """Where actions `[B, H, A]` are expected to lead from latents `[B, Z]`, on average over the ensemble."""
+        with threads_for(0):
+            start = z.expand(self.objective.members or self.imagined.members, -1, -1)
+            return self.imagined.rollout(start, actions, correction).mean(dim=0)[:, -1]
 
     def limited(self, action: Tensor, carry: Carry) -> Tensor:
         """The action nearest to `action [B, A]` that may follow on the actions of a carry; itself without limits."""
@@ -278,6 +284,7 @@ class Agent:
         goal: Tensor | None,
         deadline_s: float | None = None,
         left: Tensor | None = None,
+        committed: Tensor | None = None,
     ) -> tuple[Tensor, Carry, Plan | None]:
         """Decide.
 
@@ -291,6 +298,8 @@ class Agent:
             deadline_s: seconds that a plan may take now; None for those of the options.
             left: decisions left for the goals, this one included, `[B]`; None where nothing limits them. Plans toward
                 goals count none beyond the last of all.
+            committed: actions `[B, D, A]` that are done before this one, whatever is decided: the plan begins where
+                they are expected to lead. None where this one is done at once.
 
         Returns:
             actions `[B, A]` in real units, the next carry, and the plan (None where an earlier plan is still used).
@@ -312,6 +321,11 @@ class Agent:
                 here = self.model.embed_reached(seen)
                 noticed = self.configurator.notice(carry.latent, carry.action, latent, here, carry.course)
             carry = dataclasses.replace(carry, course=noticed)
+        start, last = latent, carry
+        if committed is not None:
+            start = self.expected(latent, committed, carry.correction)
+            before = carry.action if committed.shape[1] == 1 else committed[:, -2]
+            last = dataclasses.replace(carry, action=committed[:, -1], before=before)
         changed = None if carry.goal is None or goal is None else (goal != carry.goal).any(dim=-1)
         for_another = changed is not None and bool(changed.any())
         if (
@@ -319,16 +333,16 @@ class Agent:
             and not for_another
             and carry.age < min(self.options.replan_every, carry.plan.shape[1])
         ):
-            action = self.limited(carry.plan[:, carry.age], carry)
+            action = self.limited(carry.plan[:, carry.age], last)
             following = dataclasses.replace(
-                carry, latent=latent, action=action, age=carry.age + 1, before=self._last(carry)
+                carry, latent=latent, action=action, age=carry.age + 1, before=self._last(last)
             )
             return action, following, None
-        reflex, sure = self._reflex(latent)
+        reflex, sure = self._reflex(start)
         if sure.all():
-            action = self.limited(reflex, carry)
+            action = self.limited(reflex, last)
             following = dataclasses.replace(
-                carry, latent=latent, action=action, age=carry.age + 1, mode=sure * REACT, before=self._last(carry)
+                carry, latent=latent, action=action, age=carry.age + 1, mode=sure * REACT, before=self._last(last)
             )
             return action, following, None
         state = self.planner.advance(carry.planner, carry.age) if carry.age else carry.planner
@@ -336,22 +350,22 @@ class Agent:
             state = merge(changed, self.planner.init(len(latent)), state)
         target, course = goal, carry.course
         if self.configurator is not None and goal is not None:
-            target, course = self.configurator.aim(latent, goal, course, left)
+            target, course = self.configurator.aim(start, goal, course, left)
         cost_fn: CostFn = ImaginedCost(
-            self.imagined, self.objective, latent, target, carry.correction, compile=self._compile
+            self.imagined, self.objective, start, target, carry.correction, compile=self._compile
         )
         if self.limits is not None:
-            motion = self._motion(self.limits, carry, len(latent))
+            motion = self._motion(self.limits, last, len(latent))
             cost_fn = LimitedCost(cost_fn, self.limits, motion)
         # Compiled code would be compiled anew for every horizon.
         if goal is not None and left is not None and not self._compile and left.max() < self.planner.horizon:
             cost_fn = _up_to(max(1, int(left.max())), cost_fn)
-        seeds = self._seeds(latent, target)
+        seeds = self._seeds(start, target)
         deadline_s = self.options.deadline_s if deadline_s is None else deadline_s
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, deadline_s)
         if self.limits is not None:
             plan = dataclasses.replace(plan, actions=self.limits.follow(plan.actions, motion))
-        action = torch.where(sure[:, None], self.limited(reflex, carry), plan.actions[:, 0])
+        action = torch.where(sure[:, None], self.limited(reflex, last), plan.actions[:, 0])
         kept = None if goal is None else goal.clone()  # or a goal changed in place would pass unnoticed
         mode: Tensor | None = None
         if self.options.configurator.mode != "plan":
@@ -359,7 +373,7 @@ class Agent:
         if course is not None:
             mode = course.mode
         following = Carry(
-            state, latent, action, plan.actions, 1, kept, carry.correction, course, mode, before=self._last(carry)
+            state, latent, action, plan.actions, 1, kept, carry.correction, course, mode, before=self._last(last)
         )
         return action, following, plan
 

@@ -482,7 +482,7 @@ def _drive(parsed: argparse.Namespace, console: Console) -> int:
     def live(driven: Any) -> None:
         row = driven.summary()
         line = f"{row['steps']} decisions, {row['episodes']} episodes, {row['successes']} successes, "
-        line += f"p99 {row['decision_ms']['p99']:.1f} ms, {row['overruns']} overruns, "
+        line += f"p99 {row['sent_ms']['p99']:.1f} ms, {row['late']} late, {row['overruns']} overruns, "
         _say(console, f"{line}{sum(row['fallbacks'].values())} fallbacks")
 
     # Without a live bar, whose thread would take its share of every period.
@@ -494,12 +494,18 @@ def _drive(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _drive_table(result: dict[str, Any]) -> Table:
-    times, fallbacks = result["decision_ms"], result["fallbacks"]
+    fallbacks = result["fallbacks"]
     table = Table(title=f"{escape(result['env'])} at {1e3 / result['period_ms']:.4g} Hz", show_header=False)
-    ranks = {"p50": "p50", "p99": "p99", "p99.9": "p99.9", "max": "most"}
+
+    def quantiles(times: dict[str, float] | None) -> str:
+        ranks = {"p50": "p50", "p99": "p99", "p99.9": "p99.9", "max": "most"}
+        return "-" if times is None else ", ".join(f"{name} {times[rank]:.1f} ms" for rank, name in ranks.items())
+
     rows = {
         "decisions": str(result["steps"]),
-        "decision time": ", ".join(f"{name} {times[rank]:.1f} ms" for rank, name in ranks.items()),
+        "decision time": quantiles(result["decision_ms"]),
+        "command after": quantiles(result["sent_ms"]),
+        "late decisions": str(result["late"]),
         "overruns": f"{result['overruns']} (period {result['period_ms']:.4g} ms)",
         "fallbacks": ", ".join(f"{reason} {count}" for reason, count in fallbacks.items()),
         "held back by limits": str(result["limited"]),

@@ -2,66 +2,38 @@
 
 import gc
 import math
-import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from .. import ForethoughtError, UnknownNameError
-from ..envs.spec import EnvSpec
-from .agent import Agent, Carry
+from .. import UnknownNameError
+from .agent import Agent
 from .limits import ActionLimits, Motion
 from .memory.store import Episode
+from .thinking import (
+    REASONS,
+    Array,
+    AtOnce,
+    Decision,
+    DriveError,
+    Mind,
+    Obs,
+    Pace,
+    Robot,
+    ThinkAhead,
+    Thinker,
+    ThinkingThread,
+    prioritised,
+    undisturbed,
+)
 from .training.probing import latents_of
 
-Array = NDArray[Any]
-Obs = Mapping[str, Array]
-
 FALLBACKS = ("brake", "hold")
-REASONS = ("error", "not_finite", "late", "surprise")
-"""Why a decision was replaced: the agent raised; its action or the cost of its plan is not finite; the period was over;
-the world does not do what is predicted."""
-
-
-class DriveError(ForethoughtError):
-    """Options of driving that are out of range."""
-
-
-class Robot(Protocol):
-    """What driving needs of an environment in wall-clock time (`envs.realtime.RealTime` is one)."""
-
-    period_s: float
-
-    @property
-    def env_spec(self) -> EnvSpec:
-        """The environment."""
-        ...
-
-    @property
-    def time_s(self) -> float:
-        """Seconds since some moment before the drive."""
-        ...
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the running period began."""
-        ...
-
-    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; its first period begins when this returns."""
-        ...
-
-    def step(self, action: Array) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Send an action `[A]` now; returns at the end of the period, with `overrun` and `behind_s` in `info`."""
-        ...
 
 
 @dataclass
@@ -70,6 +42,15 @@ class DriveOptions:
 
     steps: int = 1000
     """Decisions to drive for, over as many episodes as that takes."""
+    ahead: bool = False
+    """Think ahead: what is sent at the very start of a period is decided during the one before, for where the robot is
+    expected to be by then. Otherwise a command is sent as soon as it is decided."""
+    coast: int = 3
+    """With `ahead`, periods in a row for which the last plan is followed while no decision is there in time, before the
+    robot falls back."""
+    latency_s: float | None = None
+    """With `ahead`, seconds that a command takes to the robot and what comes of it back, together; None for what a
+    simulated link says, and none elsewhere."""
     deadline_share: float = 0.6
     """Share of the control period by which a plan has to be there; the best found until then is used."""
     fallback: str = "brake"
@@ -89,6 +70,10 @@ class DriveOptions:
         for name in ("steps", "surprise_ticks"):
             if getattr(self, name) < 1:
                 raise DriveError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.coast < 0:
+            raise DriveError(f"coast must be at least 0, got {self.coast}")
+        if self.latency_s is not None and not 0 <= self.latency_s < math.inf:
+            raise DriveError(f"latency_s must be a finite number of at least 0, got {self.latency_s}")
         if not 0 < self.deadline_share <= 1:
             raise DriveError(f"deadline_share must be above 0 and at most 1, got {self.deadline_share}")
         if self.fallback not in FALLBACKS:
@@ -113,7 +98,9 @@ class Tick:
         asked: the action that the agent wanted `[A]`; None where it had none.
         command: what was sent `[A]`.
         fallback: why it is not the agent's, one of `REASONS`; None if it is.
-        decision_s: seconds from the observation to the command.
+        decision_s: seconds from the observation to the decision; None where there was none.
+        sent_s: seconds from the start of the period to the command.
+        late: whether the decision was not there when it was needed.
         iterations: of the plan; None without one.
         cost: of the plan.
         surprise: error of the last prediction, in units of its 99 % quantile in memory, or of the latents where that is
@@ -132,10 +119,12 @@ class Tick:
     asked: Array | None
     command: Array
     fallback: str | None
-    decision_s: float
+    decision_s: float | None
     iterations: int | None
     cost: float | None
     surprise: float | None
+    sent_s: float = 0.0
+    late: bool = False
     reward: float = 0.0
     success: bool = False
     overrun: bool = False
@@ -149,38 +138,51 @@ class Drive:
 
     period_s: float
     deadline_s: float
+    steps: int = 0
     decision_s: list[float] = field(default_factory=list)
+    sent_s: list[float] = field(default_factory=list)
     behind_s: list[float] = field(default_factory=list)
     surprise: list[float] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
     fallbacks: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     overruns: int = 0
+    late: int = 0
     limited: int = 0
     lengths: list[int] = field(default_factory=list)
     successes: list[bool] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
 
+    def hear(self, decision: Decision) -> None:
+        """Count one decision, followed or not."""
+        self.decision_s.append(decision.decision_s)
+        if decision.error is not None:
+            self.errors[decision.error] += 1
+        if decision.surprise is not None:
+            self.surprise.append(decision.surprise)
+        if decision.iterations is not None:
+            self.iterations.append(decision.iterations)
+
     def add(self, tick: Tick, limited: bool) -> None:
-        """Count one decision."""
-        self.decision_s.append(tick.decision_s)
+        """Count one command."""
+        self.steps += 1
+        self.sent_s.append(tick.sent_s)
         self.behind_s.append(tick.behind_s)
         self.overruns += tick.overrun
+        self.late += tick.late
         self.limited += limited
         if tick.fallback is not None:
             self.fallbacks[tick.fallback] += 1
-        if tick.surprise is not None:
-            self.surprise.append(tick.surprise)
-        if tick.iterations is not None:
-            self.iterations.append(tick.iterations)
 
     def summary(self) -> dict[str, Any]:
         """Everything as plain JSON values; times in milliseconds."""
         return {
-            "steps": len(self.decision_s),
+            "steps": self.steps,
             "period_ms": 1e3 * self.period_s,
             "deadline_ms": 1e3 * self.deadline_s,
             "decision_ms": _quantiles(1e3 * np.asarray(self.decision_s)),
+            "late": self.late,
+            "sent_ms": _quantiles(1e3 * np.asarray(self.sent_s)),
             "overruns": self.overruns,
             "behind_ms": _quantiles(1e3 * np.asarray(self.behind_s)),
             "fallbacks": {reason: self.fallbacks[reason] for reason in REASONS},
@@ -218,8 +220,13 @@ def usual_error(agent: Agent, episodes: Sequence[Episode], quantile: float = 0.9
     return float(torch.cat(lengths).quantile(quantile))
 
 
+def _command(motion: Motion) -> Array:
+    """What is sent `[A]`, float32."""
+    return motion.action.float().numpy()
+
+
 class Driver:
-    """Drives one robot with an agent, a decision per control period.
+    """Drives one robot with an agent, a command per control period.
 
     Whatever the agent says, a command is sent: inside its bounds, within the limits of the spec, and the fallback where
     the decision failed, came late, or was made by an agent that the world surprises.
@@ -229,16 +236,26 @@ class Driver:
         robot: in wall-clock time.
         options: steps, deadline, fallback.
         usual: error of prediction that is usual, see `usual_error`; None without `options.surprise`.
+        thinker: thinks ahead, with `options.ahead`; None for a thread.
 
     Raises:
         DriveError: surprise is to be told without knowing what is usual.
     """
 
-    def __init__(self, agent: Agent, robot: Robot, options: DriveOptions, usual: float | None = None) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        robot: Robot,
+        options: DriveOptions,
+        usual: float | None = None,
+        thinker: Callable[[Mind], Thinker] | None = None,
+    ) -> None:
         if options.surprise and not usual:
             raise DriveError(f"surprise needs the usual error of prediction, from episodes in memory, got {usual}")
-        self.agent, self.robot, self.options = agent, robot, options
-        self._usual = usual or 1.0
+        self.robot, self.options = robot, options
+        self._mind = Mind(agent, usual or 1.0, robot.env_spec.max_episode_steps)
+        self._make_thinker = thinker
+        self._deadline_s = options.deadline_share * robot.period_s
         spec = robot.env_spec
         # Of the robot's own time, where that is known: a simulation may be driven faster or slower.
         period_s = spec.control_dt if math.isfinite(spec.control_dt) else robot.period_s
@@ -261,53 +278,69 @@ class Driver:
         Args:
             on_tick: is told every decision; should be quick.
             on_episode: called between episodes, where time does not matter.
+
+        Raises:
+            DriveError: what thinks ahead has come to an end.
         """
-        drive = Drive(self.robot.period_s, self.options.deadline_share * self.robot.period_s)
-        with undisturbed(), prioritised(self.options.priority):
-            while len(drive.decision_s) < self.options.steps:
-                self._episode(drive, on_tick)
+        drive = Drive(self.robot.period_s, self._deadline_s)
+        with prioritised(self.options.priority):
+            pass  # if it is not allowed, that is said before anything else begins
+        with closing(self._pace()) as pace, undisturbed(), prioritised(self.options.priority):
+            while drive.steps < self.options.steps:
+                self._episode(drive, pace, on_tick)
                 gc.collect()
                 if on_episode is not None:
                     on_episode(drive)
         return drive
 
-    def _episode(self, drive: Drive, on_tick: Callable[[Tick], None] | None) -> None:
+    def _pace(self) -> Pace:
+        options, robot = self.options, self.robot
+        if not options.ahead:
+            return AtOnce(self._mind, robot, self._deadline_s)
+        make = self._make_thinker or (lambda mind: ThinkingThread(mind, robot, self._deadline_s, options.priority))
+        latency_s = robot.latency_s if options.latency_s is None else options.latency_s
+        rest = _command(self._limits.rest())
+        return ThinkAhead(make(self._mind), robot, rest, round(latency_s / robot.period_s), options.coast)
+
+    def _episode(self, drive: Drive, pace: Pace, on_tick: Callable[[Tick], None] | None) -> None:
         number = len(drive.lengths)
         obs, info = self.robot.reset(seed=self.options.seed + number)
-        goal = self._goal(info)
-        carry, motion, surprised = self.agent.init(1), self._limits.rest(), 0
+        motion, surprised, crowded = self._limits.rest(), 0, False
         length, total, over, success = 0, 0.0, False, False
-        limit = self.robot.env_spec.max_episode_steps
         try:
-            while not over and not success and len(drive.decision_s) < self.options.steps:
-                began_s, before = self.robot.elapsed_s, carry
-                asked, carry, tick = self._decide(obs, carry, goal, drive, began_s, limit - length)
-                surprised = surprised + 1 if self._is_surprised(tick) else 0
-                if tick.fallback is None and surprised >= self.options.surprise_ticks:
-                    tick.fallback = "surprise"
-                if tick.fallback is None and self.robot.elapsed_s > self.robot.period_s:
-                    tick.fallback = "late"
-                if tick.fallback is None:
-                    motion = self._limits.nearest(asked, motion)
-                    limited = bool(((motion.action - asked).abs() > self._tolerance).any())
-                else:
-                    wanted = motion.action if self.options.fallback == "hold" else self._limits.rest().action
-                    motion, limited = self._limits.toward(wanted, motion), False
-                tick.command = motion.action.float().numpy()
-                tick.episode, tick.decision_s = number, self.robot.elapsed_s - began_s
+            pace.begin(drive.steps, info.get("goal"))
+            while not over and not success and drive.steps < self.options.steps:
+                tick = Tick(
+                    drive.steps, self.robot.time_s, number, obs, None, np.zeros(0), None, None, None, None, None
+                )
+                decision, made = pace.decision(tick.tick, obs)
+                for each in made:
+                    drive.hear(each)
+                    surprised = surprised + 1 if self._is_surprised(each) else 0
+                reason = decision.fallback
+                if reason is None and surprised >= self.options.surprise_ticks:
+                    reason = "surprise"
+                if crowded:
+                    # Whatever is ready: the command before, which came late, is to be in force for a period.
+                    reason = "overrun"
+                asked = None if decision.actions is None else decision.actions[0]
+                motion, limited = self._next(asked, reason, motion)
+                tick.asked, tick.fallback, tick.command, tick.late = asked, reason, _command(motion), decision.late
+                tick.iterations, tick.cost, tick.surprise = decision.iterations, decision.cost, decision.surprise
+                tick.decision_s = decision.decision_s if decision in made else None
+                pace.commit(tick.tick, obs, tick.command)
+                tick.sent_s = self.robot.elapsed_s
                 obs, reward, terminated, truncated, info = self.robot.step(tick.command)
-                # The belief must hear what was done, not what was planned.
-                done = motion.action.float().unsqueeze(0).to(self.agent.device)
-                carry = replace(carry, action=done, before=before.action)
                 over, success = terminated or truncated, bool(info["success"])
                 tick.reward, tick.success = reward, success
                 tick.overrun, tick.behind_s = bool(info["overrun"]), float(info["behind_s"])
+                crowded = tick.overrun and self.options.ahead
                 tick.observation_age = info.get("observation_age")
                 length, total = length + 1, total + reward
                 drive.add(tick, limited)
                 if on_tick is not None:
                     on_tick(tick)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, DriveError):
             with suppress(Exception):  # it may have come in the middle of a step
                 self._stop(motion)
             raise
@@ -318,45 +351,20 @@ class Driver:
             drive.successes.append(success)
             drive.returns.append(total)
 
-    def _goal(self, info: Mapping[str, Any]) -> Tensor | None:
-        if self.agent.model.purpose != "goal":
-            return None
-        return self.agent.embed_goal({k: v[None] for k, v in info["goal"].items()})
+    def _next(self, asked: Array | None, reason: str | None, motion: Motion) -> tuple[Motion, bool]:
+        """How commands go on, and whether limits held back what was asked for."""
+        if reason is None:
+            wanted = torch.as_tensor(asked)
+            motion = self._limits.nearest(wanted, motion)
+            return motion, bool(((motion.action - wanted).abs() > self._tolerance).any())
+        hold = reason == "overrun" or self.options.fallback == "hold"
+        wanted = motion.action if hold else self._limits.rest().action
+        return self._limits.toward(wanted, motion), False
 
-    def _decide(
-        self, obs: Obs, carry: Carry, goal: Tensor | None, drive: Drive, elapsed_s: float, left: int
-    ) -> tuple[Tensor, Carry, Tick]:
-        """What the agent wants `[A]`, what it carries on, and the tick that says how it went."""
-        tick = Tick(len(drive.decision_s), self.robot.time_s, 0, obs, None, np.zeros(0), None, 0.0, None, None, None)
-        try:
-            left_s = max(drive.deadline_s - elapsed_s, 1e-6)
-            batch, time = {k: v[None] for k, v in obs.items()}, torch.tensor([left], device=self.agent.device)
-            action, after, plan = self.agent.act(batch, carry, goal, left_s, time)
-            if carry.latent is not None and carry.action is not None and after.latent is not None:
-                _, error = self.agent.adapt(carry.correction, carry.latent, carry.action, after.latent)
-                tick.surprise = float(torch.linalg.vector_norm(error.float())) / self._usual
-        except Exception as error:
-            # Whatever it was: a robot that moves must get a command.
-            drive.errors[f"{type(error).__name__}: {error}"] += 1
-            tick.fallback = "error"
-            return self._limits.low, self._anew(carry), tick
-        if plan is not None:
-            tick.iterations, tick.cost = plan.iterations_run, float(plan.cost[0])
-        if not bool(action.isfinite().all()) or (tick.cost is not None and not np.isfinite(tick.cost)):
-            tick.fallback = "not_finite"
-            return self._limits.low, self._anew(carry), tick
-        asked = action[0].double().cpu()
-        tick.asked = asked.numpy()
-        return asked, after, tick
-
-    def _anew(self, carry: Carry) -> Carry:
-        """A fresh carry after a failure: nothing of what may have caused it goes on, but for what was done."""
-        return replace(self.agent.init(1), action=carry.action, before=carry.before)
-
-    def _is_surprised(self, tick: Tick) -> bool:
+    def _is_surprised(self, decision: Decision) -> bool:
         if not self.options.surprise:
             return False
-        return tick.surprise is not None and not tick.surprise <= self.options.surprise
+        return decision.surprise is not None and not decision.surprise <= self.options.surprise
 
     def _stop(self, motion: Motion) -> None:
         """Bring the robot to rest as fast as the limits allow."""
@@ -369,44 +377,3 @@ class Driver:
             _, _, terminated, truncated, _ = self.robot.step(motion.action.float().numpy())
             if terminated or truncated:
                 return
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Without pauses of the garbage collector, which would otherwise look through all of PyTorch now and then."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()
-
-
-@contextmanager
-def prioritised(priority: int) -> Iterator[None]:
-    """Run with real-time priority; threads that are started meanwhile have it, too.
-
-    Raises:
-        DriveError: the operating system has no such thing or does not allow it.
-    """
-    if not priority:
-        yield
-        return
-    if sys.platform != "linux":
-        raise DriveError(f"priority needs Linux, got {priority} on {sys.platform}")
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-    except OSError as error:
-        raise DriveError(
-            f"priority={priority} is not allowed here ({error.strerror}): run as root, or raise rtprio in "
-            "/etc/security/limits.conf"
-        ) from error
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, *before)

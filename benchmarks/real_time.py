@@ -1,10 +1,11 @@
 """A robot that does not wait: an arm driven at 50 Hz in wall-clock time, ideal and over a bad link.
 
-    python benchmarks/real_time.py                        trains an arm, then drives it for 10,000 decisions, twice
+    python benchmarks/real_time.py                        trains an arm, then drives it for 10,000 decisions, four times
     python benchmarks/real_time.py --run runs/arm         drives the agent of that training again
     python benchmarks/real_time.py --steps 1000 --priority 50
 
-Writes results/real_time.json: decision times (median, p99, p99.9), overruns, fallbacks and successes. `ideal` is the
+Writes results/real_time.json: decision times and when commands went out (median, p99, p99.9), late decisions, overruns,
+fallbacks and successes, for an agent that decides at once and for one that thinks ahead (`_ahead`). `ideal` is the
 simulated arm in physics steps of 5 ms; `bad_link` is the same with commands that come 10 ms late, observations that are
 10 ms old, 5 ms of jitter on both, and 5 % of each lost. In both it goes on while the agent thinks. A drive of 10,000
 decisions takes 200 seconds, whatever the machine; nothing else should run beside it.
@@ -36,6 +37,8 @@ LINKS: dict[str, dict[str, float]] = {
         "observation_loss": 0.05,
     },
 }  # fmt: skip
+ARMS = {f"{link}{suffix}": (link, bool(suffix)) for link in LINKS for suffix in ("", "_ahead")}
+"""What is driven: over which link, and whether the agent thinks ahead."""
 
 
 def train_command(run: Path) -> list[str]:
@@ -45,15 +48,18 @@ def train_command(run: Path) -> list[str]:
 
 def drive_command(run: Path, arm: str, steps: int, priority: int, extra: Sequence[str]) -> list[str]:
     """What drives it."""
-    link = [f"env_options.link.{name}={value:.6f}" for name, value in LINKS[arm].items()]
-    return ["forethought", "drive", f"run={run}", f"steps={steps}", f"drive.priority={priority}", *link, *extra]
+    name, ahead = ARMS[arm]
+    link = [f"env_options.link.{key}={value:.6f}" for key, value in LINKS[name].items()]
+    options = [f"steps={steps}", f"drive.priority={priority}", f"drive.ahead={str(ahead).lower()}"]
+    return ["forethought", "drive", f"run={run}", *options, *link, *extra]
 
 
 def row(result: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a drive."""
     left_out = ("planner", "agent", "env_options", "options", "versions", "machine", "commit", "time")
     kept = {k: v for k, v in result.items() if k not in left_out}
-    return kept | {"link": result["env_options"]["link"], "priority": result["options"]["priority"]}
+    mode = {name: result["options"][name] for name in ("ahead", "priority")}
+    return kept | mode | {"link": result["env_options"]["link"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (parsed.run / "best.safetensors").exists():
         call(train_command(parsed.run))
     rows: dict[str, Any] = {}
-    for arm in LINKS:
+    for arm in ARMS:
         call(drive_command(parsed.run, arm, parsed.steps, parsed.priority, extra))
         result = read_json(parsed.run / "drive.json")
         rows[arm] = row(result)
-        print(f"{arm}: {rows[arm]['decision_ms']}, {rows[arm]['overruns']} overruns")
+        print(f"{arm}: {rows[arm]['decision_ms']}, {rows[arm]['late']} late, {rows[arm]['overruns']} overruns")
     shared = {name: result[name] for name in ("versions", "machine", "commit", "time")}
     given = sys.argv[1:] if arguments is None else arguments
     write_json(parsed.out, {"command": " ".join(["python benchmarks/real_time.py", *given]), **shared, **rows})

@@ -42,7 +42,7 @@ from working_memory import ARMS as MEMORY_ARMS
 from working_memory import TASKS as MEMORY_TASKS
 
 from forethought.agent.bench.results import markdown as comparison
-from forethought.agent.build import bench_tasks
+from forethought.agent.jobs.bench import bench_tasks
 from forethought.agent.files import read_json
 from forethought.agent.report.comparison import number
 from forethought.agent.report.references import METHODS
@@ -448,21 +448,29 @@ def real_time(results: Path) -> str:
     if not path.exists():
         return "No results yet: `python benchmarks/real_time.py` makes them.\n"
     result, rows = read_json(path), []
-    for name, title in (("ideal", "ideal"), ("bad_link", "bad link")):
+    for name, title in (
+        ("ideal", "ideal, at once"),
+        ("ideal_ahead", "ideal, ahead"),
+        ("bad_link", "bad link, at once"),
+        ("bad_link_ahead", "bad link, ahead"),
+    ):
+        if name not in result:
+            continue
         drive = result[name]
-        times, fallbacks = drive["decision_ms"], sum(drive["fallbacks"].values())
-        milliseconds = " / ".join(f"{times[rank]:.1f}" for rank in ("p50", "p99", "p99.9", "max"))
-        reached = f"{drive['successes']} of {drive['episodes']}"
-        rows.append([title, f"{drive['steps']:,}", milliseconds, str(drive["overruns"]), str(fallbacks), reached])
+        rows.append([
+            title, f"{drive['steps']:,}", _milliseconds(drive["decision_ms"]), _milliseconds(drive.get("sent_ms")),
+            str(drive.get("late", NONE)), str(drive["overruns"]), str(sum(drive["fallbacks"].values())),
+            f"{drive['successes']} of {drive['episodes']}",
+        ])  # fmt: skip
     header = [
-        "50 Hz",
-        "decisions",
-        "ms per decision, p50 / p99 / p99.9 / most",
-        "overruns",
-        "fallbacks",
-        "goals reached",
-    ]
+        "50 Hz", "decisions", "ms to decide, p50 / p99 / p99.9 / most", "ms to the command, likewise", "late",
+        "overruns", "fallbacks", "goals reached",
+    ]  # fmt: skip
     return markdown(header, rows)
+
+
+def _milliseconds(times: dict[str, float] | None) -> str:
+    return NONE if times is None else " / ".join(f"{times[rank]:.1f}" for rank in ("p50", "p99", "p99.9", "max"))
 
 
 # -- working memory ----------------------------------------------------------------------------------------------------

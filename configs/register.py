@@ -64,10 +64,19 @@ def register(planners: Iterable[str] = PLANNERS) -> None:
 
 def _named(name: str, options: type[Any]) -> type[Any]:
     """The options with their name beside them, so that a composed group says which of its members it is."""
+
+    def reduce(self: Any) -> tuple[Any, ...]:
+        # The class is in no module, where another process could look for it.
+        return _restored, (name, options, {f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
     fields = [("name", str, dataclasses.field(default=name))]
     return dataclasses.make_dataclass(
-        options.__name__, fields, bases=(options,), namespace={"__doc__": options.__doc__}
+        options.__name__, fields, bases=(options,), namespace={"__doc__": options.__doc__, "__reduce__": reduce}
     )
+
+
+def _restored(name: str, options: type[Any], values: dict[str, Any]) -> Any:
+    return _named(name, options)(**values)
 
 
 def presets() -> dict[str, dict[str, Any]]:

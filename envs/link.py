@@ -47,6 +47,12 @@ class Link(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Seconds between decisions."""
         return self._dt * self._frames
 
+    @property
+    def latency_s(self) -> float:
+        """Seconds that a command takes to the robot and what comes of it back, on average."""
+        options = self._options
+        return options.command_latency + options.observation_latency + 2 * options.jitter
+
     def decided_after(self, seconds: float) -> None:
         """Say that the coming command is sent that long after the observation that it answers; else it is at once.
 

@@ -81,6 +81,11 @@ class RealTime(gymnasium.Wrapper[Obs, NDArray[np.float32], Any, Any]):
         """Seconds since the running period began."""
         return self._clock.now() - self._began
 
+    @property
+    def latency_s(self) -> float:
+        """Seconds that a command takes over a simulated link and what comes of it back; 0 without one."""
+        return 0.0 if self._link is None else self._link.latency_s * self.period_s / self._link.period_s
+
     @override
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         """Start an episode, however long that takes; its first period begins when it is done."""

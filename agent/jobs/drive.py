@@ -3,20 +3,25 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ...configs.schema import DriveConfig
 from ...envs.realtime import Clock, RealTime
 from ...envs.registry import make_env
 from ...envs.spec import EnvOptions, EnvSpec
 from .. import provenance
+from ..agent import Agent
 from ..build import evaluated_in, load_agent, opened
 from ..files import finite, write_json
 from ..limits import ActionLimits
 from ..realtime import Drive, Driver, usual_error
 from ..report.run_log import RunLog
 from ..runs import check_same, read_card
+from ..thinking import Mind, ThinkingProcess
 from ..threads import computing_with
 from ..training.loop import Progress, Silent
 
@@ -53,17 +58,11 @@ def drive(
         check_same(EnvSpec.from_json(card["spec"]), env.env_spec)
         robot = RealTime(env, config.period_s, clock)
         folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
-        agent = load_agent(
-            run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,
-            memory=folder, device=config.device, seed=options.seed, limits=ActionLimits.of(env.env_spec),
-        )  # fmt: skip
-        usual = None
+        agent, usual = _driving(config, folder, env.env_spec), None
         if options.surprise:
             with opened(folder) as store:
                 usual = usual_error(agent, [store.get(i) for i in store.ids()[-_USUAL_EPISODES:].tolist()])
         progress.message(f"driving {saved['env']} at {1 / robot.period_s:.4g} Hz for {options.steps} decisions")
-        for _ in range(_WARM_UPS):
-            agent.warm_up()
         result = provenance.of_result(command) | {
             "env": saved["env"],
             "checkpoint": config.checkpoint,
@@ -81,11 +80,33 @@ def drive(
             if on_episode is not None:
                 on_episode(driven)
 
-        driver = Driver(agent, robot, options, usual)
+        apart = partial(_thinking, config, folder, env.env_spec, usual)
+        driver = Driver(
+            agent, robot, options, usual,
+            lambda _: ThinkingProcess(apart, robot, options.deadline_share * robot.period_s, options.priority),
+        )  # fmt: skip
         driven = driver.run(None if log is None else log.add, between)
     result = dict(finite(result | {"usual_error": usual} | driven.summary()))
     write_json(run_dir / "drive.json", result)
     return result
+
+
+def _driving(config: DriveConfig, memory: Path, spec: EnvSpec) -> Agent:
+    agent = load_agent(
+        Path(config.run).expanduser(), config.checkpoint, planner=config.planner, objective=config.objective,
+        options=config.agent, memory=memory, device=config.device, seed=config.drive.seed,
+        limits=ActionLimits.of(spec),
+    )  # fmt: skip
+    for _ in range(_WARM_UPS):
+        agent.warm_up()
+    return agent
+
+
+def _thinking(config: DriveConfig, memory: Path, spec: EnvSpec, usual: float | None) -> Mind:
+    """What thinks ahead, made in a process of its own."""
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    return Mind(_driving(config, memory, spec), usual or 1.0, spec.max_episode_steps)
 
 
 _USUAL_EPISODES = 20

@@ -20,8 +20,11 @@ _SCHEMA = {
     "type": "object",
     "properties": {
         **{name: {"type": "integer"} for name in ("tick", "episode", "iterations")},
-        **{name: {"type": "number"} for name in ("time_s", "decision_s", "cost", "surprise", "reward", "behind_s")},
-        **{name: {"type": "boolean"} for name in ("success", "overrun")},
+        **{
+            name: {"type": "number"}
+            for name in ("time_s", "decision_s", "sent_s", "cost", "surprise", "reward", "behind_s")
+        },
+        **{name: {"type": "boolean"} for name in ("success", "overrun", "late")},
         "observation_age": {"type": "number"},
         "fallback": {"type": "string"},
         "asked": _NUMBERS,

@@ -97,7 +97,15 @@ class Script:
     def init(self, batch_size: int) -> Carry:
         return Carry(planner="fresh")
 
-    def act(self, obs: Any, carry: Carry, goal: Any, deadline_s: float | None = None, left: Any = None) -> Any:
+    def act(
+        self,
+        obs: Any,
+        carry: Carry,
+        goal: Any,
+        deadline_s: float | None = None,
+        left: Any = None,
+        committed: Any = None,
+    ) -> Any:
         entry = self.entries[len(self.heard) % len(self.entries)]
         self.heard.append(carry)
         self.deadlines.append(deadline_s)
@@ -140,9 +148,10 @@ def test_what_the_agent_says_is_done() -> None:
     assert [t.decision_s for t in ticks] == pytest.approx([0.02] * 10)
     assert [t.time_s for t in ticks] == pytest.approx([0.1 * n for n in range(10)])
     assert done.summary() | {"surprise": None, "decision_ms": None} == {
-        "steps": 10, "period_ms": 100.0, "deadline_ms": 60.0, "decision_ms": None, "overruns": 0,
+        "steps": 10, "period_ms": 100.0, "deadline_ms": 60.0, "decision_ms": None, "late": 0, "overruns": 0,
+        "sent_ms": pytest.approx({"p50": 20.0, "p99": 20.0, "p99.9": 20.0, "max": 20.0}),
         "behind_ms": {"p50": 0.0, "p99": 0.0, "p99.9": 0.0, "max": 0.0},
-        "fallbacks": {"error": 0, "not_finite": 0, "late": 0, "surprise": 0}, "errors": {}, "limited": 0,
+        "fallbacks": {"error": 0, "not_finite": 0, "late": 0, "surprise": 0, "overrun": 0}, "errors": {}, "limited": 0,
         "iterations": 2.0, "surprise": None, "episodes": 0, "successes": 0, "success_rate": None, "return_mean": None,
         "steps_to_goal": None,
     }  # fmt: skip
@@ -364,6 +373,9 @@ def test_the_usual_error_is_a_quantile(plane_model: Callable[..., Any], walk: Ca
     ("name", "value", "message"),
     [
         ("steps", 0, "steps must be at least 1, got 0"),
+        ("coast", -1, "coast must be at least 0, got -1"),
+        ("latency_s", -0.1, "latency_s must be a finite number of at least 0, got -0.1"),
+        ("latency_s", NAN, "latency_s must be a finite number of at least 0, got nan"),
         ("surprise_ticks", 0, "surprise_ticks must be at least 1, got 0"),
         ("deadline_share", 0.0, "deadline_share must be above 0 and at most 1, got 0.0"),
         ("deadline_share", 1.5, "deadline_share must be above 0 and at most 1, got 1.5"),
@@ -384,6 +396,7 @@ def test_an_unknown_fallback_is_refused() -> None:
 
 def test_every_option_has_a_test_of_what_it_changes() -> None:
     covered = {"steps", "deadline_share", "fallback", "surprise", "surprise_ticks", "priority", "seed"}
+    covered |= {"ahead", "coast", "latency_s"}  # in test_thinking.py
     assert {f.name for f in fields(DriveOptions)} == covered
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from forethought import ForethoughtError, UnknownNameError
 from forethought.configs import register
 from forethought.configs.register import describe, load, presets, with_preset
-from forethought.configs.schema import BenchConfig, Config, ConfigError, EvalConfig
+from forethought.configs.schema import BenchConfig, Config, ConfigError, DriveConfig, EvalConfig
 from forethought.envs.spec import EnvOptions
 from forethought.planners import CEM, PLANNERS, PlannerEntry
 from forethought.planners.cem import CEMOptions
@@ -267,6 +268,14 @@ def test_a_comparison_takes_options_of_planners_that_no_schema_knows() -> None:
     assert all(keys.values())
     with pytest.raises(ForethoughtError, match="episodes must be at least 1, got 0"):
         load(BenchConfig, ["episodes=0"])
+
+
+def test_a_configuration_can_go_to_another_process() -> None:
+    config = load(DriveConfig, ["run=runs/arm", "planner=cem", "planner.horizon=7", "objective=reward"])
+    again = pickle.loads(pickle.dumps(config))
+    assert dataclasses.asdict(again) == dataclasses.asdict(config)
+    assert (again.planner.name, again.planner.horizon, again.objective.name) == ("cem", 7, "reward")
+    assert isinstance(again.planner, CEMOptions)
 
 
 def test_registering_twice_changes_nothing() -> None:

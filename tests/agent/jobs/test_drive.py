@@ -50,7 +50,7 @@ def test_a_drive_says_all_about_itself(run: Path, drive: Any) -> None:
     assert {"command", "commit", "versions", "machine", "planner", "agent", "env", "threads"} <= result.keys()
     assert (result["steps"], result["overruns"]) == (12, 0)
     assert result["decision_ms"]["max"] == 0.0  # by this clock
-    assert result["fallbacks"] == {"error": 0, "not_finite": 0, "late": 0, "surprise": 0}
+    assert result["fallbacks"] == {"error": 0, "not_finite": 0, "late": 0, "surprise": 0, "overrun": 0}
     assert result["surprise"]["p50"] > 0
 
 
@@ -80,6 +80,13 @@ def test_options_reach_the_robot(run: Path, drive: Any, override: str) -> None:
     plain, changed = rows(), rows(override)
     assert len(plain) == len(changed) == 12
     assert plain != changed
+
+
+def test_a_drive_that_thinks_ahead_ends(drive: Any) -> None:
+    """By a clock that no thinking can keep up with, most decisions are late: the robot is driven all the same."""
+    result = drive("drive.ahead=true")
+    assert (result["steps"], result["overruns"], result["options"]["ahead"]) == (12, 0, True)
+    assert result["sent_ms"]["max"] == 0.0
 
 
 def test_the_command_prints_and_writes(run: Path, cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_row_is_plain_and_leaves_out_what_is_unknown() -> None:
     assert row_of(tick(1, **FAILED)) == {
         "tick": 1, "time_s": 0.02, "episode": 0, "obs": {"grid": [1, 2, 3, 1]}, "command": [0.5, 0.25],
         "fallback": "error", "decision_s": 0.008, "cost": None, "reward": -1.0, "success": False, "overrun": False,
-        "behind_s": 0.0, "observation_age": 0.02,
+        "behind_s": 0.0, "observation_age": 0.02, "sent_s": 0.0, "late": False,
     }  # fmt: skip
 
 
