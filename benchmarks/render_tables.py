@@ -42,8 +42,8 @@ from working_memory import ARMS as MEMORY_ARMS
 from working_memory import TASKS as MEMORY_TASKS
 
 from forethought.agent.bench.results import markdown as comparison
-from forethought.agent.jobs.bench import bench_tasks
 from forethought.agent.files import read_json
+from forethought.agent.jobs.bench import bench_tasks
 from forethought.agent.report.comparison import number
 from forethought.agent.report.references import METHODS
 from forethought.agent.training.evaluate import success_interval

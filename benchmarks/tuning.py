@@ -5,8 +5,8 @@
     python benchmarks/tuning.py --trials 40                      a longer search, which goes on from a shorter one
 
 For every task and planner: a search (`forethought bench planners --multirun`) on the episodes of seed 1000, then the
-best three of it and the defaults on more of these. The best of the four is written to `configs/tuned/<task>.yaml`,
-where `forethought bench planners tuned=true` finds it, and played beside the defaults on the episodes of seed 0, which
+best three of it and the defaults on more of these. The best of the four is written to
+`configs/tuned_planners/<task>.yaml`, where `forethought bench planners tuned=true` finds it, and played beside the defaults on the episodes of seed 0, which
 are those that `bench planners` plays by default. Results go to `results/tuning/<task>.json`. An interrupted call goes
 on where it was; planners that a result holds, from as many trials, are not searched for again.
 """
@@ -29,7 +29,7 @@ from forethought.agent.files import read_json, write_bytes, write_json
 from forethought.agent.jobs.bench import TASK_GROUPS
 
 RESULTS = Path(__file__).parent / "results" / "tuning"
-PRESETS = Path(__file__).parents[1] / "configs" / "tuned"
+PRESETS = Path(__file__).parents[1] / "configs" / "tuned_planners"
 BUDGET = 64
 SEED, HELD_OUT = 1000, 0
 """Episodes of the search, and those of the check: the default of `bench planners`."""
@@ -142,7 +142,7 @@ def _options(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def preset(task: str, planners: Mapping[str, Mapping[str, Any]]) -> str:
-    """The content of `configs/tuned/<task>.yaml`."""
+    """The content of `configs/tuned_planners/<task>.yaml`."""
     kept = {
         planner: {
             "options": dict(found["options"]),

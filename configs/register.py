@@ -89,10 +89,10 @@ def presets() -> dict[str, dict[str, Any]]:
 def tuned_options() -> dict[str, dict[str, dict[str, Any]]]:
     """Options that `benchmarks/tuning.py` found for planners on tasks of `bench`, by planner and task.
 
-    One file per task, `tuned/<task>.yaml`, says for each planner beside its `options` how they were found.
+    One file per task, `tuned_planners/<task>.yaml`, says for each planner beside its `options` how they were found.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    folder = resources.files(__package__) / "tuned"
+    folder = resources.files(__package__) / "tuned_planners"
     for file in sorted(folder.iterdir() if folder.is_dir() else (), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
             for planner, entry in _plain(file.read_text()).items():

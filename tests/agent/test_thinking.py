@@ -98,11 +98,10 @@ class Script:
     def tensors(self, obs: Any) -> Any:
         return {k: torch.as_tensor(v) for k, v in obs.items()}
 
-    def act(self, obs: Any, carry: Carry, goal: Any, deadline_s: float, committed: Tensor) -> Any:
+    def act(self, obs: Any, carry: Carry, goal: Any, deadline_s: float, left: Any, committed: Tensor) -> Any:
         entry = self.entries[len(self.heard) % len(self.entries)]
-        self.heard.append(
-            SimpleNamespace(obs=obs["observation"].item(), carry=carry, deadline_s=deadline_s, committed=committed)
-        )
+        seen = {"obs": obs["observation"].item(), "left": None if left is None else left.item()}
+        self.heard.append(SimpleNamespace(**seen, carry=carry, deadline_s=deadline_s, committed=committed))
         plan, thinks_s = entry if isinstance(entry, tuple) else (entry, self.thinks_s)
         self.clock.time += thinks_s
         if isinstance(plan, BaseException):
@@ -228,6 +227,8 @@ def test_the_agent_is_asked_about_what_it_cannot_see_yet() -> None:
     assert [h.committed.flatten().tolist() for h in made.agent.heard[:4]] == [
         pytest.approx(x) for x in ([0.0], [0.1], [0.2], [0.3])
     ]
+    limit = made.agent.heard[0].left + 1
+    assert [h.left for h in made.agent.heard[:4]] == [limit - n for n in (1, 2, 3, 4)]
     # The belief hears what led to what is seen.
     assert [float(h.carry.action) for h in made.agent.heard[:4]] == pytest.approx([0.0, 0.0, 0.1, 0.2])
     assert [h.deadline_s for h in made.agent.heard[:4]] == pytest.approx([0.06] * 4)
