@@ -100,7 +100,7 @@ def test_groups_stand_for_tasks_that_exist_each_once() -> None:
 def test_tuned_options_are_played_beside_the_defaults_where_there_are_any(
     cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forethought.configs.register.tuned_options", lambda: {"cem": {"lqr": {"momentum": 0.4}}})
+    monkeypatch.setattr("forethought.agent.jobs.bench.tuned_options", lambda: {"cem": {"lqr": {"momentum": 0.4}}})
     given = ["bench", "planners", "tasks=lqr,rastrigin", "planners=cem", f"out={tmp_path}", *SMALL]
     assert cli(*given).code == 0
     done = cli(*given, "tuned=true")  # adds to what was played before
