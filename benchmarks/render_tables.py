@@ -354,6 +354,23 @@ def second_visit(results: Path) -> str:
     return markdown(header, rows)
 
 
+def planner_speed(results: Path) -> str:
+    """One row per planner, a column per number of actions."""
+    path = results / "planner_speed.json"
+    if not path.exists():
+        return "No results yet: `python benchmarks/planner_speed.py` makes them.\n"
+    record = read_json(path)
+    sizes = record["rows"]
+    rows = []
+    for name, first in sizes[0]["planners"].items():
+        found = [size["planners"][name] for size in sizes]
+        times = [f"{r['p50_ms']:.2f} ms" + ("" if r["ratio"] is None else f" ({r['ratio']:.1f} x)") for r in found]
+        rows.append([name, first["twin"] or NONE, f"{first['evaluations']}", *times])
+    header = ["planner", "beside", "evaluations", *(f"{size['actions']} actions" for size in sizes)]
+    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
+    return f"{markdown(header, rows)}\n{packages}. {_origin(record)}"
+
+
 def graph_speed(results: Path) -> str:
     """One row per size of the graph."""
     path = results / "graph_speed.json"
@@ -806,6 +823,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "memory_ablations": memory_ablations,
     "second_visit": second_visit,
     "graph_speed": graph_speed,
+    "planner_speed": planner_speed,
     "memory_growth": memory_growth,
     "memory_crash": memory_crash,
     "planners": planners,
