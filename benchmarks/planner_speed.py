@@ -1,12 +1,12 @@
 """What a plan costs beside its cost function: built-in planners and those of others, turn by turn.
 
-    pip install -e 'examples/third_party_planners[cma,nevergrad,mppi,worldmodel]'     whatever is not installed is left out
+    pip install -e 'examples/third_party_planners[cma,nevergrad,mppi,worldmodel]'    what is not installed is left out
     python benchmarks/planner_speed.py
 
-The cost is a squared distance to a target, which takes next to no time, so what is measured is the planner itself. Every
-planner makes as many rounds of as many candidates (those that score their mean or their warm start besides make that
-many more evaluations, which are counted), one plan after the other in one process and on one thread. Medians in
-milliseconds, the ratio to the built-in planner of the same kind, and the cost of the plans that were found.
+The cost is a squared distance to a target, which takes next to no time, so what is measured is the planner itself.
+Every planner makes as many rounds of as many candidates; what else is scored, such as a mean or a warm start, is counted
+with the evaluations. One plan after the other in one process and on one thread. Medians in milliseconds, the ratio to
+the built-in planner of the same kind, and the cost of the plans that were found.
 """
 
 import argparse

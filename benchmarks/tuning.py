@@ -6,9 +6,10 @@
 
 For every task and planner: a search (`forethought bench planners --multirun`) on the episodes of seed 1000, then the
 best three of it and the defaults on more of these. The best of the four is written to
-`configs/tuned_planners/<task>.yaml`, where `forethought bench planners tuned=true` finds it, and played beside the defaults on the episodes of seed 0, which
-are those that `bench planners` plays by default. Results go to `results/tuning/<task>.json`. An interrupted call goes
-on where it was; planners that a result holds, from as many trials, are not searched for again.
+`configs/tuned_planners/<task>.yaml`, where `forethought bench planners tuned=true` finds it, and played beside the
+defaults on the episodes of seed 0, which are those that `bench planners` plays by default. Results go to
+`results/tuning/<task>.json`. An interrupted call goes on where it was; planners that a result holds, from as many
+trials, are not searched for again.
 """
 
 import argparse
