@@ -4,9 +4,9 @@
     python benchmarks/planner_speed.py
 
 The cost is a squared distance to a target, which takes next to no time, so what is measured is the planner itself.
-Every planner makes as many rounds of as many candidates; what else is scored, such as a mean or a warm start, is counted
-with the evaluations. One plan after the other in one process and on one thread. Medians in milliseconds, the ratio to
-the built-in planner of the same kind, and the cost of the plans that were found.
+Every planner makes as many rounds of as many candidates; what else is scored, such as a mean or a warm start, is
+counted with the evaluations. One plan after the other in one process and on one thread. Medians in milliseconds, the
+ratio to the built-in planner of the same kind, and the cost of the plans that were found.
 """
 
 import argparse
