@@ -145,8 +145,8 @@ class Watcher(Protocol):
         """A trial is about to be played."""
         ...
 
-    def ended(self, trial: Trial, best: Trial | None) -> None:
-        """A trial is over and on file; `best` is the best of all so far, if any succeeded."""
+    def ended(self, trial: Trial, best: Trial | None, left: int) -> None:
+        """A trial is over and on file; `best` is the best of all so far, if any succeeded, `left` are to be played."""
         ...
 
 
@@ -188,20 +188,22 @@ def run_sweep(
     else:
         _optuna()
         total = options.trials
-    described = {key: {"kind": type(v).__name__.lower(), **dataclasses.asdict(v)} for key, v in space.items()}
+    # A list, because the order of the keys says which combination has which number.
+    described = [{"key": key, "kind": type(v).__name__.lower(), **dataclasses.asdict(v)} for key, v in space.items()]
     search = None if options.trials is None else {"sampler": "TPE", "seed": options.seed}
     whole = _plain({**setup, "space": described, "search": search, "metric": options.metric})
     trials = _recorded(out / "sweep.json", whole)
     total = max(total, len(trials))  # of a search that was longer before
     result = _written(out, whole, trials, total)
-    for number in [t.number for t in trials if t.error is not None] + list(range(len(trials), total)):
+    missing = [t.number for t in trials if t.error is not None] + list(range(len(trials), total))
+    for played, number in enumerate(missing):
         known = trials[number].values if number < len(trials) else None
         chosen = known or (_proposed(space, options.seed, trials) if search else _combination(space, number))
         watcher.begins(number, total, chosen)
         trial = _played(number, chosen, out / "trials" / f"{number:03d}", play)
         trials[number : number + 1] = [trial]
         result = _written(out, whole, trials, total)
-        watcher.ended(trial, best_of(trials))
+        watcher.ended(trial, best_of(trials), len(missing) - played - 1)
     if result["best"] is None:
         raise SweepError(f"all {total} trials failed, the first one with: {trials[0].error}")
     return result

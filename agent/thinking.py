@@ -113,10 +113,9 @@ class Mind:
         self._agent, self._usual, self._limit = agent, usual, limit
         self.begin(None)
 
-    def begin(self, goal: Obs | None) -> None:
-        """Start an episode with a goal as the environment states it; None without one."""
-        self._carry = self._agent.init(1)
-        self._done = 0
+    def begin(self, goal: Obs | None, first: int = 0) -> None:
+        """Start an episode with period `first`, and with a goal as the environment states it; None without one."""
+        self._carry, self._first = self._agent.init(1), first
         self._heard: Tensor | None = None
         self._goal: Tensor | None = None
         if goal is not None and self._agent.model.purpose == "goal":
@@ -126,7 +125,6 @@ class Mind:
         """The action `[A]` that led to what is seen next: what was done, whatever was planned."""
         done = torch.as_tensor(action, dtype=torch.float32, device=self._agent.device).unsqueeze(0)
         self._carry, self._heard = replace(self._carry, action=done, before=self._heard), done
-        self._done += 1
 
     def see(self, obs: Obs) -> None:
         """Go on by a period without a decision."""
@@ -150,8 +148,9 @@ class Mind:
         agent, carry, surprise = self._agent, self._carry, None
         try:
             before = None if committed is None else torch.as_tensor(committed, device=agent.device).float()[None]
-            left = self._left(0 if committed is None else len(committed))
-            action, after, plan = agent.act(_batched(obs), carry, self._goal, max(left_s, 1e-6), left, before)
+            action, after, plan = agent.act(
+                _batched(obs), carry, self._goal, max(left_s, 1e-6), self._left(number), before
+            )
             if carry.latent is not None and carry.action is not None and after.latent is not None:
                 _, error = agent.adapt(carry.correction, carry.latent, carry.action, after.latent)
                 surprise = float(torch.linalg.vector_norm(error.float())) / self._usual
@@ -168,11 +167,11 @@ class Mind:
         wanted = actions.double().cpu().numpy()
         return Decision(number, wanted, iterations=iterations, cost=cost, surprise=surprise)
 
-    def _left(self, committed: int) -> Tensor | None:
-        """Decisions left `[1]`, that after the committed ones included."""
+    def _left(self, number: int) -> Tensor | None:
+        """Decisions left in the episode `[1]`, that for period `number` included."""
         if self._limit is None:
             return None
-        return torch.tensor([max(1, self._limit - self._done - committed)], device=self._agent.device)
+        return torch.tensor([max(1, self._limit - (number - self._first))], device=self._agent.device)
 
 
 def _batched(obs: Obs) -> dict[str, Array]:
@@ -213,7 +212,7 @@ class AtOnce(Pace):
 
     @override
     def begin(self, number: int, goal: Obs | None) -> None:
-        self._mind.begin(goal)
+        self._mind.begin(goal, number)
 
     @override
     def decision(self, number: int, obs: Obs) -> tuple[Decision, Sequence[Decision]]:
@@ -236,9 +235,10 @@ class AtOnce(Pace):
 
 @dataclass(frozen=True)
 class Start:
-    """An episode starts, toward a goal as the environment states it."""
+    """An episode starts with period `first`, toward a goal as the environment states it."""
 
     goal: Obs | None
+    first: int
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ def think(
     """
     while (message := receive()) is not None:
         if isinstance(message, Start):
-            mind.begin(message.goal)
+            mind.begin(message.goal, message.first)
             continue
         mind.hear(message.done)
         if waiting():
@@ -484,7 +484,7 @@ class ThinkAhead(Pace):
 
     @override
     def begin(self, number: int, goal: Obs | None) -> None:
-        self._thinker.tell(Start(goal))
+        self._thinker.tell(Start(goal, number))
         self._sent.extend([self._rest] * (self._sent.maxlen or 0))
         # Nothing can be decided before something was seen.
         self._newest = Decision(number, self._rest[None])

@@ -25,6 +25,9 @@ STRIDE, DIM, WINDOW, BATCH = 24, 4, 32, 64
 LEARNING_RATE, CLIP = 1e-3, 10.0
 
 
+_OF_RESULTS = ("eval.json", "diagnostics.json", "report.html", "drive.json", "*.mp4")
+
+
 def fit(run: Path, out: Path, seed: int = 0, updates: int = 5000) -> float:
     """Train a macro-action model on the memory of a run, into the folder of a new one.
 
@@ -66,8 +69,13 @@ def fit(run: Path, out: Path, seed: int = 0, updates: int = 5000) -> float:
     saved = load_checkpoint(run / "best.safetensors")
     saved.state["card"]["config"]["world_model"] |= {"macro_stride": STRIDE, "macro_dim": DIM}
     tensors = saved.tensors | {f"model.macro.{name}": weights for name, weights in macro.state_dict().items()}
-    shutil.copytree(run, out, ignore=shutil.ignore_patterns("memory", "tensorboard", "best.safetensors", "eval.json"))
-    save_checkpoint(out / "best.safetensors", tensors, saved.state)
+    begun = out.with_name(f"{out.name}.part")  # so that a folder by that name is whole
+    shutil.rmtree(begun, ignore_errors=True)
+    shutil.copytree(
+        run, begun, ignore=shutil.ignore_patterns("memory", "tensorboard", "best.safetensors", *_OF_RESULTS)
+    )
+    save_checkpoint(begun / "best.safetensors", tensors, saved.state)
+    begun.rename(out)
     return float(np.sqrt(missed / covered))
 
 

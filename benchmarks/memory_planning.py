@@ -15,6 +15,7 @@ is given to a copy of the finished run by `macro_model.py`. Nobody sees the simu
 """
 
 import argparse
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,8 @@ def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, A
         if not finished(run):
             call(train)
         seen = run.with_name(f"{run.name}-macro")
+        if arguments.resume == "never":
+            shutil.rmtree(seen, ignore_errors=True)
         if not seen.exists():
             print(f"{seen}: jumps miss by {fit(run, seen, job.seed):.0%} of what they cover")
     evaluate = [

@@ -145,7 +145,7 @@ def _tasks(ranking: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     count = len(ranking["tasks"])
     if count == len(results["tasks"]):
         return "all tasks" if count > 1 else ranking["tasks"][0]
-    return f"the {count} tasks with gradients" if count > 1 else ranking["tasks"][0]
+    return f"the {count} tasks that all of these have played" if count > 1 else ranking["tasks"][0]
 
 
 def refused_lines(results: Mapping[str, Any]) -> list[str]:

@@ -153,7 +153,8 @@ def _measure(
         scores = score(episodes, spec.goal is not None, options.goals_per_episode)
         return scores | {"seconds": round(perf_counter() - began, 2)}, episodes
 
-    policy = AgentPolicy(agent)
+    limit = spec.max_episode_steps // options.goals_per_episode
+    policy = AgentPolicy(agent, limit=limit)
     result, acted = arm("planner", policy)
     result["plan"] = policy.statistics.summary()
     if isinstance(agent.configurator, Configurator):
@@ -168,7 +169,7 @@ def _measure(
     if options.policy and not for_goals:
         result["arms"]["policy prior"], _ = arm("policy prior", AgentPolicy(_reacting(agent)))
     if options.latent_l2 and for_goals:
-        result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(_with_latent_l2(agent)))
+        result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(_with_latent_l2(agent), limit=limit))
     result |= _true_dynamics(agent, environments, env_options, options, arm)
     _count_failures([result, *(row for row in (result["random"], *result["arms"].values()) if row is not None)])
     result |= _timed(agent, environments, env_options, options, seeds, run_dir)
@@ -188,7 +189,7 @@ def _live(
     progress: Progress,
 ) -> dict[str, Any]:
     """As `_measure`, one episode after the other, each of which is kept with the ways that were found in it."""
-    policy, episodes = AgentPolicy(agent), list[Episode]()
+    policy, episodes = AgentPolicy(agent, limit=environments.env_spec.max_episode_steps), list[Episode]()
     began = perf_counter()
     for number, seed in enumerate(seeds):
         if isinstance(agent.configurator, Configurator):
@@ -230,13 +231,16 @@ def _measure_toward(
         known = {"episodes": len(seeds), "success_rate": None, "return_mean": None, "distance": distance}
         return known | {"seconds": round(perf_counter() - began, 2)}, episodes
 
-    policy = AgentPolicy(agent, goal_obs=goal)
+    limit = environments.env_spec.max_episode_steps
+    policy = AgentPolicy(agent, goal_obs=goal, limit=limit)
     result, held_out = arm("planner", policy)
     result |= {"goal": options.goal, "plan": policy.statistics.summary(), "random": None, "arms": {}}
     if options.random:
         result["random"], held_out = arm("random", RandomPolicy(agent.model.spec))
     if options.latent_l2:
-        result["arms"]["latent_l2"], _ = arm("latent L2", AgentPolicy(_with_latent_l2(agent), goal_obs=goal))
+        result["arms"]["latent_l2"], _ = arm(
+            "latent L2", AgentPolicy(_with_latent_l2(agent), goal_obs=goal, limit=limit)
+        )
     reason = "the simulator knows the goals of the environment only" if options.true_dynamics else _NOT_ASKED
     result |= {"true_dynamics": None, "reason_true_dynamics": reason}
     result |= _timed(agent, environments, env_options, options, seeds, run_dir, goal)
@@ -320,7 +324,7 @@ def _timed(
     goal: dict[str, Array] | None = None,
 ) -> dict[str, Any]:
     """Decision times at batch size 1, and the video of these episodes, beside the picture of a goal that is given."""
-    policy = AgentPolicy(agent, goal_obs=goal)
+    policy = AgentPolicy(agent, goal_obs=goal, limit=environments.env_spec.max_episode_steps)
     stop = agent.model.purpose == "goal" and goal is None
     with contextlib.closing(make_vector(agent.model.spec.env_id, 1, env_options)) as single:
         reason = _why_not_drawn(single, seeds[0]) if options.video else "evaluation.video=false"

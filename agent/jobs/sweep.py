@@ -90,22 +90,21 @@ class Teller:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.seconds, self.total = list[float](), 0
+        self.seconds = list[float]()
 
     def begins(self, number: int, total: int, values: Mapping[str, str]) -> None:
         """See `Watcher`."""
-        self.total = total
         _say(self.console, f"trial {number} ({total} in all): {' '.join(_pairs(values))}")
 
-    def ended(self, trial: Trial, best: Trial | None) -> None:
+    def ended(self, trial: Trial, best: Trial | None, left: int) -> None:
         """See `Watcher`."""
         self.seconds.append(trial.seconds)
         text = f"failed: {trial.error}" if trial.value is None else f"{trial.value:.4g}"
         if best is not None:
             text += f"; best {best.value:.4g} (trial {best.number})"
-        left = (self.total - 1 - trial.number) * sum(self.seconds) / len(self.seconds)
-        if left > 0:
-            text += f"; about {left / 60:.0f} min left" if left >= 90 else f"; about {left:.0f} s left"
+        seconds = left * sum(self.seconds) / len(self.seconds)
+        if left:
+            text += f"; about {seconds / 60:.0f} min left" if seconds >= 90 else f"; about {seconds:.0f} s left"
         _say(self.console, f"trial {trial.number}: {text}")
 
 
@@ -175,13 +174,18 @@ class _Evaluation(Job):
         given = [*self.fixed, *_pairs(values)]
         self.configure([o for o in given if o.startswith("run=")])  # without a run there is nothing to try
         config = _composed(self.configure, given)
-        if config is not None and config.evaluation.remember:
+        if config is not None:
+            self._refuse_to_remember(config)
+
+    def _refuse_to_remember(self, config: Any) -> None:
+        if config.evaluation.remember:
             raise SweepError("evaluation.remember must be false in a sweep, or every trial knows what those before met")
 
     @override
     def play(self, folder: Path, values: Mapping[str, str], progress: Progress) -> float:
         given = [*self.fixed, *_pairs(values)]
         config = self.configure(given)
+        self._refuse_to_remember(config)  # once more: the values of this trial are its own
         link_run(Path(config.run).expanduser(), folder)
         result = evaluate(dataclasses.replace(config, run=str(folder)), progress)
         names = {"success": "success_rate", "return": "return_mean"}

@@ -468,9 +468,11 @@ class LandmarkGraph:
         """Whether something stands between two landmarks that are near each other."""
         for begin, end in ((one, other), (other, one)):
             edge = self._index.get((begin, end))
-            length = self._measured(np.array([[begin, end]]))
             if edge is not None and self.failed[edge] > 0:
                 return True
+            if not len(self.obstacles):
+                continue
+            length = self._measured(np.array([[begin, end]]))
             if self.obstructed(self.states[begin : begin + 1], self.targets[end : end + 1], length)[0]:
                 return True
         return False

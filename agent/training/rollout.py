@@ -186,6 +186,7 @@ class AgentPolicy(Policy):
         switch_every: decisions after which each episode takes over the goal of the next one, so that exploration keeps
             travelling; an agent that hovers at its goal teaches the time-to-goal head that near takes long. 0 never.
         goal_obs: one goal `{key: [...]}` for all episodes, in place of those that the environment states.
+        limit: decisions that there are for each goal; None for those of an episode as the agent was trained.
     """
 
     def __init__(
@@ -196,10 +197,12 @@ class AgentPolicy(Policy):
         plan_noise: float = 0.0,
         noise_beta: float = 0.0,
         goal_obs: Obs | None = None,
+        limit: int | None = None,
     ) -> None:
         self.agent, self.noise, self.plan_noise, self.switch_every = agent, noise, plan_noise, switch_every
         self.goal_obs = goal_obs
         self.steps = agent.model.spec.max_episode_steps
+        self.limit = self.steps if limit is None else limit
         self.colour: Tensor | None = None
         if noise_beta:
             self.colour = colour_matrix(self.steps, noise_beta, dtype=torch.float32, device=agent.device)
@@ -222,7 +225,7 @@ class AgentPolicy(Policy):
             goal = {k: np.repeat(v[None], len(seeds), axis=0) for k, v in self.goal_obs.items()}
         self.goal = None if goal is None else self.agent.embed_goal(goal)
         self.rows, self.time = np.arange(len(seeds)), 0
-        self.due = torch.full((len(seeds),), self.steps, device=self.agent.device)
+        self.due = torch.full((len(seeds),), self.limit, device=self.agent.device)
         if self.noise or self.plan_noise:
             shape = (1, len(seeds), self.steps, self.agent.model.spec.action_dim)
             like = torch.zeros((), device=self.agent.device)
@@ -233,7 +236,7 @@ class AgentPolicy(Policy):
         if self.goal is not None:
             at = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
             self.goal = self.goal.index_copy(0, at, self.agent.embed_goal(goal))
-            self.due[at] = self.time + self.steps
+            self.due[at] = self.time + self.limit
 
     @override
     def act(self, obs: Obs, rows: Array) -> Array:

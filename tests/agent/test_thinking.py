@@ -227,8 +227,8 @@ def test_the_agent_is_asked_about_what_it_cannot_see_yet() -> None:
     assert [h.committed.flatten().tolist() for h in made.agent.heard[:4]] == [
         pytest.approx(x) for x in ([0.0], [0.1], [0.2], [0.3])
     ]
-    limit = made.agent.heard[0].left + 1
-    assert [h.left for h in made.agent.heard[:4]] == [limit - n for n in (1, 2, 3, 4)]
+    # The first decision is for the second period of an episode of 50.
+    assert [h.left for h in made.agent.heard[:4]] == [49, 48, 47, 46]
     # The belief hears what led to what is seen.
     assert [float(h.carry.action) for h in made.agent.heard[:4]] == pytest.approx([0.0, 0.0, 0.1, 0.2])
     assert [h.deadline_s for h in made.agent.heard[:4]] == pytest.approx([0.06] * 4)
@@ -472,7 +472,7 @@ def made_by(thread: Thinker, count: int) -> list[Decision]:
 def test_a_thread_thinks() -> None:
     agent = Script([[0.5, 0.6], ValueError("no way"), [0.7]])
     thread = ThinkingThread(Mind(agent), SimpleNamespace(time_s=3.0), 0.05)  # type: ignore[arg-type]
-    thread.tell(Start(None))
+    thread.tell(Start(None, 4))
     found = []
     for number in (4, 5, 6):
         question = Question(number, {"observation": np.float32([1.0])}, np.zeros(1), np.ones((1, 1)), began_s=2.99)
@@ -513,7 +513,7 @@ def apart(entries: list[Any]) -> ThinkingProcess:
 @pytest.mark.usefixtures("findable")
 def test_a_process_thinks_and_ends_with_who_asks_it() -> None:
     process = apart([[0.5, 0.6], ValueError("no way"), [0.7]])
-    process.tell(Start(None))
+    process.tell(Start(None, 4))
     found = []
     for number in (4, 5, 6):
         seen = {"observation": np.float32([1.0])}
