@@ -424,14 +424,14 @@ def _counts(results: Result) -> list[list[str]]:
 # -- planners ----------------------------------------------------------------------------------------------------------
 
 
-def planners(results: Path) -> str:
-    """What `forethought bench planners` says of its last default comparison, without its head."""
-    path = results / "planners.json"
+def planners(results: Path, name: str = "planners", skipped: int = 1) -> str:
+    """What `forethought bench planners` says of a comparison, without its first sections."""
+    path = results / f"{name}.json"
     if not path.exists():
         return (
             "No results yet: they are the `results.json` of `forethought bench planners`, as `results/planners.json`.\n"
         )
-    _, *sections = comparison(read_json(path)).split("\n## ")
+    sections = comparison(read_json(path)).split("\n## ")[skipped:]
     return "".join(f"#### {section.strip()}\n\n" for section in sections)
 
 
@@ -827,6 +827,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "memory_growth": memory_growth,
     "memory_crash": memory_crash,
     "planners": planners,
+    "planners_again": partial(planners, name="planners_again", skipped=2),
     "tuning": tuning,
     "real_time": real_time,
     "working_memory": working_memory,

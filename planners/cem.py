@@ -16,6 +16,7 @@ class CEMOptions(GaussianOptions):
 
     num_elites: int = 16
     """Candidates of lowest cost that the distribution is refitted to."""
+    from_best: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,6 +27,9 @@ class GaussianOptions(PlannerOptions):
     score_mean: bool = True
     """Score the mean before it is returned, and refuse it where its cost is not finite. Without, an evaluation is saved
     and `Plan.cost` is the best candidate's."""
+    from_best: bool = False
+    """The next plan goes on from the best candidate, where that is returned, and not from the mean, by which it would be
+    lost."""
     early_stop_std: float | None = None
     """Stop once the standard deviation, averaged over the plan, is at most this for every problem; None never."""
 
@@ -67,6 +70,10 @@ class GaussianPlanner(SamplingPlanner):
     @override
     def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
         return self.sample(state, self.options.num_samples, generator)
+
+    @override
+    def finish(self, state: SearchState, best: Tensor) -> SearchState:
+        return replace(state, mean=best) if self.options.from_best and not self.returns_mean else state
 
     @override
     def converged(self, state: SearchState, best_costs: list[Tensor]) -> bool:

@@ -133,6 +133,7 @@ class SampleGradient(ICEM):
 
     @override
     def finish(self, state: SearchState, best: Tensor) -> SearchState:
+        state = super().finish(state, best)
         return replace(state, elites=torch.cat((best[:, None], state.elites[:, :-1]), dim=1))
 
 

@@ -15,6 +15,7 @@ from .sampling import SearchState
 class ICEMOptions(CEMOptions):
     """Options of the improved cross-entropy method."""
 
+    from_best: bool = False  # kept elites do the same
     noise_beta: float = 2.0
     """Colour of the sampling noise along the horizon (power 1/f^beta): 0 white, 2 red; more is smoother."""
     keep_elites: float = 0.3

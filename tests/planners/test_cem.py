@@ -1,4 +1,5 @@
 import torch
+from torch import Tensor
 
 from forethought.planners import CEM, CEMOptions
 
@@ -124,3 +125,22 @@ def test_without_time_to_score_the_mean_the_best_is_returned() -> None:
     plan, _ = planner.plan(cost_fn, planner.init(1), torch.Generator().manual_seed(0), deadline_s=0.0)
     assert len(calls) == 1
     assert plan.cost == plan.best_costs[:, -1]
+
+
+def test_a_plan_that_nothing_beats_is_not_lost_to_the_next_search() -> None:
+    # Doing nothing is best, and everything else far worse: the mean of the elites is.
+    def cost_fn(actions: Tensor) -> Tensor:
+        return (actions.abs() > 1e-6).flatten(2).any(dim=2).float() + actions.abs().sum(dim=(2, 3))
+
+    costs = {}
+    for from_best in (True, False):
+        planner = CEM(LOW, HIGH, CEMOptions(horizon=6, num_samples=16, num_elites=4, from_best=from_best))
+        generator, state, found = torch.Generator().manual_seed(0), planner.init(1), []
+        for _ in range(4):
+            plan, state = planner.plan(cost_fn, state, generator)
+            found.append(float(plan.cost[0]))
+            state = planner.advance(state, 1)
+        costs[from_best] = found
+    assert costs[True] == [0.0] * 4
+    assert costs[False][0] == 0.0
+    assert costs[False][1] > 0.5

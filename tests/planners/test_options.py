@@ -30,6 +30,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "momentum": (0.6, {}),
     "return_mean": (True, {}),
     "score_mean": (False, {"return_mean": True}),
+    "from_best": (True, {}),
     "early_stop_std": (0.9, {}),
     "num_elites": (6, {}),
     "keep_elites": (0.9, {}),
@@ -73,6 +74,8 @@ def differ(one: list[Tensor], two: list[Tensor]) -> bool:
 def test_every_option_changes_the_result(name: str, option: str) -> None:
     assert option in CHANGES, f"add {option} to CHANGES, with a value that changes the result"
     value, context = CHANGES[option]
+    default = getattr(PLANNERS[name].options(), option)
+    value = not default if isinstance(default, bool) else value
     context = {key: value for key, value in context.items() if hasattr(PLANNERS[name].options, key)}
     base = run(name, **context)
     assert not differ(base, run(name, **context)), "the comparison must be deterministic"
