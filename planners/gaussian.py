@@ -28,8 +28,8 @@ class GaussianOptions(PlannerOptions):
     """Score the mean before it is returned, and refuse it where its cost is not finite. Without, an evaluation is saved
     and `Plan.cost` is the best candidate's."""
     from_best: bool = False
-    """The next plan goes on from the best candidate, where that is returned, and not from the mean, by which it would be
-    lost."""
+    """The next plan goes on from the best candidate, where that is returned, and not from the mean, which may have lost
+    it."""
     early_stop_std: float | None = None
     """Stop once the standard deviation, averaged over the plan, is at most this for every problem; None never."""
 
