@@ -24,11 +24,13 @@ class Told:
     def __init__(self) -> None:
         self.began: list[tuple[int, int, dict[str, str]]] = []
         self.best: list[float | None] = []
+        self.left: list[int] = []
 
     def begins(self, number: int, total: int, values: Mapping[str, str]) -> None:
         self.began.append((number, total, dict(values)))
 
-    def ended(self, trial: Trial, best: Trial | None) -> None:
+    def ended(self, trial: Trial, best: Trial | None, left: int) -> None:
+        self.left.append(left)
         self.best.append(None if best is None else best.value)
 
 
@@ -123,6 +125,7 @@ def test_a_failed_trial_is_recorded_does_not_stop_the_others_and_is_tried_again(
     assert result["best"]["number"] == 2
     mended, told = sweep(tmp_path)
     assert [number for number, _, _ in told.began] == [1, 3, 5]
+    assert told.left == [2, 1, 0]
     assert [t["value"] for t in mended["trials"]] == [1, 2, 3, 2, 3, 4]
 
 
@@ -223,6 +226,7 @@ def test_another_sweep_is_not_overwritten(tmp_path: Path) -> None:
     sweep(tmp_path)
     before = (tmp_path / "sweep.json").read_bytes()
     for change, name in (
+        ({"space": dict(reversed(GRID.items()))}, "space"),  # the order of the keys numbers the combinations
         ({"space": {"a": Choices(("1", "3"))}}, "space"),
         ({"metric": "return"}, "metric"),
     ):

@@ -72,7 +72,7 @@ def test_over_several_tasks_it_is_the_gain_on_its_own_defaults(cli: Any, tmp_pat
             "planners must name one in a sweep, planners=icem, got icem, cem",
         ),
         (["planners=icem", "budgets=8,16", "seed=0,1"], "a sweep takes one budget, got budgets=[8, 16]"),
-        (["planners=icem", "tasks=lqr", "sed=0,1"], "unknown config key 'sed': did you mean seed?"),
+        (["planners=icem", "tasks=lqr", "sed=0,1"], "unknown config key 'sed': did you mean seed"),
         (["planners=icem", "tasks=lqq", "seed=0,1"], "unknown task 'lqq': did you mean lqr"),
         (["planners=icem", "options.icem.init_sdt=0.1,0.2"], "'init_sdt': did you mean init_std"),
         (["planners=icem", "seed=0,1", "sweep.metric=sucess"], "unknown sweep.metric 'sucess': did you mean success"),

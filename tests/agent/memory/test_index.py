@@ -393,7 +393,7 @@ def test_seeds_are_for_where_the_agent_is_to_go_next(plane_model: Maker, store: 
     class Elsewhere:
         learns = False
 
-        def aim(self, z: Any, goal: Any, course: Any) -> Any:
+        def aim(self, z: Any, goal: Any, course: Any, left: Any = None) -> Any:
             return goal + 5, course
 
     class Asked:

@@ -304,7 +304,7 @@ def test_the_agent_is_told_how_much_time_is_left(fake_environments: Maker) -> No
     spy.left.clear()
     run_episodes(environments, policy, [2, 0], goals_per_episode=2)  # the second succeeds at its second decision
     assert spy.left[:3] == [[7, 7], [6, 6], [5, 7]]
-    policy.steps = 2
+    policy.limit = 2
     spy.left.clear()
     run_episodes(environments, policy, [2])
     assert spy.left == [[2], [1], None, None, None], "once it is overdue, nothing is known"
