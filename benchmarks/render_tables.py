@@ -449,10 +449,11 @@ def tuning(results: Path) -> str:
             differs = "better" if low > 0 else "worse" if high < 0 else NONE
             scores = (number(held_out[key]) for key in ("random_score", "default_score", "tuned_score"))
             interval = f"{number(held_out['difference'])} [{number(low)}, {number(high)}]"
-            rows.append([task, planner, str(len(found["trials"])), *scores, interval, differs])
+            searched = f"{len(found['trials'])} x {found['episodes']}"
+            rows.append([task, planner, searched, str(held_out["episodes"]), *scores, interval, differs])
     if not rows:
         return "No results yet: `python benchmarks/tuning.py` makes them.\n"
-    header = ["task", "planner", "trials", "random", "default", "tuned", "difference (95 % CI)", ""]
+    header = ["task", "planner", "trials x episodes", "held-out episodes", "random", "default", "tuned", "difference (95 % CI)", ""]
     return markdown(header, rows)
 
 
