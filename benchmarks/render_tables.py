@@ -453,7 +453,10 @@ def tuning(results: Path) -> str:
             rows.append([task, planner, searched, str(held_out["episodes"]), *scores, interval, differs])
     if not rows:
         return "No results yet: `python benchmarks/tuning.py` makes them.\n"
-    header = ["task", "planner", "trials x episodes", "held-out episodes", "random", "default", "tuned", "difference (95 % CI)", ""]
+    header = [
+        "task", "planner", "trials x episodes", "held-out episodes", "random", "default", "tuned",
+        "difference (95 % CI)", "",
+    ]  # fmt: skip
     return markdown(header, rows)
 
 
@@ -828,6 +831,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "memory_growth": memory_growth,
     "memory_crash": memory_crash,
     "planners": planners,
+    "planners_cem": partial(planners, name="planners_cem", skipped=1),
     "planners_again": partial(planners, name="planners_again", skipped=2),
     "tuning": tuning,
     "real_time": real_time,

@@ -91,7 +91,7 @@ def test_the_best_is_kept_with_where_it_comes_from(
     (tmp_path / "tuning").symlink_to(tmp_path / "out")
     row = tables.tuning(tmp_path).splitlines()[2]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "lqr", "icem", "6", "\N{MINUS SIGN}3.00", "1.50", "2.00", "0.50 [0.50, 0.50]", "better",
+        "lqr", "icem", "6 x 5", "20", "\N{MINUS SIGN}3.00", "1.50", "2.00", "0.50 [0.50, 0.50]", "better",
     ]  # fmt: skip
 
 
