@@ -374,6 +374,6 @@ class Driver:
             left = torch.maximum((motion.action - rest).abs(), (before.action - rest).abs())
             if bool((left <= self._tolerance).all()):  # and would stay there
                 return
-            _, _, terminated, truncated, _ = self.robot.step(motion.action.float().numpy())
+            _, _, terminated, truncated, _ = self.robot.step(_command(motion))
             if terminated or truncated:
                 return

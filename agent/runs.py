@@ -7,6 +7,9 @@ from .. import ForethoughtError, UnknownNameError
 from ..envs.spec import EnvSpec
 from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
+RESULTS = ("eval.json", "diagnostics.json", "report.html", "rollout.mp4", "drive.json")
+"""What evaluations and drives write into a run; all else in it is the training's."""
+
 
 class RunError(ForethoughtError):
     """A run folder that cannot be used as asked."""

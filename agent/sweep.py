@@ -116,7 +116,9 @@ class SweepOptions:
             raise UnknownNameError("sweep.metric", self.metric, METRICS)
 
 
-METRICS = ("auto", "success", "return", "score")
+METRICS_OF = {"train": ("auto", "success", "return"), "eval": ("auto", "success", "return"), "bench": ("auto", "score")}
+"""What may be made as large as possible, by what is swept."""
+METRICS = tuple(dict.fromkeys(itertools.chain.from_iterable(METRICS_OF.values())))
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,12 @@ import torch
 from forethought.agent.build import load_alone
 from forethought.agent.memory.sampler import SequenceSampler
 from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.runs import RESULTS
 from forethought.agent.training.checkpoint import load_checkpoint, save_checkpoint
 from forethought.agent.world_model.macro import MacroModel
 
 STRIDE, DIM, WINDOW, BATCH = 24, 4, 32, 64
 LEARNING_RATE, CLIP = 1e-3, 10.0
-
-
-_OF_RESULTS = ("eval.json", "diagnostics.json", "report.html", "drive.json", "*.mp4")
 
 
 def fit(run: Path, out: Path, seed: int = 0, updates: int = 5000) -> float:
@@ -71,9 +69,7 @@ def fit(run: Path, out: Path, seed: int = 0, updates: int = 5000) -> float:
     tensors = saved.tensors | {f"model.macro.{name}": weights for name, weights in macro.state_dict().items()}
     begun = out.with_name(f"{out.name}.part")  # so that a folder by that name is whole
     shutil.rmtree(begun, ignore_errors=True)
-    shutil.copytree(
-        run, begun, ignore=shutil.ignore_patterns("memory", "tensorboard", "best.safetensors", *_OF_RESULTS)
-    )
+    shutil.copytree(run, begun, ignore=shutil.ignore_patterns("memory", "tensorboard", "best.safetensors", *RESULTS))
     save_checkpoint(begun / "best.safetensors", tensors, saved.state)
     begun.rename(out)
     return float(np.sqrt(missed / covered))

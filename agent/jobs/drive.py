@@ -59,6 +59,8 @@ def drive(
         robot = RealTime(env, config.period_s, clock)
         folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
         agent, usual = _driving(config, folder, env.env_spec), None
+        if not options.ahead:  # or else it is another process that thinks
+            _warm_up(agent)
         if options.surprise:
             with opened(folder) as store:
                 usual = usual_error(agent, [store.get(i) for i in store.ids()[-_USUAL_EPISODES:].tolist()])
@@ -92,26 +94,28 @@ def drive(
 
 
 def _driving(config: DriveConfig, memory: Path, spec: EnvSpec) -> Agent:
-    agent = load_agent(
+    return load_agent(
         Path(config.run).expanduser(), config.checkpoint, planner=config.planner, objective=config.objective,
         options=config.agent, memory=memory, device=config.device, seed=config.drive.seed,
         limits=ActionLimits.of(spec),
     )  # fmt: skip
+
+
+def _warm_up(agent: Agent) -> None:
     for _ in range(_WARM_UPS):
         agent.warm_up()
-    return agent
 
 
 def _thinking(config: DriveConfig, memory: Path, spec: EnvSpec, usual: float | None) -> Mind:
     """What thinks ahead, made in a process of its own."""
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    return Mind(_driving(config, memory, spec), usual or 1.0, spec.max_episode_steps)
+    agent = _driving(config, memory, spec)
+    _warm_up(agent)
+    return Mind(agent, usual or 1.0, spec.max_episode_steps)
 
 
 _USUAL_EPISODES = 20
 """Latest episodes in memory by which a drive tells what is usual."""
-
-
 _WARM_UPS = 5
 """Plans that are made and forgotten before a drive: the first ones allocate."""

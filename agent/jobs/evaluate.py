@@ -133,6 +133,24 @@ def _read_goal(agent: Agent, path: str) -> dict[str, Array]:
     return read_goal(Path(path).expanduser(), agent.model.spec)
 
 
+def _played(
+    name: str,
+    environments: VectorEnv,
+    policy: Policy,
+    seeds: list[int],
+    progress: Progress,
+    stop_on_success: bool,
+    goals_per_episode: int = 1,
+) -> tuple[list[Episode], float]:
+    """The episodes of one arm of an evaluation, and the seconds that they took."""
+    began = perf_counter()
+    episodes = run_arm(
+        environments, policy, seeds, lambda done: progress.advance(f"evaluate {name}", done, len(seeds)),
+        stop_on_success, goals_per_episode,
+    )  # fmt: skip
+    return episodes, round(perf_counter() - began, 2)
+
+
 def _measure(
     agent: Agent,
     environments: VectorEnv,
@@ -144,14 +162,10 @@ def _measure(
 ) -> dict[str, Any]:
     for_goals, spec = agent.model.purpose == "goal", environments.env_spec
 
-    def arm(name: str, policy: Policy, stop_on_success: bool = for_goals) -> tuple[dict[str, Any], list[Any]]:
-        began = perf_counter()
-        episodes = run_arm(
-            environments, policy, seeds, lambda done: progress.advance(f"evaluate {name}", done, len(seeds)),
-            stop_on_success, options.goals_per_episode,
-        )  # fmt: skip
-        scores = score(episodes, spec.goal is not None, options.goals_per_episode)
-        return scores | {"seconds": round(perf_counter() - began, 2)}, episodes
+    def arm(name: str, policy: Policy, stop_on_success: bool = for_goals) -> tuple[dict[str, Any], list[Episode]]:
+        goals = options.goals_per_episode
+        episodes, seconds = _played(name, environments, policy, seeds, progress, stop_on_success, goals)
+        return score(episodes, spec.goal is not None, goals) | {"seconds": seconds}, episodes
 
     limit = spec.max_episode_steps // options.goals_per_episode
     policy = AgentPolicy(agent, limit=limit)
@@ -221,15 +235,11 @@ def _measure_toward(
 ) -> dict[str, Any]:
     """As `_measure`, toward one goal that the environment does not know: its success and reward are for another."""
 
-    def arm(name: str, policy: Policy) -> tuple[dict[str, Any], list[Any]]:
-        began = perf_counter()
-        episodes = run_arm(
-            environments, policy, seeds, lambda done: progress.advance(f"evaluate {name}", done, len(seeds)),
-            stop_on_success=False,
-        )  # fmt: skip
+    def arm(name: str, policy: Policy) -> tuple[dict[str, Any], list[Episode]]:
+        episodes, seconds = _played(name, environments, policy, seeds, progress, stop_on_success=False)
         distance = distances_to_goal(agent, episodes, goal)
         known = {"episodes": len(seeds), "success_rate": None, "return_mean": None, "distance": distance}
-        return known | {"seconds": round(perf_counter() - began, 2)}, episodes
+        return known | {"seconds": seconds}, episodes
 
     limit = environments.env_spec.max_episode_steps
     policy = AgentPolicy(agent, goal_obs=goal, limit=limit)

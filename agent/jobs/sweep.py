@@ -19,7 +19,8 @@ from ...configs.sweeps import read_sweep
 from ..bench.budget import contender
 from ..bench.statistics import gain
 from ..files import FileError
-from ..sweep import Space, SweepError, Trial, run_sweep
+from ..runs import RESULTS
+from ..sweep import METRICS_OF, Space, SweepError, Trial, run_sweep
 from ..training.loop import Progress
 from ..training.metrics import read_metrics
 from .bench import bench_planners, bench_tasks
@@ -28,10 +29,6 @@ from .train import train
 
 _SHOWN = 20
 """Trials that the table at the end shows; `sweep.json` has them all."""
-_RESULTS = ("eval.json", "diagnostics.json", "report.html", "rollout.mp4", "drive.json")
-"""What an evaluation writes into a run; all else in it is only read."""
-
-METRICS = {"train": ("auto", "success", "return"), "eval": ("auto", "success", "return"), "bench": ("auto", "score")}
 
 
 Configure = Callable[[list[str]], Any]
@@ -53,8 +50,8 @@ def run(
     """
     own = [o for o in overrides if o.startswith(("sweep.", "out="))]
     config = load(SweepConfig, own)
-    if config.sweep.metric not in METRICS[command]:
-        known = ", ".join(METRICS[command])
+    if config.sweep.metric not in METRICS_OF[command]:
+        known = ", ".join(METRICS_OF[command])
         raise SweepError(f"sweep.metric of {command} must be one of {known}, got {config.sweep.metric!r}")
     fixed, space = read_sweep([o for o in overrides if o not in own], lists)
     out = Path(config.out).expanduser()
@@ -204,7 +201,7 @@ def link_run(run: Path, folder: Path) -> None:
     """
     for path in sorted(run.iterdir()):
         link = folder / path.name
-        if path.name in _RESULTS or link.is_symlink():
+        if path.name in RESULTS or link.is_symlink():
             continue
         try:
             link.symlink_to(path.resolve(), target_is_directory=path.is_dir())

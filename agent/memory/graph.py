@@ -326,10 +326,8 @@ class LandmarkGraph:
         if not len(self):
             return np.zeros(len(z), np.int64), np.full(len(z), np.inf, np.float32)
         candidates = torch.cdist(z, self.latents).topk(min(8, len(self)), largest=False).indices  # [n, k]
-        there = self.ruler.paired(states, self.targets[candidates])
-        flat = self.states[candidates].flatten(0, 1)
-        back = self.ruler.paired(flat, targets.repeat_interleave(candidates.shape[1], 0).unsqueeze(1))
-        gaps = torch.maximum(there, back.reshape(there.shape))
+        there, back = self._both_ways(states, targets, candidates)
+        gaps = torch.maximum(there, back)
         if len(self.obstacles):  # a landmark behind a wall is not near
             repeated, ends = states.repeat_interleave(candidates.shape[1], 0), self.targets[candidates].flatten(0, 1)
             hits = self.obstructed(repeated, ends, there.flatten().cpu().numpy())
@@ -399,6 +397,12 @@ class LandmarkGraph:
             self.failed = np.concatenate([self.failed, failed.astype(np.float32)])
         return np.array([self._index[way] for way in map(tuple, ways.tolist())], np.int64)
 
+    def _both_ways(self, states: Tensor, targets: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+        """Learned steps `[n, k]` from moments, as features of states and of goals, to landmarks `[n, k]`; and back."""
+        there = self.ruler.paired(states, self.targets[near])
+        of_each = targets.repeat_interleave(near.shape[1], 0).unsqueeze(1)
+        return there, self.ruler.paired(self.states[near].flatten(0, 1), of_each).reshape(there.shape)
+
     def _measured(self, ways: NDArray[np.int64]) -> NDArray[np.float32]:
         """Learned steps along ways `[n, 2]`, at least 1."""
         begin, end = torch.from_numpy(ways).to(self.latents.device).unbind(dim=1)
@@ -412,9 +416,7 @@ class LandmarkGraph:
             return
         new = self.latents[first:]
         near = torch.cdist(new, self.latents).topk(count, largest=False).indices  # [n, k]
-        out = self.ruler.paired(self.states[first:], self.targets[near])
-        flat = self.states[near].flatten(0, 1)
-        back = self.ruler.paired(flat, self.targets[first:].repeat_interleave(count, 0).unsqueeze(1)).reshape(out.shape)
+        out, back = self._both_ways(self.states[first:], self.targets[first:], near)
         here = torch.arange(first, len(self), device=near.device)[:, None].expand_as(near)
         kept = min(self.options.neighbours + 1, count)  # one of them is the landmark itself
         ways = []
@@ -450,14 +452,12 @@ class LandmarkGraph:
         """The landmark that each is to be merged into, `[N]`, itself for most; None if there is nothing to merge."""
         into, lived = np.arange(len(self)), np.flatnonzero(~self.imagined)
         rows = torch.from_numpy(lived).to(self.latents.device)
-        z, states, targets = self.latents[rows], self.states[rows], self.targets[rows]
-        near = torch.cdist(z, z).topk(min(self.CANDIDATES, len(z)), largest=False).indices  # [n, k]
-        there = self.ruler.paired(states, targets[near])
-        back = self.ruler.paired(states[near].flatten(0, 1), targets.repeat_interleave(near.shape[1], 0).unsqueeze(1))
-        gap = torch.maximum(there, back.reshape(there.shape)).cpu().numpy()
+        z = self.latents[rows]
+        near = rows[torch.cdist(z, z).topk(min(self.CANDIDATES, len(z)), largest=False).indices]  # [n, k]
+        gap = torch.maximum(*self._both_ways(self.states[rows], self.targets[rows], near)).cpu().numpy()
         close = np.argwhere(gap <= self.SAME * self.options.spacing)
         for row, column in close[np.lexsort((gap[tuple(close.T)], close[:, 0]))].tolist():  # the nearest first
-            one, other = int(lived[near[row, column]]), int(lived[row])
+            one, other = int(near[row, column]), int(lived[row])
             # What an older one is merged into is decided by now, so that nothing is merged twice.
             merged = np.flatnonzero(into == one).tolist() if one < other and into[other] == other else []
             if merged and not any(self._are_apart(member, other) for member in merged):
