@@ -280,7 +280,9 @@ class Configurator:
             tolls[:, -1] = graph.toll * graph.obstructed(states, course.ends, direct)
         imagined, exploring = graph.imagined, self._exploring
         mode, targets = torch.empty_like(course.mode), goal.clone()
-        least, spent, idle = course.least.clone(), course.spent.clone(), course.idle + 1
+        least, spent, idle = (
+            kept.cpu().numpy() for kept in (course.least.clone(), course.spent.clone(), course.idle + 1)
+        )
         stuck: dict[int, Choice] = {}
         for row in range(len(z)):
             far = np.inf if exploring else float(direct[row])
@@ -292,14 +294,15 @@ class Configurator:
             else:
                 mode[row] = PLAN if direct[row] <= graph.believed else EXPLORE
             away, at = float(steps[row, choice.target] if choice.target < count else direct[row]), (row, choice.target)
-            if idle[at] > FORGOTTEN * options.patience or away < float(least[at]) - options.progress:
+            if idle[at] > FORGOTTEN * options.patience or away < least[at] - options.progress:
                 least[at], spent[at] = away, 0
             elif spent[at] >= options.patience * (2 if choice.walked else 1):
                 spent[at], stuck[row] = 0, choice
             else:
                 spent[at] += 1
             idle[at] = 0
-        course = replace(course, mode=mode, least=least, spent=spent, idle=idle)
+        counts = [torch.from_numpy(array).to(goal) for array in (least, spent, idle)]
+        course = replace(course, mode=mode, least=counts[0], spent=counts[1], idle=counts[2])
         return targets, self._close(course, steps, stuck) if stuck else course
 
     @property

@@ -36,6 +36,8 @@ NOTE = "graph/"
 NOWHERE = -1
 """No landmark: of a moment, or as the successor of one from which there is no way. The episode of an imagined one."""
 
+FEW = 16
+"""Latents that are compared with all landmarks one by one."""
 DISMISSED = -2
 """The episode of a landmark that was imagined and is not there."""
 OBSTACLE = 20.0
@@ -117,6 +119,8 @@ class Ruler:
     def paired(self, states: Tensor, goals: Tensor) -> Tensor:
         """Steps `[n, k]` from each of the states `[n, ...]` to goals of its own `[n, k, ...]`."""
         rows = max(1, self.ELEMENTS // max(goals[0].numel(), 1)) if len(goals) else 1
+        if len(states) <= rows:
+            return self._between(states.unsqueeze(1), goals)
         parts = zip(torch.split(states, rows), torch.split(goals, rows), strict=True)
         return torch.cat([self._between(s.unsqueeze(1), g) for s, g in parts])
 
@@ -325,7 +329,7 @@ class LandmarkGraph:
         """
         if not len(self):
             return np.zeros(len(z), np.int64), np.full(len(z), np.inf, np.float32)
-        candidates = torch.cdist(z, self.latents).topk(min(8, len(self)), largest=False).indices  # [n, k]
+        candidates = self._alike(z, 8)
         there, back = self._both_ways(states, targets, candidates)
         gaps = torch.maximum(there, back)
         if len(self.obstacles):  # a landmark behind a wall is not near
@@ -335,6 +339,13 @@ class LandmarkGraph:
         gone = torch.from_numpy(self.moments[:, 0] == DISMISSED).to(z.device)[candidates]
         gap, best = gaps.masked_fill(gone, torch.inf).min(dim=1)
         return candidates.gather(1, best[:, None])[:, 0].cpu().numpy(), gap.cpu().numpy()
+
+    def _alike(self, z: Tensor, count: int) -> Tensor:
+        """The landmarks `[n, count]` (or all) whose latents are nearest to latents `[n, Z]`, the nearest first."""
+        # As a matrix product it takes five times as long for the few latents of a decision.
+        few = "donot_use_mm_for_euclid_dist" if len(z) <= FEW else "use_mm_for_euclid_dist_if_necessary"
+        distances = torch.cdist(z, self.latents, compute_mode=few)
+        return distances.topk(min(count, len(self)), largest=False).indices
 
     def walk(self, pairs: NDArray[np.int64]) -> None:
         """Note that these ways `[n, 2]` were walked; each time makes up for one in vain."""
@@ -414,8 +425,7 @@ class LandmarkGraph:
         first, count = self._believed, min(self.CANDIDATES, len(self))
         if first == len(self):
             return
-        new = self.latents[first:]
-        near = torch.cdist(new, self.latents).topk(count, largest=False).indices  # [n, k]
+        near = self._alike(self.latents[first:], count)
         out, back = self._both_ways(self.states[first:], self.targets[first:], near)
         here = torch.arange(first, len(self), device=near.device)[:, None].expand_as(near)
         kept = min(self.options.neighbours + 1, count)  # one of them is the landmark itself
@@ -561,7 +571,7 @@ class LandmarkGraph:
             states: the same as features.
             ends: goals `[B, ...]` as features.
         """
-        near = torch.cdist(z, self.latents).topk(min(self.NEARBY, len(self)), largest=False).indices
+        near = self._alike(z, self.NEARBY)
         found = self.ruler.paired(states, torch.cat([self.targets[near], ends.unsqueeze(1)], dim=1))
         at = torch.cat([near, near.new_full((len(z), 1), len(self))], dim=1)
         return z.new_full((len(z), len(self) + 1), torch.inf).scatter_(1, at, found.to(z.dtype))
