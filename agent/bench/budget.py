@@ -136,7 +136,7 @@ def fit(entry: Contender, arena: Arena, budget: int) -> Fitted:
 
     What a plan spends is not computed but counted, on a trial cost function: that holds for populations that shrink,
     for gradients (`GRADIENT_EVALUATIONS` each) and for planners of others. `num_elites` keeps its proportion to
-    `num_samples`, at least an eighth, where it is not given.
+    `num_samples`, at least an eighth and four, where it is not given.
 
     Raises:
         BenchError: the budget does not suffice for a single round.
@@ -172,7 +172,7 @@ def _make(entry: Contender, arena: Arena, budget: int, samples: int | None) -> F
         elites = getattr(default, "num_elites", None)
         if "num_elites" not in entry.options and isinstance(elites, int):
             share = max(elites / default.num_samples, 1 / 8)
-            chosen["num_elites"] = min(max(3, round(share * samples)), samples)
+            chosen["num_elites"] = min(max(4, round(share * samples)), samples)
     try:
         options = dataclasses.replace(default, **{k: v for k, v in chosen.items() if k in known})
     except TypeError as error:
