@@ -1,6 +1,7 @@
 """The agent: encode what is seen, plan in imagination, act. Everything that changes is in an explicit `Carry`."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar, cast
@@ -22,6 +23,10 @@ from .threads import threads_for
 from .world_model.model import WorldModel
 
 T = TypeVar("T")
+
+
+LEAST_HORIZON = 3
+"""Actions that a plan looks ahead at least, however near its goal: what moves has to be brought to rest there."""
 
 
 class AgentError(ForethoughtError):
@@ -95,6 +100,7 @@ class Carry:
         course: where each episode is on its way, as its guide keeps it; None without one.
         before: the action before the last one `[B, A]`; None where nothing limits how actions change.
         mode: what was chosen last, indices into `configurator.MODES`, `[B]`; None where there is no choice.
+        horizon: how many actions of the last plan counted.
     """
 
     planner: Any
@@ -107,6 +113,7 @@ class Carry:
     course: Any = None
     mode: Tensor | None = None
     before: Tensor | None = None
+    horizon: int = 0
 
 
 def select(carry: T, rows: Tensor) -> T:
@@ -357,9 +364,9 @@ class Agent:
         if self.limits is not None:
             motion = self._motion(self.limits, last, len(latent))
             cost_fn = LimitedCost(cost_fn, self.limits, motion)
-        # Compiled code would be compiled anew for every horizon.
-        if goal is not None and left is not None and not self._compile and left.max() < self.planner.horizon:
-            cost_fn = _up_to(max(1, int(left.max())), cost_fn)
+        horizon = self._horizon(start, target, left)
+        if horizon < self.planner.horizon:
+            cost_fn = _up_to(horizon, cost_fn)
         seeds = self._seeds(start, target)
         deadline_s = self.options.deadline_s if deadline_s is None else deadline_s
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, deadline_s)
@@ -373,9 +380,23 @@ class Agent:
         if course is not None:
             mode = course.mode
         following = Carry(
-            state, latent, action, plan.actions, 1, kept, carry.correction, course, mode, before=self._last(last)
+            state, latent, action, plan.actions, 1, kept, carry.correction, course, mode, self._last(last), horizon
         )
         return action, following, plan
+
+    @torch.no_grad()
+    def _horizon(self, z: Tensor, target: Tensor | None, left: Tensor | None) -> int:
+        """How many actions of the plans from latents `[B, Z]` to targets `[B, G]` count: what the longest needs."""
+        most, look_ahead = self.planner.horizon, self.options.configurator.look_ahead
+        if target is None or self._compile:  # compiled code would be compiled anew for every horizon
+            return most
+        if left is not None:
+            most = min(most, max(1, int(left.max())))
+        if look_ahead is None:
+            return most
+        steps = self.imagined.steps_to_goal(z, target)
+        farthest = float((steps.mean(dim=0) + steps.std(dim=0, unbiased=False)).max())
+        return min(most, max(LEAST_HORIZON, math.ceil(look_ahead * farthest)))
 
     @torch.no_grad()
     def _reflex(self, z: Tensor) -> tuple[Tensor, Tensor]:

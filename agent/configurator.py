@@ -60,6 +60,9 @@ class ConfiguratorOptions:
     """Decisions without coming nearer after which the way counts as closed."""
     progress: float = 1.0
     """Learned steps by which a decision must come nearer to where it heads than any before to count as that."""
+    look_ahead: float | None = None
+    """With goals: plans look ahead this many times the steps that are expected to what they are for, more where the
+    heads disagree about them, and cost in proportion; None always looks `planner.horizon` ahead, which is the most."""
     doubt: float = 0.05
     """With rewards and mode auto: how far the value functions may disagree about what the policy prior would do, as a
     share of the spread of returns, for it to be done without a plan."""
@@ -75,6 +78,8 @@ class ConfiguratorOptions:
             raise ConfiguratorError(f"patience must be at least 1, got {self.patience}")
         if not self.progress > 0:
             raise ConfiguratorError(f"progress must be positive, got {self.progress}")
+        if not (self.look_ahead is None or self.look_ahead > 0):
+            raise ConfiguratorError(f"look_ahead must be positive or None, got {self.look_ahead}")
         if not self.doubt >= 0:
             raise ConfiguratorError(f"doubt must be 0 or more, got {self.doubt}")
 

@@ -147,11 +147,13 @@ class PlanStatistics:
     improvement: list[float] = field(default_factory=list)
     invalid: list[float] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
+    horizons: list[int] = field(default_factory=list)
+    """How many of its actions counted."""
     modes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MODES), np.int64))
     """How often the configurator chose each of `MODES`."""
 
-    def add(self, plan: Plan | None, milliseconds: float, mode: Tensor | None = None) -> None:
-        """Note one decision: its plan, if there was one, how long it took, and what the configurator chose."""
+    def add(self, plan: Plan | None, milliseconds: float, mode: Tensor | None = None, horizon: int = 0) -> None:
+        """Note one decision: its plan, if there was one, how long it took, and what was chosen for it."""
         if mode is not None:
             self.modes += np.bincount(mode.cpu().numpy(), minlength=len(MODES))
         self.milliseconds.append(milliseconds)
@@ -160,6 +162,7 @@ class PlanStatistics:
         self.cost.append(float(plan.cost.mean()))
         self.improvement.append(float((plan.best_costs[:, 0] - plan.cost).mean()))
         self.invalid.append(float(plan.num_invalid.sum()))
+        self.horizons.append(horizon or plan.actions.shape[1])
 
     def summary(self) -> dict[str, float]:
         """Means by metric name, and the sum of the invalid candidates; empty before the first decision."""
@@ -171,6 +174,7 @@ class PlanStatistics:
             "plan/cost": float(np.mean(self.cost)),
             "plan/improvement": float(np.mean(self.improvement)),
             "plan/invalid": float(np.sum(self.invalid)),
+            "plan/horizon": float(np.mean(self.horizons)),
             "plan/batch_ms": float(np.mean(self.milliseconds)),
         }
 
@@ -253,7 +257,7 @@ class AgentPolicy(Policy):
         action, self.carry, plan = self.agent.act(obs, self.carry, self.goal, left=self._left())
         mode = self.carry.mode
         if plan is not None or (mode is not None and bool((mode == REACT).all())):
-            self.statistics.add(plan, 1e3 * (perf_counter() - start), mode)
+            self.statistics.add(plan, 1e3 * (perf_counter() - start), mode, self.carry.horizon)
         if self.noise or self.plan_noise:
             noise = self.draws[torch.as_tensor(rows, device=action.device), (self.time - 1) % self.steps]
             spread = plan.std.unsqueeze(1) if plan is not None else torch.zeros_like(action[:, :1])

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from forethought.agent.agent import Agent, AgentError, AgentOptions, Carry, merge, select
+from forethought.agent.configurator import ConfiguratorOptions
 from forethought.agent.imagination import Trajectory
 from forethought.agent.objectives import DisagreementObjective, GoalObjective, GoalOptions, ObjectiveError
 from forethought.agent.world_model.model import WorldModel
@@ -381,25 +382,64 @@ def test_a_goal_that_is_changed_in_place_is_noticed(make_agent: AgentMaker, watc
 # -- the time that is left ---------------------------------------------------------------------------------------------
 
 
+class Counting(GoalObjective):
+    """Notes how many actions of the plans counted."""
+
+    def __init__(self) -> None:
+        super().__init__(GoalOptions())
+        self.horizons: set[int] = set()
+
+    @override
+    def __call__(self, model: WorldModel, trajectory: Trajectory, goal: Tensor | None) -> Tensor:
+        self.horizons.add(trajectory.actions.shape[2])
+        return super().__call__(model, trajectory, goal)
+
+
 @pytest.mark.parametrize(("left", "counted"), [(None, H), ([9, 9], H), ([2, 2], 2), ([2, 3], 3), ([1, 1], 1)])
 def test_plans_count_no_decision_beyond_the_last(
     make_agent: AgentMaker, watch: Maker, left: list[int] | None, counted: int
 ) -> None:
     agent = make_agent("icem")
-    seen, horizons = watch(agent, 2, 2), set()
-
-    class Counting(GoalObjective):
-        @override
-        def __call__(self, model: WorldModel, trajectory: Trajectory, goal: Tensor | None) -> Tensor:
-            horizons.add(trajectory.actions.shape[2])
-            return super().__call__(model, trajectory, goal)
-
-    agent.objective = Counting(GoalOptions())
+    seen, objective = watch(agent, 2, 2), Counting()
+    agent.objective = objective
     time = None if left is None else torch.tensor(left)
-    _, _, plan = agent.act(seen[0], agent.init(2), agent.embed_goal(seen[1]), left=time)
-    assert horizons == {counted}
+    _, carry, plan = agent.act(seen[0], agent.init(2), agent.embed_goal(seen[1]), left=time)
+    assert objective.horizons == {counted} == {carry.horizon}
     assert plan is not None
     assert plan.actions.shape[1] == H
+
+
+@pytest.mark.parametrize(
+    ("look_ahead", "steps", "left", "counted"),
+    [
+        (None, [[0.1, 0.1]], None, H),
+        (1.0, [[0.1, 0.1]], None, 3),  # never less
+        (1.0, [[1.0, 3.4]], None, 4),  # what the farthest needs
+        (1.5, [[1.0, 2.5]], None, 4),
+        (1.0, [[2.0, 2.0], [4.0, 2.0]], None, 4),  # two heads: mean and deviation
+        (1.0, [[2.0, 2.0], [4.0, 2.0]], [3, 3], 3),
+        (1.0, [[99.0, 99.0]], None, H),
+    ],
+)
+def test_plans_look_ahead_as_far_as_what_they_are_for(
+    make_agent: AgentMaker,
+    watch: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+    look_ahead: float | None,
+    steps: list[list[float]],
+    left: list[int] | None,
+    counted: int,
+) -> None:
+    agent = make_agent("icem", options={"configurator": ConfiguratorOptions(look_ahead=look_ahead)})
+    seen, objective = watch(agent, 2, 2), Counting()
+    agent.objective = objective
+    measure = agent.imagined.steps_to_goal
+    monkeypatch.setattr(
+        agent.imagined, "steps_to_goal", lambda z, goal: measure(z, goal) if z.ndim > 2 else torch.tensor(steps)
+    )
+    time = None if left is None else torch.tensor(left)
+    _, carry, _ = agent.act(seen[0], agent.init(2), agent.embed_goal(seen[1]), left=time)
+    assert objective.horizons == {counted} == {carry.horizon}
 
 
 @pytest.mark.parametrize("planner", ["icem", "mppi", "cem", "random_shooting", "gradient", "sample_gradient"])

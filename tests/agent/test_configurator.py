@@ -56,6 +56,7 @@ def at(*places: tuple[float, float]) -> torch.Tensor:
         ({"mode": "dream"}, "mode must be one of plan, auto, memory, explore, react, got 'dream'"),
         ({"mode": "explore", "guide": "macro"}, "mode must be plan or auto with guide=macro, got 'explore'"),
         ({"doubt": -0.1}, "doubt must be 0 or more, got -0.1"),
+        ({"look_ahead": 0.0}, "look_ahead must be positive or None, got 0.0"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
         ({"progress": 0.0}, "progress must be positive, got 0.0"),
         ({"progress": float("nan")}, "progress must be positive, got nan"),
