@@ -284,6 +284,28 @@ class Agent:
         before = rest.action if carry.before is None else carry.before.double()
         return Motion(last, (last - before) / limits.period_s)
 
+    @torch.no_grad()
+    def perceive(self, obs: Mapping[str, Any], carry: Carry) -> Carry:
+        """Take in what is seen, without a decision: the belief goes on, and what learns within an episode learns.
+
+        Args:
+            obs: what is seen, `{key: [B, ...]}`.
+            carry: from `init` or the last decision, whose `action` led to it.
+
+        Raises:
+            AgentError: a key of the observation is missing.
+        """
+        seen = self.tensors(obs)
+        latent, before, action = self.model.observe(carry.latent, carry.action, seen), carry.latent, carry.action
+        if before is None or action is None:
+            return dataclasses.replace(carry, latent=latent)
+        correction, course = carry.correction, carry.course
+        if correction is not None:
+            correction, _ = self.adapt(correction, before, action, latent)
+        if self.configurator is not None and self.configurator.learns and course is not None:
+            course = self.configurator.notice(before, action, latent, self.model.embed_reached(seen), course)
+        return dataclasses.replace(carry, latent=latent, correction=correction, course=course)
+
     def act(
         self,
         obs: Mapping[str, Any],
@@ -315,19 +337,9 @@ class Agent:
             AgentError: a key of the observation is missing.
             ObjectiveError: the objective needs a goal and there is none.
         """
-        with torch.no_grad():
-            seen = self.tensors(obs)
-            latent = self.model.observe(carry.latent, carry.action, seen)
-        if carry.correction is not None and carry.latent is not None and carry.action is not None:
-            correction, _ = self.adapt(carry.correction, carry.latent, carry.action, latent)
-            carry = dataclasses.replace(carry, correction=correction)
-        if self.configurator is not None and self.configurator.learns and carry.course is not None:
-            assert carry.latent is not None
-            assert carry.action is not None
-            with torch.no_grad():
-                here = self.model.embed_reached(seen)
-                noticed = self.configurator.notice(carry.latent, carry.action, latent, here, carry.course)
-            carry = dataclasses.replace(carry, course=noticed)
+        carry = self.perceive(obs, carry)
+        latent = carry.latent
+        assert latent is not None
         start, last = latent, carry
         if committed is not None:
             start = self.expected(latent, committed, carry.correction)

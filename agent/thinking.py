@@ -130,9 +130,7 @@ class Mind:
         """Go on by a period without a decision."""
         agent, carry = self._agent, self._carry
         try:
-            with torch.no_grad():
-                latent = agent.model.observe(carry.latent, carry.action, agent.tensors(_batched(obs)))
-            self._carry = replace(carry, latent=latent, age=carry.age + (carry.plan is not None))
+            self._carry = replace(agent.perceive(_batched(obs), carry), age=carry.age + (carry.plan is not None))
         except Exception:
             self._carry = agent.init(1)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,14 +89,13 @@ class Script:
     device = torch.device("cpu")
 
     def __post_init__(self) -> None:
-        observe = lambda belief, action, obs: obs["observation"]  # noqa: E731
-        self.model = SimpleNamespace(purpose="reward", observe=observe)
+        self.model = SimpleNamespace(purpose="reward")
 
     def init(self, batch_size: int) -> Carry:
         return Carry(planner="fresh")
 
-    def tensors(self, obs: Any) -> Any:
-        return {k: torch.as_tensor(v) for k, v in obs.items()}
+    def perceive(self, obs: Any, carry: Carry) -> Carry:
+        return replace(carry, latent=torch.as_tensor(obs["observation"]))
 
     def act(self, obs: Any, carry: Carry, goal: Any, deadline_s: float, left: Any, committed: Tensor) -> Any:
         entry = self.entries[len(self.heard) % len(self.entries)]
