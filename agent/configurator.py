@@ -32,6 +32,8 @@ NEAR = 1.5
 """Spacings from a landmark within which an episode counts as being there."""
 REACHED = 2 / 3
 """Spacings from a landmark within which it is as good as reached, and what is next on the way can be headed for."""
+CORNER = 1 / 4
+"""Spacings from a landmark up to which one is round the corner that it stands at."""
 PROVEN = 1.5
 """How many times as long as what is hoped for a way may be that was walked from end to end, to be gone again."""
 FORGOTTEN = 5
@@ -345,6 +347,10 @@ class Configurator:
                 first, rest = int(way.successor[here]), float(way.value[here])
                 if self._exploring and first == goal:  # as good as there: once it is nearest, it is looked beyond it
                     return Choice(here, [here])
+                beyond = 0.0 if first == goal else float(way.value[first])
+                clear = float(way.value[here]) - beyond < graph.toll
+                if clear and way.tolls[first] and steps[here] > CORNER * graph.options.spacing:
+                    return Choice(here, [here])  # something is in between from here, and not from there: a corner
                 walked = graph.was_walked(here, first)
                 straight = np.inf if way.closed[here] else straight
             else:
