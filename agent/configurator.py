@@ -348,7 +348,7 @@ class Configurator:
                 if self._exploring and first == goal:  # as good as there: once it is nearest, it is looked beyond it
                     return Choice(here, [here])
                 beyond = 0.0 if first == goal else float(way.value[first])
-                clear = float(way.value[here]) - beyond < graph.toll
+                clear = float(way.value[here]) - beyond < graph.toll and not way.avoided[here]
                 if clear and way.tolls[first] and steps[here] > CORNER * graph.options.spacing:
                     return Choice(here, [here])  # something is in between from here, and not from there: a corner
                 walked = graph.was_walked(here, first)

@@ -359,21 +359,15 @@ class LandmarkGraph:
 
     @torch.no_grad()
     def obstruct(self, beyond: Tensor) -> None:
-        """Note that one should have come to latents `[1, Z]` and did not: the edges that lead through there failed.
-
-        Those that somebody walked did not fail before it is met again: whoever goes fast brushes against walls.
-        """
+        """Note that one should have come to latents `[1, Z]` and did not: all edges that lead through there failed."""
         there = self.ruler.goals(self.model.goal_point(beyond))
         known = self.ruler.steps(self.ruler.states(self.obstacles), there)
-        again = len(known) > 0 and float(known.min()) <= self.options.spacing / 4
-        if not again:
-            self.obstacles = torch.cat([self.obstacles, beyond])
-        tried = (self.walked > 0) & (self.failed == 0)
+        if len(known) and float(known.min()) <= self.options.spacing / 4:
+            return
+        self.obstacles = torch.cat([self.obstacles, beyond])
         begin, end = torch.from_numpy(self.edges).to(self.latents.device).unbind(dim=1)
         through = self._through(beyond, self.states[begin], self.targets[end], self.length)[:, 0]
-        failed = np.flatnonzero(through & (tried if again else ~tried))
-        if len(failed) or not again:
-            self.fail(failed)
+        self.fail(np.flatnonzero(through))
 
     @torch.no_grad()
     def obstructed(self, begin: Tensor, end: Tensor, length: Array) -> NDArray[np.int64]:
