@@ -34,6 +34,8 @@ REACHED = 2 / 3
 """Spacings from a landmark within which it is as good as reached, and what is next on the way can be headed for."""
 CORNER = 1 / 4
 """Spacings from a landmark up to which one is round the corner that it stands at."""
+STALLED = 2
+"""Decisions without coming nearer after which something that is in the way is gone round."""
 PROVEN = 1.5
 """How many times as long as what is hoped for a way may be that was walked from end to end, to be gone again."""
 FORGOTTEN = 5
@@ -349,7 +351,8 @@ class Configurator:
                     return Choice(here, [here])
                 beyond = 0.0 if first == goal else float(way.value[first])
                 clear = float(way.value[here]) - beyond < graph.toll and not way.avoided[here]
-                if clear and way.tolls[first] and steps[here] > CORNER * graph.options.spacing:
+                blocked = way.tolls[first] and way.spent[first] >= STALLED
+                if blocked and clear and steps[here] > CORNER * graph.options.spacing:
                     return Choice(here, [here])  # something is in between from here, and not from there: a corner
                 walked = graph.was_walked(here, first)
                 straight = np.inf if way.closed[here] else straight
@@ -515,6 +518,7 @@ class _Way:
     successor: NDArray[np.int64]
     closed: NDArray[np.bool_]
     avoided: Floats
+    spent: Floats
     real: NDArray[np.bool_]
     tolls: Floats
 
@@ -526,6 +530,7 @@ def _row(course: Course, row: int, real: NDArray[np.bool_], tolls: Floats) -> _W
         successor=course.successor[row].cpu().numpy(),
         closed=course.closed[row].cpu().numpy(),
         avoided=course.avoided[row].cpu().numpy(),
+        spent=course.spent[row].cpu().numpy(),
         real=real,
         tolls=tolls,
     )
