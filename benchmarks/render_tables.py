@@ -503,13 +503,13 @@ def working_memory(results: Path) -> str:
     # Where nothing succeeded, an environment without goals does not say that it could have.
     found = [{**r, "success_rate": r["success_rate"] or 0.0} for r in found]
     rows = []
-    for name, title in MEMORY_TASKS.items():
+    for name, task in MEMORY_TASKS.items():
         arms = [_of(found, name, arm) for arm in MEMORY_ARMS]
         if not any(arms):
             continue
         luck = [r["random"] for arm in arms for r in arm if r["random"] is not None]
         rows.append([
-            title,
+            task.title,
             *(_by_seed(arm) for arm in arms),
             _pooled([{**r, "success_rate": r["success_rate"] or 0.0} for r in luck]),
             *(_duration(max(r["train_seconds"] for r in arm)) if arm else NONE for arm in arms),

@@ -4,8 +4,8 @@
     python benchmarks/working_memory.py --tasks cue --seeds 0   both agents, one training each
     python benchmarks/working_memory.py --only-eval             evaluate the trainings of an earlier call again
 
-Arms: `gru` is the preset of the task as it is, `none` the same without recurrence, so that a decision follows from what
-is seen right then. Calls, resume and result files are as for `goal_reaching.py`.
+Arms: `gru` is the task with a recurrent belief, `none` the same without recurrence, so that a decision follows from
+what is seen right then. Calls, resume and result files are as for `goal_reaching.py`.
 """
 
 import argparse
@@ -23,11 +23,22 @@ ARMS = ("gru", "none")
 SEEDS = (0, 1, 2)
 
 
+@dataclass(frozen=True)
+class Task:
+    """A row of the table."""
+
+    title: str
+    overrides: tuple[str, ...]
+
+
 TASKS = {
-    "cue": "Cue: a flag in one of four corners, gone before the ball may move",
-    "screen": "Screen: a ball rolls behind a screen and is to be caught where it comes out",
+    "cue": Task("Cue: a flag in one of four corners, gone before the ball may move", ("preset=cue",)),
+    "screen": Task("Screen: a ball rolls behind a screen and is to be caught where it comes out", ("preset=screen",)),
+    "blind": Task(
+        "Cartpole: a pole is to be swung up and held while velocities are hidden",
+        ("preset=cartpole", "env_options.hide=[velocity]"),
+    ),
 }
-"""Rows of the table: what it calls them, by the names of their presets."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,12 @@ class Job:
 
     def train_command(self, run: Path, extra: Sequence[str]) -> list[str]:
         """What trains it, or goes on with it."""
-        overrides = [f"preset={self.task}", f"world_model.recurrence={self.arm}", f"seed={self.seed}", f"out={run}"]
+        overrides = [
+            *TASKS[self.task].overrides,
+            f"world_model.recurrence={self.arm}",
+            f"seed={self.seed}",
+            f"out={run}",
+        ]
         return ["forethought", "train", *overrides, *extra]
 
     def eval_command(self, run: Path, episodes: int, extra: Sequence[str]) -> list[str]:
