@@ -373,8 +373,7 @@ class Configurator:
         hops, along = [first], float(steps[first])
         while way.real[first]:
             following = int(way.successor[hops[-1]])
-            free = within and not way.avoided[goal] and not way.tolls[goal]
-            if following == goal and free and along + way.last[hops[-1]] <= DETOUR * direct:
+            if following == goal and within and not way.avoided[goal] and along + way.last[hops[-1]] <= DETOUR * direct:
                 return Choice(goal, hops)
             if following in (goal, NOWHERE) or way.avoided[following] or not way.real[following]:
                 return Choice(hops[-1], hops, walked)
