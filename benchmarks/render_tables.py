@@ -424,15 +424,16 @@ def _counts(results: Result) -> list[list[str]]:
 # -- planners ----------------------------------------------------------------------------------------------------------
 
 
-def planners(results: Path, name: str = "planners", skipped: int = 1) -> str:
-    """What `forethought bench planners` says of a comparison, without its first sections."""
+def planners(results: Path, name: str = "planners", skipped: int = 1, only: str = "") -> str:
+    """What `forethought bench planners` says of a comparison, without its first sections; `only` those so called."""
     path = results / f"{name}.json"
     if not path.exists():
         return (
             "No results yet: they are the `results.json` of `forethought bench planners`, as `results/planners.json`.\n"
         )
     sections = comparison(read_json(path)).split("\n## ")[skipped:]
-    return "".join(f"#### {section.strip()}\n\n" for section in sections)
+    chosen = [section for section in sections if only in section.splitlines()[0]]
+    return "".join(f"#### {section.strip()}\n\n" for section in chosen)
 
 
 # -- tuned options -----------------------------------------------------------------------------------------------------
@@ -831,8 +832,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "memory_growth": memory_growth,
     "memory_crash": memory_crash,
     "planners": planners,
-    "planners_cem": partial(planners, name="planners_cem", skipped=1),
     "planners_again": partial(planners, name="planners_again", skipped=2),
+    "planners_budgets": partial(planners, name="planners_budgets", skipped=1, only="all tasks"),
     "tuning": tuning,
     "real_time": real_time,
     "working_memory": working_memory,

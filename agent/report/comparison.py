@@ -220,20 +220,25 @@ def _draw_all(page: Page, results: Mapping[str, Any]) -> None:
         if overall:
             caption = "Interquartile mean of normalised scores with its 95 % interval"
             draw("budgets", caption, comparison_plots.budget_curves, overall, unit, "normalised IQM")
-        panels = {
-            task: {
-                p: sorted(
-                    (float(c["budget"].removesuffix("ms")), c["score"], *c["score_ci"])
-                    for c in chosen
-                    if c["task"] == task and c["planner"] == p
-                )
-                for p in planners
-                if any(c["task"] == task and c["planner"] == p for c in chosen)
-            }
-            for task in tasks
-        }
+        panels = curves_by_task(results, in_ms)
         caption = "Mean reward of a decision with its 95 % interval"
         draw("budgets", caption, comparison_plots.budget_curves, panels, unit, "score")
+
+
+def curves_by_task(results: Mapping[str, Any], in_ms: bool = False) -> dict[str, dict[str, comparison_plots.Curve]]:
+    """Scores of every planner over budgets, with their intervals, by task and planner.
+
+    Args:
+        results: of a comparison.
+        in_ms: over budgets of milliseconds, in place of those of evaluations.
+    """
+    panels: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {task: {} for task in results["tasks"]}
+    for cell in results["cells"]:
+        if cell["budget"].endswith("ms") == in_ms:
+            low, high = cell["score_ci"]
+            point = (float(cell["budget"].removesuffix("ms")), cell["score"], low, high)
+            panels[cell["task"]].setdefault(cell["planner"], []).append(point)
+    return {task: {planner: sorted(points) for planner, points in panel.items()} for task, panel in panels.items()}
 
 
 def _overall(rankings: Sequence[Mapping[str, Any]], in_ms: bool) -> dict[str, dict[str, list[tuple[float, ...]]]]:
