@@ -182,6 +182,24 @@ def test_a_wall_is_felt_gone_round_and_remembered(plane_model: Maker) -> None:
     assert visits[3] <= visits[2] / 2
 
 
+def test_a_corner_is_gone_round_where_it_stalls(plane_model: Maker) -> None:
+    """The landmark at the corner is as good as reached; the goal is in sight from there, and not from here."""
+    graph = LandmarkGraph(plane_model(), GraphOptions(spacing=3.0, reach=REACH, believe=4.0))
+    corner, z, goal = at((0, 1.8)), at((0, 0)), at((2, 1.8))
+    graph.add(corner, corner, 0, np.array([0]))
+    graph.believe()
+    graph.obstruct(at((2, 0)))
+    configurator = Configurator(graph, ConfiguratorOptions(mode="auto", patience=6))
+    targets, course = list[list[float]](), None
+    for _ in range(5):
+        target, course = configurator.aim(z, goal, course)
+        targets.append(target[0].tolist())
+    assert targets[:3] == goal.tolist() * 3
+    assert targets[3:] == corner.tolist() * 2
+    there, _ = configurator.aim(corner, goal, course)
+    assert torch.equal(there, goal)
+
+
 # -- how sure, and how much time is left -------------------------------------------------------------------------------
 
 
