@@ -349,12 +349,12 @@ class Configurator:
                 first, rest = int(way.successor[here]), float(way.value[here])
                 if self._exploring and first == goal:  # as good as there: once it is nearest, it is looked beyond it
                     return Choice(here, [here])
+                walked = graph.was_walked(here, first)
                 beyond = 0.0 if first == goal else float(way.value[first])
                 clear = float(way.value[here]) - beyond < graph.toll and not way.avoided[here]
-                blocked = way.tolls[first] and way.spent[first] >= STALLED
+                blocked = (walked or first == goal) and way.tolls[first] and way.spent[first] >= STALLED
                 if blocked and clear and steps[here] > CORNER * graph.options.spacing:
                     return Choice(here, [here])  # something is in between from here, and not from there: a corner
-                walked = graph.was_walked(here, first)
                 straight = np.inf if way.closed[here] else straight
             else:
                 near = (steps <= reach) & (way.avoided[:-1] == 0) & way.real
