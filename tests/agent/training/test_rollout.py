@@ -390,16 +390,17 @@ def test_an_agent_lives_through_real_episodes(point_mass: VectorEnv, recurrence:
 def test_statistics_of_plans() -> None:
     statistics = PlanStatistics()
     assert statistics.summary() == {}
-    for cost in (1.0, 3.0):
+    for cost, horizon in ((1.0, 0), (3.0, 2)):  # 0: as long as the plan
         best = torch.tensor([[cost + 4, cost], [cost + 2, cost]])
         plan = Plan(
             torch.zeros(2, 3, 1), torch.tensor([cost, cost]), best, torch.tensor([1, 2]), torch.zeros(2), 2, 0.1
         )
-        statistics.add(plan, 10 * cost)
+        statistics.add(plan, 10 * cost, horizon=horizon)
     assert statistics.summary() == {
         "plan/cost": 2.0,
         "plan/improvement": 3.0,
         "plan/invalid": 6.0,
+        "plan/horizon": 2.5,
         "plan/batch_ms": 20.0,
     }
 
