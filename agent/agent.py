@@ -20,6 +20,7 @@ from .memory.index import MomentIndex, RetrievalOptions
 from .objectives import ImaginedCost, Objective, control_heads, propose
 from .precision import planning_dtype
 from .threads import threads_for
+from .world_model.distance import cautious
 from .world_model.model import WorldModel
 
 T = TypeVar("T")
@@ -406,8 +407,7 @@ class Agent:
             most = min(most, max(1, int(left.max())))
         if look_ahead is None:
             return most
-        steps = self.imagined.steps_to_goal(z, target)
-        farthest = float((steps.mean(dim=0) + steps.std(dim=0, unbiased=False)).max())
+        farthest = float(cautious(self.imagined.steps_to_goal(z, target), dim=0).max())
         return min(most, max(LEAST_HORIZON, math.ceil(look_ahead * farthest)))
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ... import ForethoughtError
 from ..threads import threads_for
-from ..world_model.distance import Quasimetric
+from ..world_model.distance import Quasimetric, cautious
 from ..world_model.model import WorldModel
 from .moments import encoder_key, moments_of
 from .store import EpisodeStore, GivenUpError
@@ -135,7 +135,7 @@ class Ruler:
             steps = self.head.between(x, y) / self.head.get_buffer("unit")  # [n, m, M]
             if self.model.options.distance_floor:
                 steps = torch.maximum(steps, self.head.floor(states[..., -size:], goals[..., -size:])[..., None])
-            return steps.mean(dim=-1) + steps.std(dim=-1, unbiased=False)
+            return cautious(steps, dim=-1)
 
 
 class LandmarkGraph:

@@ -9,6 +9,11 @@ from .encoders import mlp
 from .stacked import StackedMLP
 
 
+def cautious(steps: Tensor, dim: int) -> Tensor:
+    """What heads `M` along `dim` say, as one number: their mean plus standard deviation; what they doubt is far."""
+    return steps.mean(dim=dim) + steps.std(dim=dim, unbiased=False)
+
+
 class PairwiseDistance(nn.Module):
     """Steps from a state to a goal, learned from pairs of one episode.
 
