@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from .goal_ahead import Behaviour
 from .registry import make_env
 from .rendering import require
 from .simulator import PHYSICS_STATE, find_physics, make_batch
@@ -166,6 +167,18 @@ class VectorEnv(abc.ABC):
     def simulator_states(self) -> NDArray[np.float64] | None:
         """Full physics states `[B, S]` for `envs.simulator`, or None if the environment has no MuJoCo physics."""
 
+    def behaviour(self, index: int, seed: int) -> Behaviour | None:
+        """What the environment `index` brings to collect its running episode with, see `envs.goal_ahead.Aimable`.
+
+        Args:
+            index: which environment.
+            seed: of what it draws.
+
+        Returns:
+            gives the next action, in the environment's own form; None where it brings nothing.
+        """
+        return None
+
     def simulator_goals(self) -> Batch | None:
         """Goals `{key: [B, ...]}` for `envs.simulator`, None without goals.
 
@@ -266,6 +279,11 @@ class SyncVector(VectorEnv):
         _assign(self._obs, index, obs)
         if self._goal:
             _assign(self._goal, index, info["goal"])
+
+    @override
+    def behaviour(self, index: int, seed: int) -> Behaviour | None:
+        env = self._envs[index]
+        return env.get_wrapper_attr("behaviour")(seed) if env.has_wrapper_attr("behaviour") else None
 
     @override
     def simulator_states(self) -> NDArray[np.float64] | None:

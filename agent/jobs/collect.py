@@ -13,12 +13,14 @@ from ...envs.spec import EnvOptions
 from ...envs.vector import make_vector
 from ..memory.store import EpisodeStore
 from ..training.evaluate import episode_seeds
-from ..training.loop import Progress, Silent
-from ..training.rollout import RandomPolicy, live_or_recall
+from ..training.loop import Progress, Silent, first_policy, first_policy_name
+from ..training.rollout import live_or_recall
 
 
 def collect(config: Config, progress: Progress | None = None) -> tuple[Path, int, int]:
-    """Fill a memory with episodes of random held actions; an interrupted collection goes on where it was.
+    """Fill a memory with episodes of random held actions, or of the policy that the environment brings.
+
+    An interrupted collection goes on where it was.
 
     Returns:
         the folder of the memory, its episodes, and its transitions.
@@ -30,15 +32,17 @@ def collect(config: Config, progress: Progress | None = None) -> tuple[Path, int
     ) as environments:
         spec, length = environments.env_spec, environments.env_spec.max_episode_steps
         total, done, first = config.steps, 0, 0
-        source = json.dumps([spec.to_json(), config.training.max_hold, config.seed]).encode()
-        policy = partial(RandomPolicy, spec, config.training.max_hold)
+        how = "behaviour" if config.training.behaviour else config.training.max_hold
+        source = json.dumps([spec.to_json(), how, config.seed]).encode()
+        policy = partial(first_policy, environments, config.training)
+        meta = {"policy": first_policy_name(config.training)}
         prefix = f"collect/{hashlib.sha256(source).hexdigest()[:16]}"
         with EpisodeStore.open(folder, "a", spec, config.memory) as store:
             while done < total:  # episodes may end early: there are more of them then
                 count = min(config.training.num_envs, math.ceil((total - done) / length))
                 keys = [f"{prefix}/{first + i}" for i in range(count)]
                 seeds = episode_seeds("train", config.seed, first, count)
-                ids, _ = live_or_recall(store, environments, policy, seeds, keys, {"policy": "random"})
+                ids, _ = live_or_recall(store, environments, policy, seeds, keys, meta)
                 first, done = first + count, done + int(store.lengths(ids).sum())
                 progress.advance("collect", min(done, total), total)
             return folder, len(store), store.num_transitions

@@ -37,7 +37,7 @@ from .checkpoint import (
 from .evaluate import episode_seeds, run_arm, score
 from .learner import Learner
 from .metrics import WARNING_KEY, MetricsLogger, collapse_warning, latent_health
-from .rollout import AgentPolicy, Environments, PlanStatistics, Policy, RandomPolicy, live_or_recall
+from .rollout import AgentPolicy, BehaviourPolicy, Environments, PlanStatistics, Policy, RandomPolicy, live_or_recall
 
 
 class TrainingError(ForethoughtError):
@@ -51,7 +51,7 @@ class TrainingOptions:
     updates: int = 3000
     """Gradient steps in all, shared evenly by the phases."""
     initial_fraction: float = 0.5
-    """Share of the decisions that phase 0 collects with random held actions."""
+    """Share of the decisions that phase 0 collects, with random held actions or see `behaviour`."""
     rounds: int = 2
     """Further phases, in which the agent plans; 0 learns from random actions alone."""
     explore_fraction: float = 0.25
@@ -66,6 +66,9 @@ class TrainingOptions:
     """Decisions after which an exploring episode turns to another goal; 0 keeps one goal per episode."""
     max_hold: int = 8
     """Random actions are held for 1 to this many decisions."""
+    behaviour: bool = False
+    """Collect the first phase with the policy that the environment brings for it, where random actions hardly touch
+    what matters, instead of with random held actions."""
     episode_steps: int | None = None
     """Decisions per training episode; None takes the environment's own limit."""
     num_envs: int = 32
@@ -92,6 +95,18 @@ class TrainingOptions:
             raise TrainingError(f"explore_fraction must be in [0, 1], got {self.explore_fraction}")
         if self.episode_steps is not None and self.episode_steps < 2:
             raise TrainingError(f"episode_steps must be at least 2, got {self.episode_steps}")
+
+
+def first_policy_name(options: TrainingOptions) -> str:
+    """What `first_policy` is called in logs and memories."""
+    return "behaviour" if options.behaviour else "random"
+
+
+def first_policy(environments: Environments, options: TrainingOptions) -> Policy:
+    """What collects where nothing was learned yet."""
+    if options.behaviour:
+        return BehaviourPolicy(environments)
+    return RandomPolicy(environments.env_spec, options.max_hold)
 
 
 class Progress(Protocol):
@@ -234,7 +249,7 @@ class Trainer:
         first = self.steps * (options.initial_fraction if options.rounds else 1.0)
         ends = np.linspace(first, self.steps, options.rounds + 1).round().astype(int)
         if phase == 0:
-            return [("random", int(ends[0]))]
+            return [(first_policy_name(options), int(ends[0]))]
         before, end = int(ends[phase - 1]), int(ends[phase])
         exploring = round((end - before) / length * options.explore_fraction) if self.model.members > 1 else 0
         return [("explore", before + exploring * length), ("plan", end)]
@@ -289,8 +304,8 @@ class Trainer:
         return live_or_recall(self.store, self.environments, policy, seeds, keys, meta)
 
     def _policy(self, kind: str, phase: int, first: int) -> Policy:
-        if kind == "random":
-            return RandomPolicy(self.environments.env_spec, self.options.max_hold)
+        if phase == 0:
+            return first_policy(self.environments, self.options)
         generator = torch.Generator(self.learner.device).manual_seed(_mix(self.seed, phase, first))
         agent, options = self.agents(kind, generator), self.options
         return AgentPolicy(agent, options.noise, options.switch_every, options.plan_noise, options.noise_beta)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from ...envs.spec import EnvSpec
+from ...envs.spec import EnvError, EnvSpec
 from ...planners.base import Plan, Planner
 from ...planners.noise import colour_matrix, sample_noise
 from ..agent import Agent, Carry, select
@@ -74,6 +74,10 @@ class Environments(Protocol):
         """Step the active rows with actions `[B, A]`."""
         ...
 
+    def behaviour(self, index: int, seed: int) -> Callable[[], Array] | None:
+        """Gives the next action of what one row's environment brings to collect with; None where it brings nothing."""
+        ...
+
     def simulator_states(self) -> Array | None:
         """Physics states `[B, S]`, for baselines only."""
         ...
@@ -134,6 +138,37 @@ class RandomPolicy(Policy):
         actions: Array = self.actions[rows, self.time]
         self.time += 1
         return actions
+
+
+class BehaviourPolicy(Policy):
+    """The policy that an environment brings to collect with, see `envs.goal_ahead.Aimable`.
+
+    Args:
+        environments: that will be acted in.
+
+    Raises:
+        EnvError: at the start of an episode, if the environment brings none.
+    """
+
+    def __init__(self, environments: Environments) -> None:
+        self.environments = environments
+        self.behaviours: list[Callable[[], Array]] = []
+
+    @override
+    def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
+        self.behaviours = []
+        for index, seed in enumerate(seeds):
+            behaviour = self.environments.behaviour(index, seed)
+            if behaviour is None:
+                raise EnvError(
+                    f"training.behaviour must be false with {self.environments.env_spec.env_id}, "
+                    "which brings no policy to collect with"
+                )
+            self.behaviours.append(behaviour)
+
+    @override
+    def act(self, obs: Obs, rows: Array) -> Array:
+        return np.stack([np.asarray(self.behaviours[row](), np.float32).reshape(-1) for row in rows])
 
 
 @dataclass
