@@ -1,18 +1,63 @@
 """Files that are never half written: everything goes to a temporary file that is renamed into place."""
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .. import ForethoughtError
 
 
 class FileError(ForethoughtError):
     """A file that cannot be written, read or understood."""
+
+
+class LockedError(FileError):
+    """A lock that another process holds.
+
+    Args:
+        holder: its process id, or "unknown".
+    """
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path} is locked by another process (pid {holder})")
+        self.holder = holder
+
+
+def lock(path: Path) -> IO[bytes]:
+    """Take a lock, which the system releases when the file is closed or the process dies.
+
+    A POSIX record lock, because children do not inherit it: no forked worker keeps the lock of a killed process.
+
+    Raises:
+        LockedError: another process has it.
+        FileError: the file cannot be written.
+    """
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read(20).decode(errors="replace").strip()
+        file.close()
+        raise LockedError(path, holder or "unknown") from error
+    try:
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file.close()
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+    return file
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -130,6 +130,16 @@ TASKS = {
         table="ways",
         reported="LeWM 86 %, PLDM 78 %, RC-aux 87 %",
     ),
+    "pusht": Task(
+        "stable-worldmodel's PushT from 64x64 pixels",
+        ("preset=pusht",),
+        (0,),
+        None,
+        2700,
+        evaluation=("env_options.goal_ahead=25",),
+        table="ways",
+        reported="LeWM 96 %, with people's data",
+    ),
 }
 
 

@@ -23,7 +23,7 @@ from .. import provenance
 from ..agent import Agent
 from ..build import evaluated_in, load_agent
 from ..configurator import Configurator, ConfiguratorOptions
-from ..files import finite, write_json
+from ..files import LockedError, finite, lock, write_json
 from ..memory.graph import save_graph
 from ..memory.store import Episode, EpisodeStore, MemoryOptions
 from ..objectives import GoalObjective, GoalOptions
@@ -52,11 +52,30 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
 
     Returns:
         the content of eval.json.
+
+    Raises:
+        RunError: there is no such run, it cannot be written, or another process evaluates it at the moment.
     """
-    progress = progress or Silent()
-    run_dir, options = Path(config.run).expanduser(), config.evaluation
+    run_dir = Path(config.run).expanduser()
     if run_dir.is_dir() and not os.access(run_dir, os.W_OK):
         raise RunError(f"run={run_dir} cannot be written, and that is where results go; copy it to where you may write")
+    read_card(run_dir, config.checkpoint)
+    try:
+        locked = lock(run_dir / _LOCK)
+    except LockedError as error:
+        raise RunError(
+            f"run={run_dir} is being evaluated by another process (pid {error.holder}), whose results would be "
+            "overwritten: wait for it, or copy the folder"
+        ) from error
+    with contextlib.closing(locked):
+        return _evaluate(config, progress or Silent(), command)
+
+
+_LOCK = ".evaluating"
+
+
+def _evaluate(config: EvalConfig, progress: Progress, command: str | None) -> dict[str, Any]:
+    run_dir, options = Path(config.run).expanduser(), config.evaluation
     with computing_with(config.threads), contextlib.ExitStack() as stack:
         card = read_card(run_dir, config.checkpoint)
         saved, memory = card["config"], _memory_of(config, card, run_dir, stack)

@@ -3,8 +3,6 @@
 What reaches LMDB has passed the checks here, because a damaged or truncated file that is mapped can kill the process.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +16,7 @@ from typing import IO, Any, Final, Literal
 import lmdb
 
 from ... import ForethoughtError
+from ..files import FileError, LockedError, lock
 
 FORMAT: Final = "forethought-episodes"
 VERSION: Final = 1
@@ -126,29 +125,16 @@ def identity(folder: Path) -> tuple[int, int] | None:
 
 
 def lock_writer(folder: Path) -> IO[bytes]:
-    """Take the writer's lock, which the system releases when the file is closed or the process dies.
-
-    A POSIX record lock, because children do not inherit it: no forked worker keeps the lock of a killed writer.
-    """
-    file = (folder / _WRITER_LOCK).open("a+b")
+    """Take the writer's lock, see `files.lock`; `StoreError` if another process has it."""
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        holder = file.read(20).decode(errors="replace").strip()
-        file.close()
+        file = lock(folder / _WRITER_LOCK)
+    except LockedError as error:
         raise StoreError(
-            f"{folder} is open for appending in another process (pid {holder or 'unknown'}); "
+            f"{folder} is open for appending in another process (pid {error.holder}); "
             "one process appends at a time, any number read"
         ) from error
-    try:
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            file.close()
-        raise StoreError(f"cannot write {folder / _WRITER_LOCK}: {error.strerror or error}") from error
+    except FileError as error:
+        raise StoreError(str(error)) from error
     shutil.rmtree(folder / _COMPACTING, ignore_errors=True)  # what a killed writer has left
     return file
 

@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought import ForethoughtError
-from forethought.agent.files import FileError, read_json, write_bytes, write_json
+from forethought.agent.files import FileError, LockedError, lock, read_json, write_bytes, write_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -90,3 +92,30 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path, content: bytes | None
         path.write_bytes(content)
     with pytest.raises(FileError, match=rf"cannot read .*a\.json: .*{message}"):
         read_json(path)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from forethought.agent.files import lock
+file = lock(Path(sys.argv[1]))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(LockedError, match=rf"lock is locked by another process \(pid {holder.pid}\)") as caught:
+            lock(path)
+        assert caught.value.holder == str(holder.pid)
+        holder.kill()
+    lock(path).close()
+    lock(path).close()
+    with pytest.raises(FileError, match="No such file or directory"):
+        lock(tmp_path / "missing" / "lock")

@@ -455,3 +455,21 @@ def test_pixel_observations():
         np.testing.assert_array_equal(value, expected[key])
     task.close()
     env.close()
+
+
+def test_the_policy_that_an_environment_brings_is_seeded_and_each_rows_own(monkeypatch):
+    from forethought.envs.tasks.reacher import Reacher
+
+    env = make_vector(REACHER, 2, backend="sync")
+    assert env.behaviour(0, 0) is None
+    assert make_vector(REACHER, 2, backend="mujoco").behaviour(0, 0) is None
+
+    def behaviour(self, seed):
+        return lambda: (seed, self.data.qpos.copy())
+
+    monkeypatch.setattr(Reacher, "behaviour", behaviour, raising=False)
+    env.reset([1, 2])
+    (seed, one), (_, two) = env.behaviour(0, 7)(), env.behaviour(1, 8)()
+    assert seed == 7
+    assert (one != two).all()
+    env.close()

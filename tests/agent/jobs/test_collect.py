@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from forethought.agent.jobs.collect import collect
@@ -10,6 +11,7 @@ from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.training import rollout
 from forethought.configs.register import load
 from forethought.configs.schema import Config
+from forethought.envs.vector import VectorEnv
 
 
 def test_collecting_goes_on_where_it_was_and_other_options_add_to_it(
@@ -38,3 +40,23 @@ def test_collecting_goes_on_where_it_was_and_other_options_add_to_it(
     with EpisodeStore.open(tmp_path / "memory") as store:
         assert store.verify() == []
         assert len({store.get(i).actions.tobytes() for i in store.ids()}) == 18
+
+
+def test_collecting_by_the_policy_that_the_environment_brings(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [*small, f"out={tmp_path}"]
+    collect(load(Config, overrides))
+    asked: list[int] = []
+
+    def behaviour(self: Any, index: int, seed: int) -> Any:
+        asked.append(seed)
+        return lambda: np.full(self.env_spec.action_dim, 0.25)
+
+    monkeypatch.setattr(VectorEnv, "behaviour", behaviour)
+    for _ in range(2):  # the second time it is all there
+        collect(load(Config, [*overrides, "training.behaviour=true"]))
+    assert len(asked) == len(set(asked)) == 8
+    with EpisodeStore.open(tmp_path / "memory") as store:
+        assert [store.info(i)["meta"]["policy"] for i in store.ids()] == ["random"] * 8 + ["behaviour"] * 8
+        assert (store.get(12).actions == 0.25).all()

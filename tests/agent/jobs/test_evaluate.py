@@ -247,6 +247,27 @@ def test_an_evaluation_that_cannot_be_written_is_refused_before_it_runs(
         evaluate(load(EvalConfig, [f"run={small_run}"]))
 
 
+def test_two_evaluations_of_a_run_at_once_do_not_overwrite_each_other(
+    tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    others = list[subprocess.CompletedProcess[str]]()
+
+    def measure(*arguments: Any) -> dict[str, Any]:
+        command = [sys.executable, "-m", "forethought.agent.cli", "eval", f"run={run}", *EVALUATE]
+        others.append(subprocess.run(command, capture_output=True, text=True, check=False))
+        return {}
+
+    monkeypatch.setattr("forethought.agent.jobs.evaluate._measure", measure)
+    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
+    evaluate(load(EvalConfig, [f"run={run}", *EVALUATE]))
+    evaluate(load(EvalConfig, [f"run={run}", *EVALUATE]))  # the lock of the first is gone
+    for other in others:
+        assert other.returncode == 2
+        assert f"is being evaluated by another process (pid {os.getpid()})" in other.stderr
+    assert len(others) == 2
+
+
 # -- goals of one's own, and several in one episode -------------------------------------------------------------------
 
 

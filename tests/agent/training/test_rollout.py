@@ -15,6 +15,7 @@ from forethought.agent.objectives import GoalObjective, GoalOptions
 from forethought.agent.training.rollout import (
     AgentPolicy,
     Array,
+    BehaviourPolicy,
     PlanStatistics,
     Policy,
     RandomPolicy,
@@ -23,7 +24,7 @@ from forethought.agent.training.rollout import (
     run_episodes,
 )
 from forethought.agent.world_model.model import WorldModel, WorldModelOptions
-from forethought.envs.spec import EnvOptions, EnvSpec
+from forethought.envs.spec import EnvError, EnvOptions, EnvSpec
 from forethought.envs.vector import VectorEnv, make_vector
 from forethought.planners import Plan, make_planner
 
@@ -89,6 +90,19 @@ def test_policies_see_the_running_rows_alone(fake_environments: Maker) -> None:
         assert position.tolist() == [[[2, 0, 3][row], t] for row in rows]
     assert policy.goal["position"].tolist() == [[-2, 0], [0, 0], [-3, 0]]
     assert [active.tolist() for _, active in environments.actions][-1] == [False, False, True, False, False]
+
+
+def test_an_environments_own_policy_acts_in_each_row_with_its_seed(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    environments.behaviour = lambda index, seed: iter([np.full((2, 1), 100 * seed + index)] * 9).__next__
+    episodes = run_episodes(environments, BehaviourPolicy(environments), [3, 0, 5])
+    for index, (seed, episode) in enumerate(zip([3, 0, 5], episodes, strict=True)):
+        assert (episode.actions == 100 * seed + index).all()
+
+
+def test_an_environment_without_a_policy_of_its_own_says_so(point_mass: VectorEnv) -> None:
+    with pytest.raises(EnvError, match=r"training.behaviour must be false with forethought/PointMass-v0"):
+        BehaviourPolicy(point_mass).reset([0], None)
 
 
 def test_another_goal_follows_on_success_without_a_reset(fake_environments: Maker) -> None:
