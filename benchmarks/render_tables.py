@@ -711,9 +711,9 @@ def memory_sampling(results: Path) -> str:
     return f"{markdown(header, rows)}\n{batch} {_origin(record)}"
 
 
-def _speed_part(render: Callable[[Result], str], part: str, results: Path) -> str:
+def _speed_part(render: Callable[[Result], str], part: str, results: Path, folder: str = "speed") -> str:
     """What `render` makes of a part of `speed.py`, and where it comes from."""
-    path = results / "speed" / f"{part}.json"
+    path = results / folder / f"{part}.json"
     if not path.exists():
         return f"No results yet: `python benchmarks/speed.py --parts {part}` makes them.\n"
     record = read_json(path)
@@ -773,6 +773,15 @@ def _roofline(results: Result) -> str:
     size = best["size"]
     text = f"The best product: {size} x {size} by {size} in {best['dtype']} on {best['threads']} threads"
     return f"{markdown(header, rows)}\n{text}, {best['gflops']:.0f} GFLOP/s.\n"
+
+
+def _dtypes(results: Result) -> str:
+    header = ["one network", "median", "times as fast as float32", "error"]
+    rows = [
+        [name, f"{row['p50_ms']:.2f} ms", f"{row['times_as_fast']:.2f}", f"{100 * row['error']:.2f} %"]
+        for name, row in results.items()
+    ]
+    return markdown(header, rows)
 
 
 def _memory(results: Result) -> str:
@@ -850,6 +859,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed_budget": partial(_speed_part, _budget, "budget"),
     "speed_precision": partial(_speed_part, _precision, "precision"),
     "speed_roofline": partial(_speed_part, _roofline, "roofline"),
+    "speed_intel_nano": partial(_speed_part, _nano, "nano", folder="speed_intel"),
+    "speed_intel_budget": partial(_speed_part, _budget, "budget", folder="speed_intel"),
+    "speed_intel_roofline": partial(_speed_part, _roofline, "roofline", folder="speed_intel"),
+    "speed_intel_dtypes": partial(_speed_part, _dtypes, "dtypes", folder="speed_intel"),
     "speed_memory": partial(_speed_part, _memory, "scaling"),
     "speed_collection": partial(_speed_part, _collection, "collection"),
 }

@@ -9,11 +9,14 @@ budget      a decision at TD-MPC2's own budget, beside the same mathematics writ
 roofline    floating-point operations of these decisions against what matrix products reach here at best
 collection  8 environments collected into the memory, beside bare vectorised stepping
 scaling     time against samples x iterations x horizon, and memory with and without chunks
+dtypes      one network of the planner in every precision, and with products of 8-bit integers: time and error
 precision   returns of trained runs planned in float32 and in bfloat16
 """
 
 import argparse
+import copy
 import itertools
+import math
 import multiprocessing
 import os
 import resource
@@ -46,7 +49,7 @@ from forethought.agent.training.evaluate import episode_seeds, run_arm, score
 from forethought.agent.training.learner import Learner
 from forethought.agent.training.rollout import AgentPolicy, RandomPolicy, run_episodes
 from forethought.agent.world_model.model import WorldModel, WorldModelOptions
-from forethought.agent.world_model.stacked import StackedLinear
+from forethought.agent.world_model.stacked import StackedLinear, StackedMLP
 from forethought.configs.register import load
 from forethought.configs.schema import Config
 from forethought.envs.spec import EnvOptions, EnvSpec
@@ -361,12 +364,77 @@ def precision(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def dtypes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One head at TD-MPC2's sizes on as many latents as a thread gets, in every precision, on one thread.
+
+    `int8` rounds weights to 8 bits per output and activations to 8 bits per row, each time anew. Errors are those of
+    the logits against float64, in units of their standard deviation.
+    """
+    generator = torch.Generator().manual_seed(0)
+    fan_in, rows = TDMPC2_1M.latent_dim + 1, TDMPC2_BUDGET.num_samples * TDMPC2_BUDGET.horizon // 2
+    net = StackedMLP(1, [fan_in, *[TDMPC2_1M.hidden_dim] * 2, TDMPC2_1M.bins], last_scale=1.0)
+    for weight in net.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator) / math.sqrt(weight.shape[-1])
+    net.requires_grad_(requires_grad=False)
+    x = torch.randn(1, rows, fan_in, generator=generator)
+    exact = copy.deepcopy(net).double()(x.double())
+    result: dict[str, Any] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    works: dict[str, Callable[[], torch.Tensor]] = {}
+    for name in ("float32", "bfloat16", "float16", "int8"):
+        dtype = torch.float32 if name == "int8" else getattr(torch, name)
+        copied = copy.deepcopy(net).to(dtype)
+        copied.freeze()
+        function: Callable[[torch.Tensor], torch.Tensor] = Rounded(copied) if name == "int8" else copied
+        works[name] = partial(torch.compile(function, dynamic=False) if cpp_compiler() else function, x.to(dtype))
+    with torch.no_grad():
+        times = turn_by_turn(works, arguments.repeats)
+        for name, work in works.items():
+            error = float((work().double() - exact).std() / exact.std())
+            result[name] = percentiles(times[name]) | {"error": round(error, 5)}
+    torch.set_num_threads(threads)
+    for name in works:
+        result[name]["times_as_fast"] = round(result["float32"]["p50_ms"] / result[name]["p50_ms"], 2)
+    return result
+
+
+class Rounded:
+    """A stacked MLP of one member with products of 8-bit integers."""
+
+    def __init__(self, net: StackedMLP) -> None:
+        self.norms = net.norms
+        self.layers = []
+        for layer in net.layers:
+            weight = cast(StackedLinear, layer).weight[0]
+            scale = weight.abs().amax(dim=0) / 127
+            rounded = (weight / scale).round().to(torch.int8)
+            sums = rounded.float().sum(dim=0) * scale
+            self.layers.append((rounded, scale, sums, cast(StackedLinear, layer).bias[0]))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """`[1, n, in] -> [1, n, out]`."""
+        x = self._linear(x[0], 0)
+        for i, norm in enumerate(self.norms, 1):
+            x = self._linear(torch.nn.functional.silu(norm(x.unsqueeze(0))[0]), i)
+        return x.unsqueeze(0)
+
+    def _linear(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        weight, scale, sums, bias = self.layers[i]
+        low, high = x.amin(dim=-1, keepdim=True), x.amax(dim=-1, keepdim=True)
+        centre, step = (low + high) / 2, (high - low) / 254
+        return torch._int_mm(((x - centre) / step).round().to(torch.int8), weight) * (step * scale) + (
+            centre * sums + bias
+        )
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "nano": nano,
     "budget": budget,
     "roofline": roofline,
     "collection": collection,
     "scaling": scaling,
+    "dtypes": dtypes,
     "precision": precision,
 }
 

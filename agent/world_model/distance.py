@@ -122,7 +122,7 @@ class Quasimetric(nn.Module):
     def between(self, x: Tensor, y: Tensor) -> Tensor:
         """Learned distances `[M, ...]` between features as of `embed`, which are broadcast; a step is one `unit`."""
         difference = x - y
-        one_way = F.relu(difference[..., 0, :, :]).amax(dim=-1)
+        one_way = F.relu(difference[..., 0, :, :].amax(dim=-1))
         # The square root has no gradient at 0.
         both_ways = (difference[..., 1, :, :].square().sum(dim=-1) + 1e-6).sqrt()
         return (one_way + both_ways).mean(dim=-1)
