@@ -110,6 +110,16 @@ TASKS = {
         evaluation=("evaluation.true_dynamics=false",),
         table="ways",
     ),
+    "antmaze": Task(
+        "AntMaze_UMaze-v5",
+        ("preset=antmaze",),
+        (0,),
+        None,
+        5400,
+        # An ant's simulator makes too few steps a second for a search in it.
+        evaluation=("evaluation.true_dynamics=false",),
+        table="ways",
+    ),
     "two_room": Task(
         "TwoRoom from 64x64 pixels",
         ("preset=two_room",),
