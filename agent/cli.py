@@ -52,7 +52,7 @@ _EXAMPLES = {
   forethought drive run=runs/arm                                 1000 decisions in wall-clock time
   forethought drive run=runs/arm steps=10000 log=drive.mcap fallback=hold surprise=5
   forethought drive run=runs/arm env_options.link.command_latency=0.02 env_options.link.command_loss=0.05
-  forethought drive run=runs/arm env_options.action_rate=[20] env_options.action_acceleration=[2000]""",
+  forethought drive run=runs/arm 'env_options.action_rate=[20]' 'env_options.action_acceleration=[2000]'""",
     "goal": """
   forethought goal run=runs/reacher out=goal.json
   forethought goal run=runs/reacher out=goal.json seed=3         that of another held-out episode
@@ -66,9 +66,9 @@ _EXAMPLES = {
   forethought bench planners tasks=quick                         a minute, to see how it works
   forethought bench planners planners=icem,mppi tasks=cartpole_swingup,walker_run budgets=64,256,1024 episodes=10
   forethought bench planners planners=mppi,cold options.cold.planner=mppi options.cold.temperature=0.1
-  forethought bench planners budgets=[] budgets_ms=5,20          equal time instead of equal evaluations
+  forethought bench planners 'budgets=[]' budgets_ms=5,20        equal time instead of equal evaluations
   forethought bench planners tasks=none models=runs/reacher      in a learned model
-  forethought bench planners -m planners=icem tasks=hopper_hop options.icem.noise_beta=interval(0.1,4) sweep.trials=20
+  forethought bench planners -m planners=icem tasks=hopper_hop 'options.icem.noise_beta=interval(0.1,4)' sweep.trials=20
   forethought bench planners --options                           every option with its default and meaning
   forethought bench tasks                                        what there is to be compared on""",
     "envs": """

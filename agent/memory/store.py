@@ -214,7 +214,8 @@ class EpisodeStore:
     ) -> NDArray[np.int64]:
         """Numbers of the episodes kept, ascending: the first `limit` of those that come from `env_id` and from `spec`.
 
-        An environment is the same if its spec is, but for `max_episode_steps`, which says where episodes are cut off.
+        An environment is the same if its spec is, but for `max_episode_steps`, which says where episodes are cut off,
+        and for a `control_dt` that is not known of what is stored.
         """
         if limit is not None and limit < 0:
             raise StoreError(f"limit must be at least 0, got {limit}")
@@ -833,6 +834,7 @@ def _same(one: EnvSpec, other: EnvSpec) -> bool:
     return one.to_json() == other.to_json()
 
 
-def _alike(one: EnvSpec, other: EnvSpec) -> bool:
-    """Whether the transitions of two specs are of the same kind."""
-    return _same(one, replace(other, max_episode_steps=one.max_episode_steps))
+def _alike(spec: EnvSpec, known: EnvSpec) -> bool:
+    """Whether what is stored under `known` is of the kind of `spec`; where nobody knows how long a step took, it is."""
+    lasting = spec.control_dt if math.isnan(known.control_dt) else known.control_dt
+    return _same(spec, replace(known, max_episode_steps=spec.max_episode_steps, control_dt=lasting))

@@ -237,9 +237,15 @@ class Trainer:
     def adopt(self) -> None:
         """Before a new run: learn also from every episode of the same environment that the memory already holds."""
         self.state.episodes = self.store.ids(spec=self.environments.env_spec).tolist()
+        others = len(self.store) - len(self.state.episodes)
         if self.state.episodes:
             self.model.calibrate(self.store, self.state.episodes, self.scales)
             self.progress.message(f"learning also from {len(self.state.episodes)} episodes already in the memory")
+        if others:
+            self.progress.message(
+                f"not learning from {others} episodes in the memory: their environment, observations, actions, goals "
+                f"or seconds per decision are not those of {self.environments.env_spec.env_id}"
+            )
 
     # -- collection ---------------------------------------------------------------------------------------------------
 

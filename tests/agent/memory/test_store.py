@@ -1,3 +1,4 @@
+import math
 import os
 import shutil
 import struct
@@ -112,6 +113,18 @@ def test_several_environments(store: EpisodeStore, spec: EnvSpec, make_episode: 
     assert store.get(1).obs.keys() == {"x"}
     assert [each.to_json() for each in store.specs] == [spec.to_json(), other.to_json(), variant.to_json()]
     assert [e["episodes"] for e in store.stats()["environments"]] == [2, 1, 1]
+
+
+def test_seconds_per_decision_that_nobody_knows_are_taken_for_any(
+    store: EpisodeStore, spec: EnvSpec, make_episode: Maker
+) -> None:
+    unknown, timed, slower = (replace(spec, control_dt=seconds) for seconds in (math.nan, 0.1, 0.2))
+    for i, each in enumerate((timed, unknown, slower)):
+        store.append(make_episode(each, 2, i), spec=each)
+    assert store.ids(spec=timed).tolist() == [0, 1]
+    assert store.ids(spec=slower).tolist() == [1, 2]
+    assert store.ids(spec=unknown).tolist() == [1]
+    assert store.ids(spec=replace(timed, goal=None)).tolist() == []
 
 
 def test_a_large_episode_is_read_and_checked_by_blocks(filled: Path, spec: EnvSpec, make_episode: Maker) -> None:

@@ -1,6 +1,8 @@
 """Training can be killed at any moment and goes on exactly; options, interruption and what a run leaves behind."""
 
+import dataclasses
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -14,6 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from forethought import ForethoughtError
+from forethought.agent.jobs.collect import collect
 from forethought.agent.jobs.train import train
 from forethought.agent.memory.sampler import SequenceSampler
 from forethought.agent.memory.store import EpisodeStore
@@ -302,6 +305,25 @@ def test_a_new_run_in_a_folder_with_an_old_log_begins_a_new_one(
     with EpisodeStore.open(run / "memory") as store:
         assert len(store) == 16  # the old episodes stay, and are learned from too
     assert load_checkpoint(run / "last.safetensors").state["train"]["episodes"] == [[0, 15]]
+
+
+def test_what_is_in_the_memory_is_learned_from_where_it_fits_and_named_where_not(
+    tmp_path: Path, small: list[str]
+) -> None:
+    memory = tmp_path / "memory"
+    collected = [*small, f"memory.path={memory}", f"out={tmp_path / 'run'}"]
+    collect(load(Config, collected))
+    with EpisodeStore.open(memory) as store:
+        spec, episodes = store.specs[0], [store.get(i) for i in store.ids()[:3]]
+    with EpisodeStore.open(memory, "a", spec) as store:  # as from a dataset that does not say how long a step took
+        store.append_many(episodes, spec=dataclasses.replace(spec, control_dt=math.nan))
+        store.append_many(episodes[:2], spec=dataclasses.replace(spec, control_dt=1.0))
+    watcher = Watcher()
+    run = train(load(Config, [*collected, "training.rounds=0"]), watcher)
+    assert load_checkpoint(run / "last.safetensors").state["train"]["episodes"][0][0] == 0
+    told = "\n".join(watcher.messages)
+    assert "learning also from 11 episodes already in the memory" in told
+    assert "not learning from 2 episodes in the memory: their environment" in told
 
 
 def test_waves_of_a_phase_are_scored_together(tmp_path: Path, small: list[str]) -> None:
