@@ -4,13 +4,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from .. import ForethoughtError
-from ..planners.base import CostFn, Plan, Planner
+from ..planners.base import CostFn, Plan, Planner, PlannerOptions
 from .compilation import CHOICES, worth_compiling
 from .configurator import PLAN, REACT, ConfiguratorOptions
 from .guides import Guide, MacroOptions
@@ -47,8 +48,8 @@ class AgentOptions:
     """`auto` plans for one episode at a time with compiled code, where this machine has what that needs (a C++
     compiler); the first decision then waits up to a minute for it, see `Agent.warm_up`. `never` does without."""
     deadline_s: float | None = None
-    """Seconds a plan may take; the best plan found by then is used. None plans to the end. An agent that is loaded with
-    a deadline has compiled already."""
+    """Seconds a decision may take; the best plan found by then is used. None plans to the end. An agent that is loaded
+    with a deadline has compiled already."""
     adapt_rate: float = 0.0
     """Share of each error of prediction, 0 to 1, by which the agent corrects what it expects of its actions for the
     rest of the episode, where the world is no longer the one learned from; 0 leaves the model as it was learned."""
@@ -139,6 +140,29 @@ def merge(changed: Tensor, fresh: T, carry: T) -> T:
     return cast(T, merged)
 
 
+def check_proposals(planner: PlannerOptions, proposals: int, options: AgentOptions) -> None:
+    """Refuse what searches could not take in.
+
+    Args:
+        planner: options of the planner.
+        proposals: action sequences that the objective proposes for every search.
+        options: of the agent.
+
+    Raises:
+        AgentError: there are too many of these and of those from memory, or those are too short.
+    """
+    retrieval = options.retrieval
+    if proposals + retrieval.seeds >= planner.num_samples:
+        raise AgentError(
+            f"objective.policy_trajectories + agent.retrieval.seeds must be below planner.num_samples="
+            f"{planner.num_samples}, got {proposals} + {retrieval.seeds}"
+        )
+    if retrieval.seeds and retrieval.stride > planner.horizon:
+        raise AgentError(
+            f"agent.retrieval.stride must be at most planner.horizon={planner.horizon}, got {retrieval.stride}"
+        )
+
+
 def _up_to(horizon: int, cost_fn: CostFn) -> CostFn:
     """The cost of the first actions of candidates `[B, N, H, A]`, as many as there is time for."""
     return lambda actions: cost_fn(actions[:, :, :horizon])
@@ -156,6 +180,9 @@ class Agent:
         configurator: a guide, which chooses what each decision is for; without one, that is always the goal itself.
         index: moments in memory that `options.retrieval.seeds` are taken from; without one, none are.
         limits: of how fast actions change, which plans keep and know; None for those of the model's spec.
+
+    Raises:
+        AgentError: more proposals for a search than it has candidates, see `check_proposals`.
     """
 
     def __init__(
@@ -169,6 +196,9 @@ class Agent:
         index: MomentIndex | None = None,
         limits: ActionLimits | None = None,
     ) -> None:
+        planner_options = getattr(planner, "options", None)
+        if isinstance(planner_options, PlannerOptions):
+            check_proposals(planner_options, objective.num_seeds, options)
         self.model, self.planner, self.objective = model, planner, objective
         self.configurator, self.index = configurator, index
         self.options, self.generator = options, generator
@@ -325,9 +355,9 @@ class Agent:
             obs: what is seen, `{key: [B, ...]}`.
             carry: from `init` or the last call.
             goal: goal embeddings `[B, G]`.
-            deadline_s: seconds that a plan may take now; None for those of the options.
+            deadline_s: seconds that a decision may take now; None for those of the options.
             left: decisions left for the goals, this one included, `[B]`; None where nothing limits them. Plans toward
-                goals count none beyond the last of all.
+                goals count none beyond the last of all, unless they are compiled.
             committed: actions `[B, D, A]` that are done before this one, whatever is decided: the plan begins where
                 they are expected to lead. None where this one is done at once.
 
@@ -338,6 +368,7 @@ class Agent:
             AgentError: a key of the observation is missing.
             ObjectiveError: the objective needs a goal and there is none.
         """
+        began = perf_counter()
         carry = self.perceive(obs, carry)
         latent = carry.latent
         assert latent is not None
@@ -348,11 +379,7 @@ class Agent:
             last = dataclasses.replace(carry, action=committed[:, -1], before=before)
         changed = None if carry.goal is None or goal is None else (goal != carry.goal).any(dim=-1)
         for_another = changed is not None and bool(changed.any())
-        if (
-            carry.plan is not None
-            and not for_another
-            and carry.age < min(self.options.replan_every, carry.plan.shape[1])
-        ):
+        if carry.plan is not None and not for_another and carry.age < min(self.options.replan_every, carry.horizon):
             action = self.limited(carry.plan[:, carry.age], last)
             following = dataclasses.replace(
                 carry, latent=latent, action=action, age=carry.age + 1, before=self._last(last)
@@ -382,6 +409,8 @@ class Agent:
             cost_fn = _up_to(horizon, cost_fn)
         seeds = self._seeds(start, target)
         deadline_s = self.options.deadline_s if deadline_s is None else deadline_s
+        if deadline_s is not None:
+            deadline_s = max(deadline_s - (perf_counter() - began), 1e-9)
         plan, state = self.planner.plan(cost_fn, state, self.generator, seeds, deadline_s)
         if self.limits is not None:
             plan = dataclasses.replace(plan, actions=self.limits.follow(plan.actions, motion))
@@ -401,7 +430,7 @@ class Agent:
     def _horizon(self, z: Tensor, target: Tensor | None, left: Tensor | None) -> int:
         """How many actions of the plans from latents `[B, Z]` to targets `[B, G]` count: what the longest needs."""
         most, look_ahead = self.planner.horizon, self.options.configurator.look_ahead
-        if target is None or self._compile:  # compiled code would be compiled anew for every horizon
+        if target is None or (self._compile and len(z) == 1):  # it would be compiled anew for every horizon
             return most
         if left is not None:
             most = min(most, max(1, int(left.max())))

@@ -281,9 +281,9 @@ def check_retrieval(options: AgentOptions, purpose: str) -> None:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that PyTorch cannot use here."""
+    """Refuse a device that PyTorch cannot use here, or that has no float64, in which scales and limits are kept."""
     try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, dtype=torch.float64, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"device must be one that PyTorch can use here, such as cpu, got {device!r}: {reason}") from None

@@ -66,7 +66,8 @@ class ConfiguratorOptions:
     """Learned steps by which a decision must come nearer to where it heads than any before to count as that."""
     look_ahead: float | None = None
     """With goals: plans look ahead this many times the steps that are expected to what they are for, more where the
-    heads disagree about them, and cost in proportion; None always looks `planner.horizon` ahead, which is the most."""
+    heads disagree about them, and cost in proportion; None always looks `planner.horizon` ahead, which is the most, and
+    so do plans that `agent.compile` compiles."""
     doubt: float = 0.05
     """With rewards and mode auto: how far the value functions may disagree about what the policy prior would do, as a
     share of the spread of returns, for it to be done without a plan."""

@@ -157,7 +157,7 @@ class Mind:
             self._carry = agent.init(1)
             return Decision(number, fallback="error", error=f"{type(error).__name__}: {error}")
         iterations, cost = (None, None) if plan is None else (plan.iterations_run, float(plan.cost[0]))
-        actions = action if after.plan is None else torch.cat([action, after.plan[0, after.age :]])
+        actions = action if after.plan is None else torch.cat([action, after.plan[0, after.age : after.horizon]])
         if not bool(actions.isfinite().all()) or (cost is not None and not math.isfinite(cost)):
             self._carry = agent.init(1)
             return Decision(number, None, "not_finite", iterations=iterations, cost=cost, surprise=surprise)

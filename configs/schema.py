@@ -38,7 +38,7 @@ class Config:
     seed: int = 0
     """Seed of everything that is random."""
     device: str = "cpu"
-    """Where the world model and the planner compute (`cpu`, `cuda`, `cuda:1`, `mps`)."""
+    """Where the world model and the planner compute (`cpu`, `cuda`, `cuda:1`)."""
     threads: int = 2
     """CPU threads; resuming is exact for the same number."""
     env_options: EnvOptions = field(default_factory=EnvOptions)

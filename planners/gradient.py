@@ -114,6 +114,11 @@ class SampleGradient(ICEM):
         return iteration >= self.options.iterations
 
     @override
+    def converged(self, state: SearchState, best_costs: list[Tensor]) -> bool:
+        # Neither that iCEM has converged nor the iteration that finds the first gradients says that they are of no use.
+        return len(best_costs) > self.options.iterations + 1 and super().converged(state, best_costs)
+
+    @override
     def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
         options = self.options
         step = iteration - options.iterations

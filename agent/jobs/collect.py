@@ -33,7 +33,8 @@ def collect(config: Config, progress: Progress | None = None) -> tuple[Path, int
         spec, length = environments.env_spec, environments.env_spec.max_episode_steps
         total, done, first = config.steps, 0, 0
         how = "behaviour" if config.training.behaviour else config.training.max_hold
-        source = json.dumps([spec.to_json(), how, config.seed]).encode()
+        made = dataclasses.asdict(collection_options(config)) | {"step_timeout_s": None}
+        source = json.dumps([spec.to_json(), made, how, config.seed], default=str).encode()
         policy = partial(first_policy, environments, config.training)
         meta = {"policy": first_policy_name(config.training)}
         prefix = f"collect/{hashlib.sha256(source).hexdigest()[:16]}"

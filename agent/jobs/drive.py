@@ -21,7 +21,7 @@ from ..limits import ActionLimits
 from ..realtime import Drive, Driver, usual_error
 from ..report.run_log import RunLog
 from ..runs import check_same, read_card
-from ..thinking import Mind, ThinkingProcess
+from ..thinking import DriveError, Mind, ThinkingProcess
 from ..threads import computing_with
 from ..training.loop import Progress, Silent
 
@@ -58,12 +58,18 @@ def drive(
         check_same(EnvSpec.from_json(card["spec"]), env.env_spec)
         robot = RealTime(env, config.period_s, clock)
         folder = Path(config.memory or saved["memory"]["path"] or run_dir / "memory").expanduser()
-        agent, usual = _driving(config, folder, env.env_spec), None
+        agent, usual = _driving(config, folder, env.env_spec, robot.period_s), None
         if not options.ahead:  # or else it is another process that thinks
             _warm_up(agent)
         if options.surprise:
             with opened(folder) as store:
-                usual = usual_error(agent, [store.get(i) for i in store.ids()[-_USUAL_EPISODES:].tolist()])
+                latest = store.ids(spec=agent.model.spec)[-_USUAL_EPISODES:].tolist()
+                if not latest:
+                    raise DriveError(
+                        f"drive.surprise needs episodes of {saved['env']} in the memory to tell what is usual, and "
+                        f"{folder} has none"
+                    )
+                usual = usual_error(agent, [store.get(i) for i in latest])
         progress.message(f"driving {saved['env']} at {1 / robot.period_s:.4g} Hz for {options.steps} decisions")
         result = provenance.of_result(command) | {
             "env": saved["env"],
@@ -82,7 +88,7 @@ def drive(
             if on_episode is not None:
                 on_episode(driven)
 
-        apart = partial(_thinking, config, folder, env.env_spec, usual)
+        apart = partial(_thinking, config, folder, env.env_spec, robot.period_s, usual)
         driver = Driver(
             agent, robot, options, usual,
             lambda _: ThinkingProcess(apart, robot, options.deadline_share * robot.period_s, options.priority),
@@ -93,11 +99,11 @@ def drive(
     return result
 
 
-def _driving(config: DriveConfig, memory: Path, spec: EnvSpec) -> Agent:
+def _driving(config: DriveConfig, memory: Path, spec: EnvSpec, period_s: float) -> Agent:
     return load_agent(
         Path(config.run).expanduser(), config.checkpoint, planner=config.planner, objective=config.objective,
         options=config.agent, memory=memory, device=config.device, seed=config.drive.seed,
-        limits=ActionLimits.of(spec),
+        limits=ActionLimits.of(spec, period_s, torch.device(config.device)),
     )  # fmt: skip
 
 
@@ -106,11 +112,11 @@ def _warm_up(agent: Agent) -> None:
         agent.warm_up()
 
 
-def _thinking(config: DriveConfig, memory: Path, spec: EnvSpec, usual: float | None) -> Mind:
+def _thinking(config: DriveConfig, memory: Path, spec: EnvSpec, period_s: float, usual: float | None) -> Mind:
     """What thinks ahead, made in a process of its own."""
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    agent = _driving(config, memory, spec)
+    agent = _driving(config, memory, spec, period_s)
     _warm_up(agent)
     return Mind(agent, usual or 1.0, spec.max_episode_steps)
 

@@ -227,7 +227,7 @@ def _live(
     for number, seed in enumerate(seeds):
         if isinstance(agent.configurator, Configurator):
             agent.configurator.learns, agent.configurator.episode = True, memory.next_id
-        (episode,) = run_arm(environments, policy, [seed], stop_on_success=True)
+        (episode,) = run_arm(environments, policy, [seed], stop_on_success=agent.model.purpose == "goal")
         episodes.append(episode)
         memory.append(dataclasses.replace(episode, meta={**episode.meta, "policy": "live", "run": run_dir.name}))
         if isinstance(agent.configurator, Configurator):
@@ -265,7 +265,7 @@ def _measure_toward(
     result, held_out = arm("planner", policy)
     result |= {"goal": options.goal, "plan": policy.statistics.summary(), "random": None, "arms": {}}
     if options.random:
-        result["random"], held_out = arm("random", RandomPolicy(agent.model.spec))
+        result["random"], held_out = arm("random", RandomPolicy(environments.env_spec))
     if options.latent_l2:
         result["arms"]["latent_l2"], _ = arm(
             "latent L2", AgentPolicy(_with_latent_l2(agent), goal_obs=goal, limit=limit)

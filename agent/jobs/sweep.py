@@ -201,7 +201,7 @@ def link_run(run: Path, folder: Path) -> None:
     """
     for path in sorted(run.iterdir()):
         link = folder / path.name
-        if path.name in RESULTS or link.is_symlink():
+        if path.name in RESULTS or path.name.startswith(".") or link.is_symlink():
             continue
         try:
             link.symlink_to(path.resolve(), target_is_directory=path.is_dir())

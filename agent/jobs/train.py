@@ -18,12 +18,13 @@ from ...configs.schema import Config
 from ...envs.spec import EnvSpec
 from ...envs.vector import VectorEnv, make_vector
 from .. import provenance
+from ..agent import check_proposals
 from ..build import build_trainer, check_device, check_retrieval
 from ..compilation import worth_compiling
 from ..files import read_json, write_bytes, write_json
 from ..jobs.collect import collection_options
 from ..memory.store import EpisodeStore
-from ..objectives import GoalOptions
+from ..objectives import GoalOptions, RewardOptions
 from ..runs import RunError, card_of, check_same, open_checkpoint
 from ..threads import computing_with
 from ..training.checkpoint import Checkpoint, restore_module
@@ -52,6 +53,8 @@ def train(config: Config, progress: Progress | None = None, command: str | None 
                 f"got {members}"
             )
         check_retrieval(config.agent, config.objective.name)
+        proposals = config.objective.policy_trajectories if isinstance(config.objective, RewardOptions) else 0
+        check_proposals(config.planner, proposals, config.agent)
         if isinstance(config.objective, GoalOptions):
             _check_goals(config, config.objective, validation.env_spec)
         begin = None

@@ -74,6 +74,8 @@ class GraphOptions:
         for name, least in (("neighbours", 1), ("max_landmarks", 1), ("stride", 1), ("hope", 1.0)):
             if not getattr(self, name) >= least:
                 raise GraphError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not (self.believe is None or self.believe > 0):
+            raise GraphError(f"believe must be positive or None, got {self.believe}")
         if not 0 < self.spacing < self.reach:
             raise GraphError(f"spacing must be between 0 and reach={self.reach}, got {self.spacing}")
 
@@ -623,9 +625,12 @@ def open_graph(
         _restore(graph, store, note)
     new = [i for i in store.ids(spec=model.spec).tolist() if i >= graph.next_episode]
     for number, episode_id in enumerate(new):
-        with store.reading() as reader:
-            obs = {k: reader.array(episode_id, f"obs/{k}") for k in model.spec.obs}
-            latents, goals, at = moments_of(model, obs, reader.array(episode_id, "actions"), options.stride)
+        try:
+            with store.reading() as reader:
+                obs = {k: reader.array(episode_id, f"obs/{k}") for k in model.spec.obs}
+                latents, goals, at = moments_of(model, obs, reader.array(episode_id, "actions"), options.stride)
+        except GivenUpError:  # meanwhile, by the process that writes
+            continue
         graph.add(latents, goals, episode_id, at)
         graph.next_episode = episode_id + 1
         if on_episode is not None:

@@ -257,7 +257,10 @@ class Trainer:
         if phase == 0:
             return [(first_policy_name(options), int(ends[0]))]
         before, end = int(ends[phase - 1]), int(ends[phase])
-        exploring = round((end - before) / length * options.explore_fraction) if self.model.members > 1 else 0
+        # Whole episodes of the share of all since the first phase, so that parts of an episode add up over the phases.
+        share = options.explore_fraction if self.model.members > 1 else 0.0
+        since, until = (math.floor(share * (x - int(ends[0])) / length + 1e-9) for x in (before, end))
+        exploring = until - since
         return [("explore", before + exploring * length), ("plan", end)]
 
     def _collect(self) -> bool:

@@ -143,6 +143,8 @@ class RandomPolicy(Policy):
 class BehaviourPolicy(Policy):
     """The policy that an environment brings to collect with, see `envs.goal_ahead.Aimable`.
 
+    What it wants is clipped to the bounds, as the environment would; limits of how fast actions change are not kept.
+
     Args:
         environments: that will be acted in.
 
@@ -168,7 +170,9 @@ class BehaviourPolicy(Policy):
 
     @override
     def act(self, obs: Obs, rows: Array) -> Array:
-        return np.stack([np.asarray(self.behaviours[row](), np.float32).reshape(-1) for row in rows])
+        spec = self.environments.env_spec
+        wanted = np.stack([np.asarray(self.behaviours[row](), np.float32).reshape(-1) for row in rows])
+        return wanted.clip(np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32))
 
 
 @dataclass
@@ -262,7 +266,8 @@ class AgentPolicy(Policy):
         self.carry = self.agent.init(len(seeds))
         if self.goal_obs is not None:
             goal = {k: np.repeat(v[None], len(seeds), axis=0) for k, v in self.goal_obs.items()}
-        self.goal = None if goal is None else self.agent.embed_goal(goal)
+        for_goals = self.agent.model.purpose == "goal"
+        self.goal = self.agent.embed_goal(goal) if goal is not None and for_goals else None
         self.rows, self.time = np.arange(len(seeds)), 0
         self.due = torch.full((len(seeds),), self.limit, device=self.agent.device)
         if self.noise or self.plan_noise:

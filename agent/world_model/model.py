@@ -246,6 +246,8 @@ class WorldModel(nn.Module):
     def frozen(self, dtype: torch.dtype) -> Self:
         """A copy for planning, in another precision, whose weights never change again and take no gradients."""
         copied = copy.deepcopy(self).to(dtype)
+        for name in ("action_centre", "action_half_range"):  # rounded, they would be other bounds
+            getattr(copied, name).data = getattr(self, name).clone()
         if isinstance(self.time_to_goal, Quasimetric):  # hundreds of steps that differ by less than one
             copied.time_to_goal = copy.deepcopy(self.time_to_goal)
         copied.requires_grad_(requires_grad=False)

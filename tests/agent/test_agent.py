@@ -13,6 +13,7 @@ from typing_extensions import override
 from forethought.agent.agent import Agent, AgentError, AgentOptions, Carry, merge, select
 from forethought.agent.configurator import ConfiguratorOptions
 from forethought.agent.imagination import Trajectory
+from forethought.agent.memory.index import RetrievalOptions
 from forethought.agent.objectives import DisagreementObjective, GoalObjective, GoalOptions, ObjectiveError
 from forethought.agent.world_model.model import WorldModel
 from forethought.planners import CostFn, Plan, make_planner
@@ -230,7 +231,20 @@ def test_the_deadline_reaches_the_planner(make_agent: AgentMaker, watch: Maker) 
         agent = make_agent(planner, options={"deadline_s": deadline_s})
         obs = watch(agent, 1, 1)[0]
         agent.act(obs, agent.init(1), agent.embed_goal(obs))
-        assert planner.calls[0]["deadline_s"] == deadline_s
+        given = planner.calls[0]["deadline_s"]
+        assert given is None if deadline_s is None else 0 < given < deadline_s  # less what it took to get there
+
+
+def test_a_deadline_counts_from_where_the_decision_begins(
+    make_agent: AgentMaker, watch: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner, clock = Scripted(), iter([5.0, 5.5, 7.0, 99.0])
+    agent = make_agent(planner, options={"deadline_s": 2.0})
+    obs = watch(agent, 1, 1)[0]
+    monkeypatch.setattr("forethought.agent.agent.perf_counter", lambda: next(clock))
+    for _ in range(2):
+        agent.act(obs, agent.init(1), agent.embed_goal(obs))
+    assert [call["deadline_s"] for call in planner.calls] == [1.5, 1e-9]
 
 
 def test_the_planner_sees_the_latest_observation_and_the_goal(make_agent: AgentMaker, watch: Maker) -> None:
@@ -440,6 +454,35 @@ def test_plans_look_ahead_as_far_as_what_they_are_for(
     time = None if left is None else torch.tensor(left)
     _, carry, _ = agent.act(seen[0], agent.init(2), agent.embed_goal(seen[1]), left=time)
     assert objective.horizons == {counted} == {carry.horizon}
+
+
+def test_actions_that_did_not_count_are_never_done(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent("icem", options={"replan_every": H})
+    seen, planned = watch(agent, 1, H), []
+    goal, carry = agent.embed_goal(seen[0]), agent.init(1)
+    for obs in seen:
+        _, carry, plan = agent.act(obs, carry, goal, left=torch.tensor([2]))
+        planned.append(plan is not None)
+    assert planned == [True, False] * (H // 2)
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "message"),
+    [
+        (
+            RetrievalOptions(seeds=16),
+            "objective.policy_trajectories + agent.retrieval.seeds must be below planner.num_samples=16, got 0 + 16",
+        ),
+        (RetrievalOptions(seeds=1, stride=5), "agent.retrieval.stride must be at most planner.horizon=4, got 5"),
+    ],
+)
+def test_what_a_search_could_not_take_in_is_refused_at_once(
+    make_agent: AgentMaker, retrieval: RetrievalOptions, message: str
+) -> None:
+    make_agent("icem", options={"retrieval": RetrievalOptions(seeds=1, stride=4)})
+    with pytest.raises(AgentError) as error:
+        make_agent("icem", options={"retrieval": retrieval})
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("planner", ["icem", "mppi", "cem", "random_shooting", "gradient", "sample_gradient"])

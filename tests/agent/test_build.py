@@ -96,7 +96,7 @@ def decided(run: Path, memory: Path | None = None, **retrieval: Any) -> list[flo
     return list(plan.actions.flatten().tolist())
 
 
-@pytest.mark.parametrize("changes", [{"seeds": 0}, {"seeds": 12}, {"neighbours": 12}, {"stride": 3}])
+@pytest.mark.parametrize("changes", [{"seeds": 0}, {"seeds": 12}, {"neighbours": 6}, {"stride": 3}])
 def test_every_option_of_retrieval_changes_what_is_decided(small_run: Path, changes: dict[str, int]) -> None:
     plain = {"seeds": 6, "neighbours": 64}
     assert decided(small_run, **plain) == decided(small_run, **plain)

@@ -106,7 +106,7 @@ class Script:
         if isinstance(plan, BaseException):
             raise plan
         actions = torch.tensor(plan)[None, :, None]
-        after = Carry("used", torch.as_tensor(obs["observation"]), actions[:, 0], actions, 1)
+        after = Carry("used", torch.as_tensor(obs["observation"]), actions[:, 0], actions, 1, horizon=actions.shape[1])
         return actions[:, 0], after, SimpleNamespace(iterations_run=2, cost=torch.zeros(1))
 
     def adapt(self, correction: Any, z: Tensor, action: Tensor, ahead: Tensor) -> Any:

@@ -139,11 +139,28 @@ def test_early_stops_stop(name: str) -> None:
         return 1 + (actions**2).sum(dim=(2, 3))
 
     plan, state = planner.plan(cost_fn, planner.init(1), torch.Generator().manual_seed(0))
-    assert 1 < plan.iterations_run < 40
+    if name == "sample_gradient":
+        assert plan.iterations_run == 40 + 2  # gradients are found, and tried once
+    else:
+        assert 1 < plan.iterations_run < 40
     assert (plan.best_costs[:, plan.iterations_run :] == plan.best_costs[:, plan.iterations_run - 1]).all()
     if "early_stop_std" in options:
         assert plan.std.item() <= 0.1
         assert torch.allclose(plan.std, state.std.mean(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("options", [{"early_stop_tolerance": 1e-3}, {"early_stop_std": 0.3}])
+def test_where_sampling_has_converged_gradients_are_tried_all_the_same(options: dict[str, float]) -> None:
+    def cost_fn(actions: Tensor) -> Tensor:
+        return (actions - torch.tensor([0.3, -0.2])).square().sum(dim=(2, 3))
+
+    costs = []
+    for changes in ({}, options):
+        planner = make_planner("sample_gradient", LOW, HIGH, iterations=2, num_samples=16, num_elites=4, **changes)
+        plan, _ = planner.plan(cost_fn, planner.init(1), torch.Generator().manual_seed(0))
+        costs.append(float(plan.cost))
+        sampled = float(plan.best_costs[0, 1])
+    assert costs[1] < sampled
 
 
 @pytest.mark.parametrize(

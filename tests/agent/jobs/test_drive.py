@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from forethought.agent.jobs import drive as job
+from forethought.agent.limits import ActionLimits
+from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.runs import RunError, overrides_of_run, read_card
+from forethought.agent.thinking import DriveError
+from forethought.agent.training.rollout import RandomPolicy, run_episodes
 from forethought.configs.register import load
 from forethought.configs.schema import DriveConfig
 from forethought.envs.realtime import RealTime
 from forethought.envs.registry import make_env
+from forethought.envs.vector import make_vector
 
 
 @dataclass
@@ -80,6 +86,35 @@ def test_options_reach_the_robot(run: Path, drive: Any, override: str) -> None:
     plain, changed = rows(), rows(override)
     assert len(plain) == len(changed) == 12
     assert plain != changed
+
+
+def test_what_is_usual_is_told_by_episodes_of_the_same_environment(run: Path, drive: Any, tmp_path: Path) -> None:
+    memory = tmp_path / "shared"
+    shutil.copytree(run / "memory", memory)
+    usual = drive("drive.surprise=5", f"memory={memory}")["usual_error"]
+    environments = make_vector("forethought/Reacher-v0", 1)
+    other = environments.env_spec
+    (episode,) = run_episodes(environments, RandomPolicy(other), [0])
+    with EpisodeStore.open(memory, "a", other) as store:
+        store.append(episode, spec=other)
+    assert drive("drive.surprise=5", f"memory={memory}")["usual_error"] == usual
+    with EpisodeStore.open(tmp_path / "others", "a", other) as store:
+        store.append(episode, spec=other)
+    with pytest.raises(DriveError, match=r"drive.surprise needs episodes of forethought/PointMass-v0 in the memory"):
+        drive("drive.surprise=5", f"memory={tmp_path / 'others'}")
+
+
+def test_limits_are_kept_at_the_period_of_the_drive(drive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    of = ActionLimits.of
+
+    def spy(spec: Any, period_s: float | None = None, device: Any = None) -> Any:
+        seen.append((period_s, device))
+        return of(spec, period_s, device)
+
+    monkeypatch.setattr(job.ActionLimits, "of", spy)
+    drive("env_options.action_rate=[20]", "period_s=0.2")
+    assert (0.2, torch.device("cpu")) in seen
 
 
 def test_a_drive_that_thinks_ahead_ends(drive: Any) -> None:

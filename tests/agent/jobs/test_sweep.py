@@ -170,8 +170,10 @@ def test_evaluations_leave_the_run_as_it_is(cli: Any, small_run: Path, tmp_path:
     assert "run=runs/…" in cli("eval", "-m", "seed=1,2", f"out={out}").err
 
 
-def test_a_linked_run_is_linked_once(small_run: Path, tmp_path: Path) -> None:
+def test_a_linked_run_is_linked_once_and_has_a_lock_of_its_own(small_run: Path, tmp_path: Path) -> None:
+    (small_run / ".evaluating").touch()
     for _ in range(2):
         link_run(small_run, tmp_path)
+    assert not (tmp_path / ".evaluating").exists()
     assert (tmp_path / "best.safetensors").samefile(small_run / "best.safetensors")
     assert not (tmp_path / "report.html").exists()

@@ -25,7 +25,7 @@ from forethought.agent.memory.graph import (
     save_graph,
 )
 from forethought.agent.memory.moments import moments_of
-from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.memory.store import EpisodeReader, EpisodeStore, GivenUpError
 from forethought.agent.world_model.model import WorldModel
 
 Maker = Callable[..., Any]
@@ -69,6 +69,7 @@ def edges(graph: LandmarkGraph) -> dict[tuple[int, int], float]:
         ({"neighbours": 0}, "neighbours must be at least 1, got 0"),
         ({"max_landmarks": 0}, "max_landmarks must be at least 1, got 0"),
         ({"stride": 0}, "stride must be at least 1, got 0"),
+        ({"believe": 0.0}, "believe must be positive or None, got 0.0"),
         ({"hope": 0.5}, "hope must be at least 1.0, got 0.5"),
         ({"hope": float("nan")}, "hope must be at least 1.0, got nan"),
         ({"spacing": 5.0}, "spacing must be between 0 and reach=5.0, got 5.0"),
@@ -490,6 +491,22 @@ def test_a_graph_is_kept_with_its_store(plane_model: Maker, store: EpisodeStore)
     assert store.notes(NOTE) == ["graph/Plane-v0"]
     assert known(again) == known(graph)
     assert {(0, 0), (0, 3), (1, 3)} <= set(known(graph)["place"])
+
+
+def test_an_episode_that_is_given_up_meanwhile_is_passed_over(
+    plane_model: Maker, store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = EpisodeReader.array
+
+    def array(self: EpisodeReader, episode_id: int, name: str) -> Any:
+        if episode_id == 0:
+            raise GivenUpError("episode 0 was given up")
+        return read(self, episode_id, name)
+
+    monkeypatch.setattr(EpisodeReader, "array", array)
+    graph = open_graph(plane_model(), store, options())
+    assert len(graph)
+    assert 0 not in graph.moments[:, 0]
 
 
 def test_a_kept_graph_sees_the_episodes_that_came_since(plane_model: Maker, walk: Maker, store: EpisodeStore) -> None:

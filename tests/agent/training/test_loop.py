@@ -179,7 +179,7 @@ def test_interrupt_during_collection_keeps_the_waves_that_are_stored(
     run_episodes = rollout.run_episodes
     monkeypatch.setattr(rollout, "run_episodes", lambda *a, **k: lived.append(1) or run_episodes(*a, **k))
     train(config)
-    assert len(lived) == 3  # the second wave of this phase, and one in each of the others
+    assert len(lived) == 4  # the second wave of this phase, one in the next, and two in the last, which also explores
     assert_same_run(small_run, tmp_path / "run")
 
 
@@ -230,7 +230,8 @@ def test_a_run_folder_holds_what_is_promised(small_run: Path, small: list[str]) 
     assert "episode/success" in lines[4]
     assert "plan/cost" in lines[4]
     with EpisodeStore.open(small_run / "memory") as store:
-        assert [store.info(i)["meta"]["policy"] for i in store.ids()] == ["random"] * 4 + ["plan"] * 4
+        policies = [store.info(i)["meta"]["policy"] for i in store.ids()]
+        assert policies == ["random"] * 4 + ["plan"] * 2 + ["explore", "plan"]
         assert store.num_transitions == 160
 
 
@@ -335,6 +336,18 @@ def test_waves_of_a_phase_are_scored_together(tmp_path: Path, small: list[str]) 
     assert len(returns) == 3
     assert line["episode/return"] == pytest.approx(np.mean(returns))
     assert [i["meta"]["policy"] for i in infos] == ["random"] * 4 + ["explore"] + ["plan"] * 3
+
+
+@pytest.mark.parametrize(("share", "counts"), [("0.25", [0, 0, 0, 1]), ("0.5", [0, 1, 0, 1])])
+def test_shares_of_an_episode_that_explores_add_up(
+    tmp_path: Path, small: list[str], share: str, counts: list[int]
+) -> None:
+    changes = ["steps=160", "training.initial_fraction=0.5", "training.rounds=4", f"training.explore_fraction={share}"]
+    run = train(load(Config, [*small, *changes, f"out={tmp_path / 'run'}"]))
+    with EpisodeStore.open(run / "memory") as store:
+        metas = [store.info(i)["meta"] for i in store.ids()]
+    explored = [sum(m["phase"] == phase and m["policy"] == "explore" for m in metas) for phase in range(1, 5)]
+    assert explored == counts
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(

@@ -94,10 +94,17 @@ def test_policies_see_the_running_rows_alone(fake_environments: Maker) -> None:
 
 def test_an_environments_own_policy_acts_in_each_row_with_its_seed(fake_environments: Maker) -> None:
     environments = fake_environments(4)
-    environments.behaviour = lambda index, seed: iter([np.full((2, 1), 100 * seed + index)] * 9).__next__
+    environments.behaviour = lambda index, seed: iter([np.full((2, 1), (10 * seed + index) / 200)] * 9).__next__
     episodes = run_episodes(environments, BehaviourPolicy(environments), [3, 0, 5])
     for index, (seed, episode) in enumerate(zip([3, 0, 5], episodes, strict=True)):
-        assert (episode.actions == 100 * seed + index).all()
+        assert (episode.actions == np.float32((10 * seed + index) / 200)).all()
+
+
+def test_what_an_environments_own_policy_wants_is_recorded_as_it_is_done(fake_environments: Maker) -> None:
+    environments = fake_environments(1)
+    environments.behaviour = lambda index, seed: lambda: np.array([9.0, 0.25])
+    (episode,) = run_episodes(environments, BehaviourPolicy(environments), [0])
+    assert episode.actions.tolist() == [[environments.env_spec.action_high[0], 0.25]] * len(episode.actions)
 
 
 def test_an_environment_without_a_policy_of_its_own_says_so(point_mass: VectorEnv) -> None:
@@ -239,7 +246,7 @@ class Spy:
     """In place of an agent: acts `(seed seen, 0.25)` and checks that observation, goal and carry belong together."""
 
     def __init__(self, spec: EnvSpec) -> None:
-        self.model = SimpleNamespace(spec=spec)
+        self.model = SimpleNamespace(spec=spec, purpose="goal")
         self.device = torch.device("cpu")
         self.generator = torch.Generator().manual_seed(0)
         self.goals: list[list[float]] = []

@@ -199,6 +199,18 @@ def test_every_input_matters(case: Case) -> None:
 # -- units -------------------------------------------------------------------------------------------------------------
 
 
+def test_bounds_are_not_rounded_in_a_copy_for_planning(toy_spec: Maker) -> None:
+    spec = dataclasses.replace(
+        toy_spec("state", "observation"), action_low=(1000.0, 100.0), action_high=(1010.0, 100.5)
+    )
+    model = WorldModel(spec, WorldModelOptions(latent_dim=8, hidden_dim=16))
+    copied = model.frozen(torch.bfloat16)
+    for action in (spec.action_low, spec.action_high):
+        given = torch.tensor(action)
+        assert torch.equal(copied.normalize_action(given), model.normalize_action(given))
+        assert torch.equal(copied.denormalize_action(model.normalize_action(given)), given)
+
+
 def test_actions_are_normalised_by_asymmetric_bounds(toy_model: Maker) -> None:
     normalize = toy_model().normalize_action
     assert torch.allclose(normalize(torch.tensor([-1.0, 0.0])), torch.tensor([-1.0, -1.0]))
