@@ -1,5 +1,6 @@
 """Evaluating a run: what it leaves, what changes it, goals of one's own, and episodes that are remembered."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,16 +17,18 @@ from safetensors.numpy import load as load_arrays
 
 from forethought.agent.agent import Agent
 from forethought.agent.build import load_agent
+from forethought.agent.jobs import evaluate as job
 from forethought.agent.jobs.evaluate import _beside, evaluate
 from forethought.agent.jobs.goal import save_goal
 from forethought.agent.jobs.train import train
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.runs import RunError
-from forethought.agent.training.evaluate import episode_seeds
+from forethought.agent.training.evaluate import EvaluationOptions, episode_seeds
+from forethought.agent.training.loop import Silent
 from forethought.configs.register import load
 from forethought.configs.schema import Config, EvalConfig
-from forethought.envs.spec import EnvError
-from forethought.envs.vector import MujocoVector
+from forethought.envs.spec import EnvError, EnvOptions
+from forethought.envs.vector import MujocoVector, make_vector
 
 EVALUATE = [
     "threads=1",
@@ -368,6 +371,29 @@ def test_episodes_that_are_remembered_are_in_the_memory_with_their_graph(
         note = load_arrays(store.note("graph/forethought/PointMass-v0") or b"")
         assert note["next_episode"].tolist() == [10]
         assert {8, 9} & set(note["moments"][:, 0].tolist())
+
+
+def test_episodes_that_are_remembered_end_at_success_only_where_goals_are_what_counts(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops: list[bool] = []
+    run_arm = job.run_arm
+
+    def spy(*arguments: Any, stop_on_success: bool) -> Any:
+        stops.append(stop_on_success)
+        agent.model.purpose = "goal"  # what it acts for is not what is asked here
+        return run_arm(*arguments, stop_on_success=stop_on_success)
+
+    monkeypatch.setattr(job, "run_arm", spy)
+    agent = load_agent(small_run)
+    with (
+        contextlib.closing(make_vector("forethought/PointMass-v0", 1, EnvOptions(max_episode_steps=3))) as environments,
+        EpisodeStore.open(tmp_path / "memory", "a", environments.env_spec) as store,
+    ):
+        for purpose in ("goal", "reward"):
+            agent.model.purpose = purpose
+            job._live(store, agent, environments, EnvOptions(), EvaluationOptions(), [0], tmp_path, Silent())
+    assert stops == [True, False]
 
 
 def test_without_landmarks_episodes_are_remembered_all_the_same(

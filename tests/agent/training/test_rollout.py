@@ -338,6 +338,21 @@ def test_nobody_is_told_of_time_where_goals_wander(fake_environments: Maker) -> 
     assert spy.left == [None] * 5
 
 
+def test_goals_mean_nothing_to_an_agent_for_rewards(fake_environments: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    environments, goals = fake_environments(4), []
+    spy, policy = spy_policy(environments, switch_every=2)
+    act = spy.act
+
+    def noted(obs: Mapping[str, Array], carry: Carry, goal: Tensor | None, left: Tensor | None = None) -> Any:
+        goals.append(goal)
+        return act(obs, carry, torch.zeros(len(obs["position"]), 1), left)
+
+    monkeypatch.setattr(spy, "act", noted)
+    spy.model.purpose = "reward"
+    run_episodes(environments, policy, [2, 0])
+    assert goals == [None] * 5
+
+
 def test_a_goal_that_is_given_replaces_those_of_the_environments(fake_environments: Maker) -> None:
     environments = fake_environments(4)
     spy, policy = spy_policy(environments, goal_obs={"position": np.array([7.0, 0.0], np.float32)})
