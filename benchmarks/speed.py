@@ -22,7 +22,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -382,21 +382,31 @@ def dtypes(arguments: argparse.Namespace) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     works: dict[str, Callable[[], torch.Tensor]] = {}
+    products: dict[str, Callable[[], object]] = {}
     for name in ("float32", "bfloat16", "float16", "int8"):
         dtype = torch.float32 if name == "int8" else getattr(torch, name)
         copied = copy.deepcopy(net).to(dtype)
         copied.freeze()
         function: Callable[[torch.Tensor], torch.Tensor] = Rounded(copied) if name == "int8" else copied
         works[name] = partial(torch.compile(function, dynamic=False) if cpp_compiler() else function, x.to(dtype))
+        kind = torch.int8 if name == "int8" else dtype
+        weights = [cast(StackedLinear, layer).weight[0].to(kind) for layer in net.layers]
+        products[name] = partial(_multiply, [(torch.zeros(rows, len(w), dtype=kind), w) for w in weights])
     with torch.no_grad():
-        times = turn_by_turn(works, arguments.repeats)
+        times, alone = (turn_by_turn(each, arguments.repeats) for each in (works, products))
         for name, work in works.items():
             error = float((work().double() - exact).std() / exact.std())
-            result[name] = percentiles(times[name]) | {"error": round(error, 5)}
+            least = round(float(np.median(alone[name])), 3)
+            result[name] = percentiles(times[name]) | {"products_ms": least, "error": round(error, 5)}
     torch.set_num_threads(threads)
     for name in works:
         result[name]["times_as_fast"] = round(result["float32"]["p50_ms"] / result[name]["p50_ms"], 2)
     return result
+
+
+def _multiply(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for a, b in pairs:
+        torch._int_mm(a, b) if a.dtype == torch.int8 else torch.mm(a, b)
 
 
 class Rounded:
