@@ -122,11 +122,15 @@ class GoalAhead(gymnasium.Wrapper[Any, Any, Any, Any]):
         return None if info["success"] else (obs, info)
 
     def _behaviour(self, seed: int) -> Behaviour:
-        if self.env.has_wrapper_attr("behaviour"):
-            own: Behaviour | None = self.env.get_wrapper_attr("behaviour")(seed)
-            if own is not None:
-                return own
-        return _held_actions(self._actions, np.random.default_rng(seed))
+        return behaviour_of(self.env, seed) or _held_actions(self._actions, np.random.default_rng(seed))
+
+
+def behaviour_of(env: AnyEnv, seed: int) -> Behaviour | None:
+    """The behaviour that an environment brings for an episode that has just been reset; None where it brings none."""
+    if not env.has_wrapper_attr("behaviour"):
+        return None
+    own: Behaviour | None = env.get_wrapper_attr("behaviour")(seed)
+    return own
 
 
 def _held_actions(adapter: ActionAdapter, rng: np.random.Generator) -> Behaviour:

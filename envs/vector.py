@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from .goal_ahead import Behaviour
+from .goal_ahead import Behaviour, behaviour_of
 from .registry import make_env
 from .rendering import require
 from .simulator import PHYSICS_STATE, find_physics, make_batch
@@ -282,8 +282,7 @@ class SyncVector(VectorEnv):
 
     @override
     def behaviour(self, index: int, seed: int) -> Behaviour | None:
-        env = self._envs[index]
-        return env.get_wrapper_attr("behaviour")(seed) if env.has_wrapper_attr("behaviour") else None
+        return behaviour_of(self._envs[index], seed)
 
     @override
     def simulator_states(self) -> NDArray[np.float64] | None:

@@ -59,7 +59,7 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
     run_dir = Path(config.run).expanduser()
     if run_dir.is_dir() and not os.access(run_dir, os.W_OK):
         raise RunError(f"run={run_dir} cannot be written, and that is where results go; copy it to where you may write")
-    read_card(run_dir, config.checkpoint)
+    card = read_card(run_dir, config.checkpoint)
     try:
         locked = lock(run_dir / _LOCK)
     except LockedError as error:
@@ -68,16 +68,17 @@ def evaluate(config: EvalConfig, progress: Progress | None = None, command: str 
             "overwritten: wait for it, or copy the folder"
         ) from error
     with contextlib.closing(locked):
-        return _evaluate(config, progress or Silent(), command)
+        return _evaluate(config, run_dir, card, progress or Silent(), command)
 
 
 _LOCK = ".evaluating"
 
 
-def _evaluate(config: EvalConfig, progress: Progress, command: str | None) -> dict[str, Any]:
-    run_dir, options = Path(config.run).expanduser(), config.evaluation
+def _evaluate(
+    config: EvalConfig, run_dir: Path, card: dict[str, Any], progress: Progress, command: str | None
+) -> dict[str, Any]:
+    options = config.evaluation
     with computing_with(config.threads), contextlib.ExitStack() as stack:
-        card = read_card(run_dir, config.checkpoint)
         saved, memory = card["config"], _memory_of(config, card, run_dir, stack)
         agent = load_agent(
             run_dir, config.checkpoint, planner=config.planner, objective=config.objective, options=config.agent,

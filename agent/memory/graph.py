@@ -625,18 +625,27 @@ def open_graph(
         _restore(graph, store, note)
     new = [i for i in store.ids(spec=model.spec).tolist() if i >= graph.next_episode]
     for number, episode_id in enumerate(new):
-        try:
-            with store.reading() as reader:
-                obs = {k: reader.array(episode_id, f"obs/{k}") for k in model.spec.obs}
-                latents, goals, at = moments_of(model, obs, reader.array(episode_id, "actions"), options.stride)
-        except GivenUpError:  # meanwhile, by the process that writes
+        seen = _seen(model, store, episode_id, options.stride)
+        if seen is None:
             continue
-        graph.add(latents, goals, episode_id, at)
+        graph.add(seen[0], seen[1], episode_id, seen[2])
         graph.next_episode = episode_id + 1
         if on_episode is not None:
             on_episode(number + 1, len(new))
     graph.believe()
     return graph
+
+
+def _seen(
+    model: WorldModel, store: EpisodeStore, episode_id: int, stride: int = 1
+) -> tuple[Tensor, Tensor, NDArray[np.int64]] | None:
+    """`moments_of` an episode; None if the process that writes has given it up meanwhile."""
+    try:
+        with store.reading() as reader:
+            obs = {k: reader.array(episode_id, f"obs/{k}") for k in model.spec.obs}
+            return moments_of(model, obs, reader.array(episode_id, "actions"), stride)
+    except GivenUpError:
+        return None
 
 
 def save_graph(graph: LandmarkGraph, store: EpisodeStore) -> None:
@@ -669,12 +678,10 @@ def _restore(graph: LandmarkGraph, store: EpisodeStore, note: bytes) -> None:
         rows: list[tuple[Tensor, Tensor]] = []
         for episode_id in np.unique(moments[moments[:, 0] >= 0, 0]).tolist():
             mine = np.flatnonzero(moments[:, 0] == episode_id)
-            try:
-                with store.reading() as reader:
-                    obs = {k: reader.array(episode_id, f"obs/{k}") for k in model.spec.obs}
-                    latents, goals, _ = moments_of(model, obs, reader.array(episode_id, "actions"))
-            except GivenUpError:
+            seen = _seen(model, store, episode_id)
+            if seen is None:
                 continue
+            latents, goals, _ = seen
             at = torch.from_numpy(moments[mine, 1]).to(latents.device)
             rows.append((latents[at], goals[at]))
             order.append(mine)

@@ -51,7 +51,7 @@ class TrainingOptions:
     updates: int = 3000
     """Gradient steps in all, shared evenly by the phases."""
     initial_fraction: float = 0.5
-    """Share of the decisions that phase 0 collects, with random held actions or see `behaviour`."""
+    """Share of the decisions that phase 0 collects, before anything was learned."""
     rounds: int = 2
     """Further phases, in which the agent plans; 0 learns from random actions alone."""
     explore_fraction: float = 0.25

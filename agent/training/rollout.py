@@ -155,6 +155,8 @@ class BehaviourPolicy(Policy):
     def __init__(self, environments: Environments) -> None:
         self.environments = environments
         self.behaviours: list[Callable[[], Array]] = []
+        spec = environments.env_spec
+        self.low, self.high = (np.asarray(bound, np.float32) for bound in (spec.action_low, spec.action_high))
 
     @override
     def reset(self, seeds: Sequence[int], goal: Obs | None) -> None:
@@ -170,9 +172,8 @@ class BehaviourPolicy(Policy):
 
     @override
     def act(self, obs: Obs, rows: Array) -> Array:
-        spec = self.environments.env_spec
         wanted = np.stack([np.asarray(self.behaviours[row](), np.float32).reshape(-1) for row in rows])
-        return wanted.clip(np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32))
+        return wanted.clip(self.low, self.high)
 
 
 @dataclass

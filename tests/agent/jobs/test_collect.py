@@ -40,9 +40,8 @@ def test_collecting_goes_on_where_it_was_and_other_options_add_to_it(
     assert collect(load(Config, [*overrides, "env_options.shift.mass=5"]))[1] == 26  # the same spec, another world
     with EpisodeStore.open(tmp_path / "memory") as store:
         assert store.verify() == []
-        assert (
-            len({store.get(i).actions.tobytes() for i in store.ids()}) == 18
-        )  # random ones of the other world are those of this
+        # What is done in the other world is what was done in this.
+        assert len({store.get(i).actions.tobytes() for i in store.ids()}) == 18
 
 
 def test_collecting_by_the_policy_that_the_environment_brings(
