@@ -27,7 +27,16 @@ from trainings import carry_out, parse, wanted, without_lists
 from forethought.agent.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "adaptation"
-TASKS = {name: GOALS[name] for name in ("pointmass", "reacher")}
+PHYSICS = ("none", "gear_0.5", "gear_2", "mass_3", "damping_3")
+SHIFTED = {
+    "pointmass": PHYSICS,
+    "reacher": PHYSICS,
+    "push": ("none", "mass_3", "friction_3"),
+    "reacher_pixels": ("none", "gear_2", "camera_0.02", "camera_0.05"),
+}
+"""The worlds of each task. Nothing touches anything in the first two, and they do not look: friction or a camera would
+change nothing."""
+TASKS = {name: GOALS[name] for name in SHIFTED}
 ADAPT_RATE = 0.5
 ARMS: dict[str, tuple[str, ...]] = {"plain": (), "adapted": (f"agent.adapt_rate={ADAPT_RATE}",)}
 
@@ -37,8 +46,11 @@ SHIFTS: dict[str, dict[str, float]] = {
     "gear_2": {"gear": 2.0},
     "mass_3": {"mass": 3.0},
     "damping_3": {"damping": 3.0},
+    "friction_3": {"friction": 3.0},
+    "camera_0.02": {"camera": 0.02},
+    "camera_0.05": {"camera": 0.05},
 }
-"""What is changed, by its name; nothing touches anything in these tasks, so friction would change nothing."""
+"""What is changed, by its name: factors, and for a camera metres to its right, of a view half a metre wide."""
 
 REPLAN = (1, 5)
 """Decisions per plan: who looks often forgives the model much."""
@@ -82,6 +94,8 @@ def jobs(tasks: Sequence[str], seeds: Sequence[int] | None, shifts: Sequence[str
     for task in tasks:
         for seed in TASKS[task].seeds[:1] if seeds is None else seeds:
             for shift, replan_every, arm in product(shifts, REPLAN, ARMS):
+                if shift not in SHIFTED[task]:
+                    continue
                 yield Job(task, shift, replan_every, arm, seed)
 
 

@@ -202,7 +202,8 @@ def adaptation(results: Path) -> str:
         arms = [[r for r in of_row if (r["replan_every"], r["arm"]) == (every, arm)] for arm in ADAPTATION_ARMS]
         if not all(arms):
             continue
-        world = ", ".join(f"{key} x {value:g}" for key, value in SHIFTS[shift].items()) or "as learned"
+        worlds = (f"camera {1e3 * v:g} mm off" if k == "camera" else f"{k} x {v:g}" for k, v in SHIFTS[shift].items())
+        world = ", ".join(worlds) or "as learned"
         true = [r["true_dynamics"] for r in of_row if r["true_dynamics"] is not None]
         rows.append([
             f"{ADAPTATION_TASKS[name].title}, {world}",

@@ -63,7 +63,7 @@ def apply_shift(model: mujoco.MjModel, shift: ShiftOptions) -> None:
     changed = {
         "mass": (model.body_mass, model.body_inertia),
         "gear": (model.actuator_gear,),
-        "friction": (model.geom_friction, model.pair_friction),
+        "friction": (model.geom_friction, model.pair_friction, model.dof_frictionloss, model.tendon_frictionloss),
         "damping": (model.dof_damping,),
     }
     for name, arrays in changed.items():

@@ -128,7 +128,7 @@ class ShiftOptions:
     gear: float = 1.0
     """Factor on the gears of all actuators: what a control comes to as a force."""
     friction: float = 1.0
-    """Factor on the friction of all geoms in contact."""
+    """Factor on the friction of all geoms in contact, and of joints and tendons."""
     damping: float = 1.0
     """Factor on the damping of all joints."""
     camera: float = 0.0

@@ -390,7 +390,7 @@ def adapt(shifted: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, *a
 
 
 def test_commands_of_shifted_worlds_are_valid_configurations(shifted: ModuleType) -> None:
-    for job in shifted.jobs(["reacher"], [0], list(shifted.SHIFTS)):
+    for job in shifted.jobs(list(shifted.TASKS), [0], list(shifted.SHIFTS)):
         train = build_parser().parse_args(job.train_command(Path("runs/x"), ["threads=1"])[1:])
         assert load(Config, with_preset(train.overrides)[0]).seed == job.seed
         evaluate = build_parser().parse_args(job.eval_command(Path("runs/x"), 100, [])[1:])
@@ -398,8 +398,9 @@ def test_commands_of_shifted_worlds_are_valid_configurations(shifted: ModuleType
         config = load(EvalConfig, named)
         assert (config.agent.adapt_rate > 0) == (job.arm == "adapted")
         assert config.agent.replan_every == job.replan_every
-        factors = {k: v for k, v in vars(config.env_options.shift).items() if k != "camera" and v != 1}
-        assert factors == shifted.SHIFTS[job.shift]
+        changes = {k: v for k, v in vars(config.env_options.shift).items() if v != (0 if k == "camera" else 1)}
+        assert changes == shifted.SHIFTS[job.shift]
+    assert {job.shift for job in shifted.jobs(["push"], [0], list(shifted.SHIFTS))} == set(shifted.SHIFTED["push"])
 
 
 def test_all_worlds_share_a_training(

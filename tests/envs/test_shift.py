@@ -62,6 +62,15 @@ def test_factors_multiply_and_nothing_else_changes(name: str) -> None:
     np.testing.assert_array_equal(plain.cam_pos, other.cam_pos)
 
 
+def test_friction_is_that_of_joints_too() -> None:
+    options = (EnvOptions(), shifted(friction=3.0))
+    plain, other = (find_model(make_env("forethought/Push-v0", o)) for o in options)
+    assert plain is not None
+    assert other is not None
+    assert plain.dof_frictionloss.any()
+    np.testing.assert_array_equal(3 * plain.dof_frictionloss, other.dof_frictionloss)
+
+
 def test_half_the_gear_is_half_the_action() -> None:
     whole, half = make_env(REACHER), make_env(REACHER, shifted(gear=0.5))
     whole.reset(seed=1), half.reset(seed=1)
