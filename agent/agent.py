@@ -19,7 +19,7 @@ from .limits import ActionLimits, LimitedCost, Motion
 from .memory.graph import GraphOptions
 from .memory.index import MomentIndex, RetrievalOptions
 from .objectives import ImaginedCost, Objective, control_heads, propose
-from .precision import planning_dtype
+from .precision import planning
 from .threads import threads_for
 from .world_model.distance import cautious
 from .world_model.model import WorldModel
@@ -42,8 +42,11 @@ class AgentOptions:
     replan_every: int = 1
     """Decisions per plan; the actions in between are taken from the plan."""
     plan_dtype: str = "auto"
-    """`float32`, `bfloat16` (plan with a copy of the networks in half precision; latents stay in single), or `auto`:
-    bfloat16 on a CPU that computes faster in it."""
+    """`float32`, `bfloat16` or `float16` (plan with a copy of the networks in half precision; latents stay in single),
+    or `auto`: half precision on a CPU that computes faster in it."""
+    fused: str = "auto"
+    """`auto` plans with networks of one call each, in C++ that is compiled once, in seconds, where this machine has a
+    compiler and the processor is an x86. `never` does without."""
     compile: str = "never"
     """`auto` plans for one episode at a time with compiled code, where this machine has what that needs (a C++
     compiler); the first decision then waits up to a minute for it, see `Agent.warm_up`. `never` does without."""
@@ -65,10 +68,11 @@ class AgentOptions:
     def __post_init__(self) -> None:
         if self.replan_every < 1:
             raise AgentError(f"replan_every must be at least 1, got {self.replan_every}")
-        if self.plan_dtype not in ("auto", "float32", "bfloat16"):
-            raise AgentError(f"plan_dtype must be one of auto, float32, bfloat16, got {self.plan_dtype!r}")
-        if self.compile not in CHOICES:
-            raise AgentError(f"compile must be one of {', '.join(CHOICES)}, got {self.compile!r}")
+        if self.plan_dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise AgentError(f"plan_dtype must be one of auto, float32, bfloat16, float16, got {self.plan_dtype!r}")
+        for name in ("compile", "fused"):
+            if getattr(self, name) not in CHOICES:
+                raise AgentError(f"{name} must be one of {', '.join(CHOICES)}, got {getattr(self, name)!r}")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise AgentError(f"deadline_s must be positive, got {self.deadline_s}")
         if not 0 <= self.adapt_rate <= 1:
@@ -203,8 +207,13 @@ class Agent:
         self.configurator, self.index = configurator, index
         self.options, self.generator = options, generator
         # Cast once: autocast would cast the weights again at every call (and is slower than float32 on a CPU).
-        dtype = planning_dtype(options.plan_dtype, self.device)
-        self.imagined = model.frozen(dtype)
+        try:
+            dtype, fused = planning(options.plan_dtype, options.fused, self.device)
+        except ValueError as error:
+            raise AgentError(f"plan_dtype={options.plan_dtype} {error}") from None
+        self.imagined = model.frozen(dtype, fused=fused)
+        # Proposals are too few for half precision that costs more to begin than it saves.
+        self._proposing = self.imagined if fused else model
         self._compile = worth_compiling(options.compile, self.device)
         self.limits = limits or ActionLimits.of(model.spec, device=self.device)
 
@@ -471,8 +480,7 @@ class Agent:
         if self.objective.num_seeds:
             shape = (len(z), self.objective.num_seeds, horizon, self.model.spec.action_dim)
             noise = torch.randn(shape, generator=self.generator, device=self.device)
-            # Proposals are too few for half precision, which costs more to begin than it saves.
-            seeds.append(propose(self.model, self.objective, z, noise, compile=self._compile))
+            seeds.append(propose(self._proposing, self.objective, z, noise, compile=self._compile))
         if self.index is not None and target is not None:
             seeds.append(self.index.seeds(z, target, horizon, self.options.retrieval.seeds))
         return torch.cat(seeds, dim=1) if seeds else None

@@ -18,7 +18,8 @@ from ..envs import examination, rendering
 from ..envs.spec import EnvOptions
 from . import provenance
 from .compilation import cpp_compiler, fault_of_compiler
-from .precision import bfloat16_is_fast
+from .precision import planning
+from .world_model import fused
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,18 @@ def examine() -> list[Finding]:
 def _processor() -> Finding:
     machine = provenance.machine()
     text = f"{machine['cpu']}, {machine['cores']} cores, {torch.get_num_threads()} threads in use"
-    precision = "bfloat16, which is faster here" if bfloat16_is_fast() else "float32: no bfloat16 that is faster"
-    return Finding(True, "processor", f"{text}; plans in {precision}")
+    dtype, in_one_call = planning("auto", "auto", torch.device("cpu"))
+    how = "by networks of one call each" if in_one_call else "without fused networks"
+    return Finding(True, "processor", f"{text}; plans in {str(dtype).removeprefix('torch.')}, {how}")
 
 
 def _compiler() -> Finding:
     path = cpp_compiler()
     if path is not None:
-        fault = fault_of_compiler(torch.device("cpu"))
-        if fault is not None:
-            return Finding(None, "compiler", f"{path} cannot be used, planning for reward takes longer: {fault}")
-        return Finding(True, "compiler", f"{path}, for agent.compile and learner.compile")
-    return Finding(None, "compiler", "none: planning for reward takes longer without; install g++ or clang++")
+        for fault in filter(None, (fault_of_compiler(torch.device("cpu")), fused.fault())):
+            return Finding(None, "compiler", f"{path} cannot be used for everything, planning takes longer: {fault}")
+        return Finding(True, "compiler", f"{path}, for agent.fused, agent.compile and learner.compile")
+    return Finding(None, "compiler", "none: planning takes longer without; install g++ or clang++")
 
 
 def _accelerator() -> Finding:

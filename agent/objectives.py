@@ -158,10 +158,9 @@ class RewardObjective(Objective):
         first = trajectory.start[None, :, None, None].expand(members, -1, samples, 1, -1)
         before = torch.cat([first, latents[..., :-1, :]], dim=-2)
         actions = model.normalize_action(trajectory.actions).expand(members, -1, -1, -1, -1)
-        rewards = heads.expected(heads.reward_logits(torch.cat([before, actions], dim=-1)))  # [E, B, N, H]
+        rewards = heads.rewards(before, actions)  # [E, B, N, H]
         last = latents[..., -1, :]
-        following = torch.cat([last, heads.act(last)], dim=-1)
-        values = heads.expected(heads.value_logits(following))  # [K, E, B, N]
+        values = heads.values(last, heads.act(last))  # [K, E, B, N]
         weights = heads.discount ** torch.arange(horizon + 1, dtype=rewards.dtype, device=rewards.device)
         if heads.terminates:
             alive = heads.alive(latents).cumprod(dim=-1)

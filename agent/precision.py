@@ -1,10 +1,11 @@
-"""Precision of plans: half precision where it is faster."""
+"""Precision of plans: half precision where it is faster, networks in one call where this machine has them."""
 
 from functools import cache
 
 import torch
 
 from . import provenance
+from .world_model import fused as networks
 
 
 @cache
@@ -15,16 +16,33 @@ def bfloat16_is_fast() -> bool:
     execution units there instead of one and needs no packing. Asked of the kind of processor and not measured, so that
     the same seed gives the same plans in every process.
     """
-    amx, avx = (
-        probe is not None and bool(probe())
-        for probe in (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
-    )
-    return amx or (avx and "Intel" not in provenance.machine()["cpu"])
+    return _has_amx() or (_has("avx512_bf16") and "Intel" not in provenance.machine()["cpu"])
 
 
-def planning_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that `AgentOptions.plan_dtype` stands for on a device."""
+def _has_amx() -> bool:
+    return _has("amx_tile")
+
+
+def _has(name: str) -> bool:
+    probe = getattr(torch.cpu, f"_is_{name}_supported", None)
+    return probe is not None and bool(probe())
+
+
+def planning(name: str, fused: str, device: torch.device) -> tuple[torch.dtype, bool]:
+    """What `AgentOptions.plan_dtype` and `fused` come to on a device: a dtype, and whether networks are fused.
+
+    Raises:
+        ValueError: the device does not compute in the dtype.
+    """
+    able = fused == "auto" and device.type == "cpu" and networks.fault() is None
     if name == "auto":
-        name = "bfloat16" if device.type == "cpu" and bfloat16_is_fast() else "float32"
+        half = torch.bfloat16 if device.type == "cpu" and bfloat16_is_fast() else torch.float32
+        if able and not _has_amx() and networks.supports(torch.float16):
+            half = torch.float16
+        name = str(half).removeprefix("torch.")
     dtype: torch.dtype = getattr(torch, name)
-    return dtype
+    # Matrix units multiply bfloat16 many times faster than vectors do, and PyTorch uses them.
+    able = able and networks.supports(dtype) and not (dtype == torch.bfloat16 and _has_amx())
+    if dtype == torch.float16 and device.type == "cpu" and not able:
+        raise ValueError("needs a processor with instructions for float16, fused=auto and a C++ compiler")
+    return dtype, able

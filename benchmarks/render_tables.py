@@ -738,17 +738,19 @@ def _budget(results: Result) -> str:
         [name, f"{row['p50_ms']:.1f} ms", f"{row['p99_ms']:.1f} ms", f"{ratios.get(name, 1.0):.2f}"]
         for name, row in timed.items()
     ]
-    name = "largest difference of the plan"
-    differences = f"{results[f'{name}, float32']:.1e} in float32 and {results[f'{name}, bfloat16']:.3f} in bfloat16"
+    what = "largest difference of the plan, "
+    found = {name.removeprefix(what): value for name, value in results.items() if name.startswith(what)}
+    differences = " and ".join(f"{value:.1e} in {dtype}" for dtype, value in found.items())
     return f"{markdown(header, rows)}\nLargest difference of the plans, on a scale from -1 to 1: {differences}.\n"
 
 
 def _precision(results: Result) -> str:
-    header = ["run", "float32 (95 % CI)", "bfloat16 (95 % CI)", "episodes each"]
+    half = next(dtype for dtype in next(iter(results.values())) if dtype not in ("env", "float32"))
+    header = ["run", "float32 (95 % CI)", f"{half} (95 % CI)", "episodes each"]
     rows = [
         [
             name,
-            *(_return(row[dtype], ".1f") for dtype in ("float32", "bfloat16")),
+            *(_return(row[dtype], ".1f") for dtype in ("float32", half)),
             str(row["float32"]["episodes"]),
         ]
         for name, row in results.items()
@@ -782,7 +784,7 @@ def _dtypes(results: Result) -> str:
         [
             name,
             f"{row['p50_ms']:.2f} ms",
-            f"{row['products_ms']:.2f} ms",
+            NONE if row["products_ms"] is None else f"{row['products_ms']:.2f} ms",
             f"{row['times_as_fast']:.2f}",
             f"{100 * row['error']:.2f} %",
         ]
@@ -869,6 +871,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed_intel_nano": partial(_speed_part, _nano, "nano", folder="speed_intel"),
     "speed_intel_budget": partial(_speed_part, _budget, "budget", folder="speed_intel"),
     "speed_intel_roofline": partial(_speed_part, _roofline, "roofline", folder="speed_intel"),
+    "speed_intel_precision": partial(_speed_part, _precision, "precision", folder="speed_intel"),
     "speed_intel_dtypes": partial(_speed_part, _dtypes, "dtypes", folder="speed_intel"),
     "speed_memory": partial(_speed_part, _memory, "scaling"),
     "speed_collection": partial(_speed_part, _collection, "collection"),

@@ -42,12 +42,14 @@ from forethought.agent.files import write_json
 from forethought.agent.memory.sampler import SequenceBatch
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.objectives import RewardObjective, RewardOptions
+from forethought.agent.precision import planning
 from forethought.agent.provenance import command, commit, machine, versions
 from forethought.agent.runs import read_card
 from forethought.agent.threads import shares_of
 from forethought.agent.training.evaluate import episode_seeds, run_arm, score
 from forethought.agent.training.learner import Learner
 from forethought.agent.training.rollout import AgentPolicy, RandomPolicy, run_episodes
+from forethought.agent.world_model.fused import DTYPES, fault, supports
 from forethought.agent.world_model.model import WorldModel, WorldModelOptions
 from forethought.agent.world_model.stacked import StackedLinear, StackedMLP
 from forethought.configs.register import load
@@ -64,6 +66,8 @@ TDMPC2_BUDGET = MPPIOptions(
     horizon=3, num_samples=512, iterations=6, num_elites=64, init_std=1.0, return_mean=True, score_mean=False
 )
 TDMPC2_OBJECTIVE = RewardOptions(policy_trajectories=24)
+FASTEST = {"compile": "auto", "fused": "auto"}
+PLAINEST = {"compile": "never", "fused": "never"}
 Times = Mapping[str, list[float]]
 
 
@@ -105,13 +109,13 @@ def make_agent(
     options: MPPIOptions,
     objective: RewardOptions,
     dtype: str = "auto",
-    compile_: str = "auto",
+    how: Mapping[str, str] = FASTEST,
     seed: int = 0,
 ) -> Agent:
-    """An agent that plans with MPPI for reward."""
+    """An agent that plans with MPPI for reward, one of the `ways`."""
     low, high = torch.tensor(model.spec.action_low), torch.tensor(model.spec.action_high)
     generator = torch.Generator().manual_seed(seed)
-    agent_options = AgentOptions(plan_dtype=dtype, compile=compile_ if cpp_compiler() else "never")
+    agent_options = AgentOptions(plan_dtype=dtype, **(how if cpp_compiler() else {**how, "compile": "never"}))
     return Agent(model, MPPI(low, high, options), RewardObjective(objective), agent_options, generator)
 
 
@@ -131,9 +135,17 @@ def some_obs(spec: EnvSpec) -> dict[str, torch.Tensor]:
     return {k: torch.randn(1, *a.shape, generator=generator) for k, a in spec.obs.items()}
 
 
-def ways() -> dict[str, str]:
-    """Compiled and plain code, as far as this machine has both."""
-    return {"compiled": "auto", "plain": "never"} if cpp_compiler() else {"plain": "never"}
+def ways() -> dict[str, Mapping[str, str]]:
+    """What agents are told for each way to compute that this machine has."""
+    known: dict[str, Mapping[str, str]] = {
+        "fused and compiled": FASTEST,
+        "fused": {"compile": "never", "fused": "auto"},
+        "compiled": {"compile": "auto", "fused": "never"},
+        "plain": PLAINEST,
+    }
+    missing = {"fused"} if fault() is not None else set()
+    missing |= set() if cpp_compiler() else {"compiled"}
+    return {name: how for name, how in known.items() if not missing & set(name.split())}
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -145,9 +157,9 @@ def nano(arguments: argparse.Namespace) -> dict[str, Any]:
     options = EnvOptions(action_repeat=2)
     spec, result = spec_of(ENV, options), dict[str, Any]()
     policies, planner = dict[str, AgentPolicy](), cast(MPPIOptions, config.planner)
-    for way, compile_ in ways().items():
+    for way, how in ways().items():
         model = opinionated(WorldModel(spec, config.world_model, purpose="reward"))
-        agent = make_agent(model, planner, config.objective, compile_=compile_)
+        agent = make_agent(model, planner, config.objective, how=how)
         agent.warm_up()
         policies[way] = AgentPolicy(agent)
     with closing(make_vector(ENV, 1, options)) as environments:
@@ -162,9 +174,9 @@ def nano(arguments: argparse.Namespace) -> dict[str, Any]:
         result[f"decision, {way}"]["decisions_per_episode"] = halves.shape[1]
     updates: dict[str, Callable[[], object]] = {}
     batch = some_batch(spec, config.learner.batch_size, config.learner.window)
-    for way, compile_ in ways().items():
+    for way in ("compiled", "plain") if cpp_compiler() else ("plain",):
         model = opinionated(WorldModel(spec, config.world_model, purpose="reward"))
-        config.learner.compile = compile_
+        config.learner.compile = "auto" if way == "compiled" else "never"
         learner = Learner(model, config.learner, 1000, torch.Generator().manual_seed(0))
         updates[f"update, {way}"] = partial(learner.update, batch)
     result |= {name: percentiles(times) for name, times in turn_by_turn(updates, arguments.repeats).items()}
@@ -197,14 +209,15 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
         warm[0] = torch.cat([plan[1:], plan[-1:]])
 
     works: dict[str, Callable[[], object]] = {"written plainly, float32": plainly}
-    agents = {f"ours, {w}": make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, compile_=c) for w, c in ways().items()}
-    agents["ours, plain, float32"] = make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, "float32", "never")
+    agents = {f"ours, {w}": make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, how=how) for w, how in ways().items()}
+    agents["ours, plain, float32"] = make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, "float32", PLAINEST)
     works |= {name: decider(agent, obs) for name, agent in agents.items()}
     times = turn_by_turn(works, max(20, arguments.repeats // 4), warmup=5)
     result: dict[str, Any] = {name: percentiles(values) for name, values in times.items()}
     reference = plain(obs, torch.zeros_like(warm[0]), torch.Generator().manual_seed(7))
-    for name, dtype, compile_ in (("float32", "float32", "never"), ("bfloat16", "bfloat16", "auto")):
-        agent = make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, dtype, compile_, seed=7)
+    half = str(planning("auto", "auto", torch.device("cpu"))[0]).removeprefix("torch.")
+    for name in dict.fromkeys(("float32", "bfloat16", half)):
+        agent = make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, name, seed=7)
         plan = agent.act(obs, agent.init(1), None)[2]
         assert plan is not None
         result[f"largest difference of the plan, {name}"] = float((plan.actions[0] - reference).abs().max())
@@ -217,7 +230,8 @@ def best_rate() -> dict[str, Any]:
     """The highest rate of any square matrix product here, in GFLOP/s, over types, sizes and numbers of threads."""
     best: dict[str, Any] = {"gflops": 0.0}
     before = torch.get_num_threads()
-    for threads, dtype, size in itertools.product((1, before), (torch.float32, torch.bfloat16), (512, 1024, 2048)):
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    for threads, dtype, size in itertools.product((1, before), kinds, (512, 1024, 2048)):
         torch.set_num_threads(threads)
         a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
         times = turn_by_turn({"product": partial(torch.matmul, a, b)}, 7, warmup=2)["product"]
@@ -265,7 +279,7 @@ def roofline(arguments: argparse.Namespace) -> dict[str, Any]:
         model, obs = opinionated(WorldModel(spec, options, purpose="reward")), some_obs(spec)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the counter sees its own thread only
-        once = decider(make_agent(model, planner, objective, compile_="never"), obs)
+        once = decider(make_agent(model, planner, objective, how=PLAINEST), obs)
         with FlopCounterMode(display=False) as counter:
             once()
         with Products() as products:
@@ -321,7 +335,7 @@ def scaling(arguments: argparse.Namespace) -> dict[str, Any]:
     obs, points = some_obs(spec), []
     for samples, iterations, horizon in itertools.product((256, 512, 1024, 2048), (2, 6), (3, 6)):
         options = MPPIOptions(horizon=horizon, num_samples=samples, iterations=iterations)
-        decide = decider(make_agent(model, options, RewardOptions(), compile_="never"), obs)
+        decide = decider(make_agent(model, options, RewardOptions(), how=PLAINEST), obs)
         times = turn_by_turn({"decision": decide}, 7, warmup=2)["decision"]
         points.append({"samples": samples, "iterations": iterations, "horizon": horizon, **percentiles(times)})
     context = multiprocessing.get_context("spawn")
@@ -337,10 +351,10 @@ def _peak(samples: int, limit: int | None) -> int:
     spec = spec_of(ENV)
     model = opinionated(WorldModel(spec, TDMPC2_1M, purpose="reward"))
     obs = some_obs(spec)
-    decider(make_agent(model, MPPIOptions(horizon=3, num_samples=64), RewardOptions(), compile_="never"), obs)()
+    decider(make_agent(model, MPPIOptions(horizon=3, num_samples=64), RewardOptions(), how=PLAINEST), obs)()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     options = MPPIOptions(horizon=3, num_samples=samples, max_candidates_per_call=limit)
-    decider(make_agent(model, options, RewardOptions(), compile_="never"), obs)()
+    decider(make_agent(model, options, RewardOptions(), how=PLAINEST), obs)()
     return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
@@ -350,7 +364,8 @@ def precision(arguments: argparse.Namespace) -> dict[str, Any]:
     for run in arguments.runs:
         config = read_card(run, "last")["config"]
         row: dict[str, Any] = {"env": config["env"]}
-        for dtype in ("float32", "bfloat16"):
+        half = str(planning("auto", "auto", torch.device("cpu"))[0]).removeprefix("torch.")
+        for dtype in ("float32", half if half != "float32" else "bfloat16"):
             options = AgentOptions(**{**config["agent"], "plan_dtype": dtype, "compile": "never"})
             agent = load_agent(run, "last", options=options)
             seeds = episode_seeds("test", 1, 0, arguments.episodes)
@@ -392,11 +407,15 @@ def dtypes(arguments: argparse.Namespace) -> dict[str, Any]:
         kind = torch.int8 if name == "int8" else dtype
         weights = [cast(StackedLinear, layer).weight[0].to(kind) for layer in net.layers]
         products[name] = partial(_multiply, [(torch.zeros(rows, len(w), dtype=kind), w) for w in weights])
+    for kind in filter(supports, DTYPES):
+        copied = copy.deepcopy(net)
+        copied.freeze(kind)
+        works[f"{str(kind).removeprefix('torch.')}, fused"] = partial(copied, x)
     with torch.no_grad():
         times, alone = (turn_by_turn(each, arguments.repeats) for each in (works, products))
         for name, work in works.items():
             error = float((work().double() - exact).std() / exact.std())
-            least = round(float(np.median(alone[name])), 3)
+            least = round(float(np.median(alone[name])), 3) if name in alone else None
             result[name] = percentiles(times[name]) | {"products_ms": least, "error": round(error, 5)}
     torch.set_num_threads(threads)
     for name in works:

@@ -152,6 +152,7 @@ FREE = (
     "config.learner.cache_bytes ",
     "config.training.checkpoint_every ",
     "config.agent.compile ",
+    "config.agent.fused ",
     "config.learner.compile ",
     "config.env_options.step_timeout_s ",
 )

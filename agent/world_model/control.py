@@ -137,6 +137,21 @@ class ControlHeads(nn.Module):
             return _read(self.value, taken, {name: self.value.get_parameter(name).detach() for name in self._names})
         return _read(self.value if which == "value" else self.target, taken)
 
+    def rewards(self, z: Tensor, actions: Tensor) -> Tensor:
+        """Expected rewards `[...]` of actions `[..., A]` taken in latents `z [..., Z]`."""
+        return self._worth(self.reward, z, actions).squeeze(0)
+
+    def values(self, z: Tensor, actions: Tensor) -> Tensor:
+        """Expected discounted returns `[K, ...]` of actions `[..., A]` in latents `z [..., Z]`."""
+        return self._worth(self.value, z, actions)
+
+    def _worth(self, net: StackedMLP, z: Tensor, actions: Tensor) -> Tensor:
+        fused = net.fused(z, actions)
+        if fused is None:
+            return self.expected(_read(net, torch.cat([z, actions], dim=-1)))
+        out = fused.expect(z.reshape(-1, 1, z.shape[-1]), actions.reshape(-1, 1, self.action_dim), self.twohot.limit)
+        return out.reshape(net.members, *z.shape[:-1])
+
     def alive(self, z: Tensor) -> Tensor:
         """Probability `[...]` that the episode has not ended in `z [..., Z]`."""
         return torch.sigmoid(-_read(self.termination, z).float())[0, ..., 0]

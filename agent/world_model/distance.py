@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from .encoders import mlp
+from .fused import FusedMLP, LayerWeights, layers_of
 from .stacked import StackedMLP
 
 
@@ -36,6 +37,13 @@ class PairwiseDistance(nn.Module):
         self.from_state = nn.Linear(latent_dim + goal_dim, hidden, bias=False)
         self.norm = nn.LayerNorm(hidden)
         self.body = nn.Sequential(nn.SiLU(), *mlp([hidden, hidden, 1]))
+        self._fused: FusedMLP | None = None
+
+    def freeze(self, fused: torch.dtype) -> None:
+        """Promise that the weights will not change: they are evaluated in one call, see `FusedMLP`."""
+        weight = torch.cat([self.from_state.weight, self.from_goal.weight], dim=1).T
+        first = LayerWeights(weight, self.from_goal.bias, self.norm.weight, self.norm.bias)
+        self._fused = FusedMLP([[first, *layers_of(self.body)]], fused)
 
     @override
     def forward(self, z: Tensor, point: Tensor, goal: Tensor) -> Tensor:
@@ -46,6 +54,10 @@ class PairwiseDistance(nn.Module):
             point: the same states in goal space `[..., G]` (z itself where goals are whole observations).
             goal: goal embeddings, broadcastable to `[..., G]`.
         """
+        if self._fused is not None and not (torch.is_grad_enabled() and z.requires_grad):
+            x = torch.cat([z, (point - goal).abs(), goal.expand_as(point)], dim=-1)
+            out = self._fused(x.reshape(1, -1, x.shape[-1])).reshape(x.shape[:-1])
+            return F.softplus(out.to(z.dtype)) * self.SCALE
         dtype = self.from_goal.weight.dtype  # differences are taken before anything is rounded to half precision
         features = torch.cat([z, (point - goal).abs()], dim=-1).to(dtype)
         x = self.from_state(features) + self.from_goal(goal.to(dtype))

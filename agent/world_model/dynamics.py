@@ -31,3 +31,8 @@ class EnsembleDynamics(nn.Module):
         # The sum has the precision of z: in half precision, slow motions would be rounded away at every step.
         ahead: Tensor = z + self.net(x.to(self.net.dtype))
         return ahead
+
+    def roll_out(self, z: Tensor, actions: Tensor) -> Tensor | None:
+        """Latents `[e, n, H, Z]` after each of `actions [n, H, A]` from `z [e, n, Z]`; None unless frozen for it."""
+        fused = self.net.fused(z, actions)
+        return None if fused is None else fused.roll_out(z, actions)

@@ -19,6 +19,7 @@ from .control import ControlHeads, episode_discount
 from .distance import PairwiseDistance, Quasimetric
 from .dynamics import EnsembleDynamics
 from .encoders import AugmentedEncoder, IdentityEncoder, ObsEncoder, PixelEncoder, SimNorm, flat_vectors, mlp
+from .fused import Fused
 from .heads import InverseDynamicsHead, Probe
 from .macro import MacroModel
 from .stacked import StackedMLP
@@ -243,17 +244,33 @@ class WorldModel(nn.Module):
             size = (options.macro_stride, options.macro_dim)
             self.macro = MacroModel(self.latent_dim, actions, hidden, *size, self.norm)
 
-    def frozen(self, dtype: torch.dtype) -> Self:
-        """A copy for planning, in another precision, whose weights never change again and take no gradients."""
-        copied = copy.deepcopy(self).to(dtype)
-        for name in ("action_centre", "action_half_range"):  # rounded, they would be other bounds
-            getattr(copied, name).data = getattr(self, name).clone()
-        if isinstance(self.time_to_goal, Quasimetric):  # hundreds of steps that differ by less than one
-            copied.time_to_goal = copy.deepcopy(self.time_to_goal)
+    def frozen(self, dtype: torch.dtype, *, fused: bool = False) -> Self:
+        """A copy for planning, in another precision, whose weights never change again and take no gradients.
+
+        Args:
+            dtype: of the networks, or where these are fused of their products alone.
+            fused: evaluate networks by one call each, see `fused.supports`.
+        """
+        copied = copy.deepcopy(self)
+        if not fused:
+            copied.to(dtype)
+            for name in ("action_centre", "action_half_range"):  # rounded, they would be other bounds
+                getattr(copied, name).data = getattr(self, name).clone()
+            if isinstance(self.time_to_goal, Quasimetric):
+                copied.time_to_goal = copy.deepcopy(self.time_to_goal)
         copied.requires_grad_(requires_grad=False)
+        exact: set[nn.Module] = set()  # hundreds of steps that differ by less than one
+        if isinstance(copied.time_to_goal, Quasimetric):
+            exact = set(copied.time_to_goal.modules())
         for module in copied.modules():
-            if isinstance(module, (StackedMLP, ControlHeads)):
+            if isinstance(module, ControlHeads):
                 module.freeze()
+            elif isinstance(module, StackedMLP):
+                module.freeze((torch.float32 if module in exact else dtype) if fused else None)
+            elif isinstance(module, PairwiseDistance) and fused:
+                module.freeze(dtype)
+        if fused and isinstance(copied.achieved, nn.Sequential):
+            copied.achieved = Fused(copied.achieved, dtype)
         return copied
 
     @property
@@ -376,6 +393,10 @@ class WorldModel(nn.Module):
         if correction is not None:
             problems = normalized.reshape(len(correction), -1, normalized.shape[-1])
             added = (problems @ correction).reshape(*actions.shape[:2], -1)
+        elif isinstance(self.norm, nn.Identity):
+            whole = self.dynamics.roll_out(z, normalized)
+            if whole is not None:
+                return whole
         for t, action in enumerate(normalized.unbind(dim=1)):
             z = self.norm(self.dynamics(z, action))
             if added is not None:

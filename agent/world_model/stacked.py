@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from .fused import FusedMLP, LayerWeights
+
 
 class StackedLinear(nn.Module):
     """`members` linear layers side by side: `[e, n, in] -> [e, n, out]` through the first `e` of them."""
@@ -62,25 +64,49 @@ class StackedMLP(nn.Module):
             last.bias.zero_()
         self._linear: list[tuple[Tensor, Tensor]] = []
         self._norm: list[tuple[tuple[int], Tensor, Tensor]] = []
+        self._fused: FusedMLP | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
         return cast(StackedLinear, self.layers[0]).weight.dtype
 
-    def freeze(self) -> None:
-        """Promise that the weights will not change: from now on a single member is evaluated without detours.
+    def freeze(self, fused: torch.dtype | None = None) -> None:
+        """Promise that the weights will not change: from now on they are evaluated without detours.
 
         On small networks most of the time would otherwise go into calls of modules and into slicing weights.
+
+        Args:
+            fused: dtype of products of a fused network, where this machine has them; None for none.
         """
-        if self.members == 1:
+        if fused is not None:
+            self._fused = FusedMLP([self._weights(member) for member in range(self.members)], fused)
+        elif self.members == 1:
             layers = [cast(StackedLinear, layer) for layer in self.layers]
             norms = [cast(StackedNorm, norm) for norm in self.norms]
             self._linear = [(layer.bias[0].detach(), layer.weight[0].detach()) for layer in layers]
             self._norm = [((norm.gain.numel(),), norm.gain[0, 0].detach(), norm.bias[0, 0].detach()) for norm in norms]
 
+    def _weights(self, member: int) -> list[LayerWeights]:
+        layers = [cast(StackedLinear, layer) for layer in self.layers]
+        norms = [cast(StackedNorm, norm) for norm in self.norms]
+        hidden = [
+            LayerWeights(layer.weight[member], layer.bias[member, 0], norm.gain[member, 0], norm.bias[member, 0])
+            for layer, norm in zip(layers, norms, strict=False)
+        ]
+        return [*hidden, LayerWeights(layers[-1].weight[member], layers[-1].bias[member, 0])]
+
+    def fused(self, *inputs: Tensor) -> FusedMLP | None:
+        """The frozen network in one call; None without it, or where gradients of these inputs may be asked for."""
+        if self._fused is None or (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
+            return None
+        return self._fused
+
     @override
     def forward(self, x: Tensor) -> Tensor:
+        fused = self.fused(x)
+        if fused is not None:
+            return fused(x)
         inplace = not x.requires_grad and not torch.is_grad_enabled()
         if self._linear:
             x = x[0]

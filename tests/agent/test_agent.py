@@ -277,7 +277,7 @@ def test_plans_get_better_and_stay_in_bounds(make_agent: AgentMaker, watch: Make
 
 
 def test_plans_are_made_in_a_copy(make_agent: AgentMaker, watch: Maker) -> None:
-    agent = make_agent(options={"plan_dtype": "bfloat16"})
+    agent = make_agent(options={"plan_dtype": "bfloat16", "fused": "never"})
     assert {p.dtype for p in agent.imagined.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in agent.model.parameters()} == {torch.float32}
     assert torch.equal(agent.imagined.normalizer.mean, agent.model.normalizer.mean)
@@ -297,7 +297,7 @@ def test_automatic_precision_is_the_faster_one(
     monkeypatch: pytest.MonkeyPatch, make_agent: AgentMaker, fast: bool, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr("forethought.agent.precision.bfloat16_is_fast", lambda: fast)
-    agent = make_agent(options={"plan_dtype": "auto"})
+    agent = make_agent(options={"plan_dtype": "auto", "fused": "never"})
     assert {p.dtype for p in agent.imagined.parameters()} == {dtype}
 
 
@@ -510,9 +510,15 @@ def test_merge_takes_rows_of_everything_with_rows() -> None:
 
 # -- options -----------------------------------------------------------------------------------------------------------
 
-CHANGES: dict[str, Any] = {"replan_every": 2, "plan_dtype": "bfloat16", "deadline_s": 1e-9, "adapt_rate": 0.5}
+CHANGES: dict[str, Any] = {
+    "replan_every": 2,
+    "plan_dtype": "bfloat16",
+    "deadline_s": 1e-9,
+    "adapt_rate": 0.5,
+}
 ELSEWHERE = {
     "compile": "computes the same faster, see test_compilation.py",
+    "fused": "computes the same faster, see world_model/test_fused.py",
     "configurator": "needs landmarks, see test_configurator.py",
     "graph": "of these landmarks, see memory/test_graph.py",
     "retrieval": "needs episodes, see test_build.py",
@@ -541,7 +547,8 @@ def test_every_option_changes_the_result(make_agent: AgentMaker, watch: Maker, o
     ("options", "message"),
     [
         ({"replan_every": 0}, "replan_every must be at least 1, got 0"),
-        ({"plan_dtype": "float16"}, "plan_dtype must be one of auto, float32, bfloat16, got 'float16'"),
+        ({"plan_dtype": "float64"}, "plan_dtype must be one of auto, float32, bfloat16, float16, got 'float64'"),
+        ({"fused": "always"}, "fused must be one of never, auto, got 'always'"),
         ({"compile": "yes"}, "compile must be one of never, auto, got 'yes'"),
         ({"deadline_s": 0.0}, "deadline_s must be positive, got 0.0"),
         ({"deadline_s": float("nan")}, "deadline_s must be positive, got nan"),

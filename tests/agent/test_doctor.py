@@ -35,7 +35,7 @@ def test_without_opengl_it_is_a_note_that_says_what_to_install(monkeypatch: pyte
     ("path", "fault", "ok", "text"),
     [
         ("/usr/bin/g++", None, True, r"/usr/bin/g\+\+, for"),
-        ("/usr/bin/g++", "no Python.h", None, r"/usr/bin/g\+\+ cannot be used, .*: no Python"),
+        ("/usr/bin/g++", "no Python.h", None, r"/usr/bin/g\+\+ cannot be used for everything, .*: no Python"),
         (None, None, None, r"install g\+\+"),
     ],
 )

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from forethought.agent import precision
-from forethought.agent.precision import bfloat16_is_fast, planning_dtype
+from forethought.agent.precision import bfloat16_is_fast, planning
+from forethought.agent.world_model import fused
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +34,45 @@ def test_bfloat16_pays_by_kind_of_processor(
     assert bfloat16_is_fast() == fast
 
 
-def test_only_a_cpu_plans_in_half_precision_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "bfloat16_is_fast", lambda: True)
-    assert planning_dtype("auto", torch.device("cpu")) == torch.bfloat16
-    assert planning_dtype("auto", torch.device("cuda")) == torch.float32
-    assert planning_dtype("bfloat16", torch.device("cuda")) == torch.bfloat16
-    assert planning_dtype("float32", torch.device("cpu")) == torch.float32
+@pytest.mark.parametrize(
+    ("fast", "supported", "expected"),
+    [
+        (True, (), (torch.bfloat16, False)),
+        (False, (), (torch.float32, False)),
+        (False, ("float32",), (torch.float32, True)),
+        (True, ("float32",), (torch.bfloat16, False)),
+        (True, ("float32", "bfloat16"), (torch.bfloat16, True)),
+        (True, ("float32", "bfloat16", "float16"), (torch.float16, True)),
+        (False, ("float32", "bfloat16", "float16"), (torch.float16, True)),
+    ],
+)
+def test_the_fastest_that_there_is(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, supported: tuple[str, ...], expected: tuple[torch.dtype, bool]
+) -> None:
+    able(monkeypatch, fast, supported, amx=False)
+    assert planning("auto", "auto", torch.device("cpu")) == expected
+    assert planning("auto", "never", torch.device("cpu")) == (torch.bfloat16 if fast else torch.float32, False)
+    assert planning("auto", "auto", torch.device("cuda")) == (torch.float32, False)
+
+
+def test_matrix_units_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    able(monkeypatch, True, ("float32", "bfloat16", "float16"), amx=True)
+    cpu = torch.device("cpu")
+    assert planning("auto", "auto", cpu) == planning("bfloat16", "auto", cpu) == (torch.bfloat16, False)
+    assert planning("float32", "auto", cpu) == (torch.float32, True)
+
+
+def test_a_dtype_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    able(monkeypatch, False, ("float32",), amx=False)
+    assert planning("bfloat16", "auto", torch.device("cpu")) == (torch.bfloat16, False)
+    assert planning("float16", "auto", torch.device("cuda")) == (torch.float16, False)
+    with pytest.raises(ValueError, match="instructions for float16"):
+        planning("float16", "auto", torch.device("cpu"))
+
+
+def able(monkeypatch: pytest.MonkeyPatch, fast: bool, supported: tuple[str, ...], *, amx: bool) -> None:
+    """As on a machine that multiplies bfloat16 fast or not, and has fused networks in some precisions."""
+    monkeypatch.setattr(precision, "bfloat16_is_fast", lambda: fast)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(fused, "fault", lambda: None if supported else "no compiler")
+    monkeypatch.setattr(fused, "supports", lambda dtype: str(dtype).removeprefix("torch.") in supported)

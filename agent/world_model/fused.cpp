@@ -1,0 +1,534 @@
+// Multi-layer perceptrons with layer normalisation and SiLU between their layers, all layers in one call.
+//
+// A block of rows goes through the whole network while it is in the cache: products, then normalisation, activation and
+// rounding in passes over what was just computed. Every row is computed alike, whatever rows there are beside it: how
+// candidates are divided among calls and threads changes no number. Arithmetic between the products is in single
+// precision throughout; weights and what is multiplied with them are in the precision of the call.
+//
+// Compiled by fused.py with -march=native; one thread per call, no state.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int VECTOR = 64, PANEL = 4;  // bytes of a vector; vectors side by side in a tile of the output
+#elif defined(__AVX2__)
+constexpr int VECTOR = 32, PANEL = 2;
+#else
+constexpr int VECTOR = 16, PANEL = 2;
+#endif
+constexpr int LANES = VECTOR / 4;
+constexpr int ROWS = 6;                // of a tile: with PANEL vectors each they fill the registers
+constexpr int64_t BLOCK = 8 * ROWS;    // rows that go through the network together
+constexpr int64_t ALIGN = 64, PAD = 32;  // numbers that every row of scratch memory is a multiple of
+
+typedef float Floats __attribute__((vector_size(VECTOR)));
+typedef int32_t Ints __attribute__((vector_size(VECTOR)));
+typedef float Unaligned __attribute__((vector_size(VECTOR), aligned(4)));
+
+static inline Floats load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+static inline void store(float* p, Floats v) { *reinterpret_cast<Unaligned*>(p) = v; }
+static inline Floats all(float x) { return x - Floats{}; }
+static inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+static inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+// All lanes as one: lanes that are `far` apart first, so that few operations wait for each other.
+template <class Both>
+static inline float reduced(Floats v, Both both) {
+  float lanes[LANES];
+  store(lanes, v);
+  for (int far = LANES / 2; far; far /= 2)
+    for (int i = 0; i < far; i++) lanes[i] = both(lanes[i], lanes[i + far]);
+  return lanes[0];
+}
+static inline float total(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(reinterpret_cast<__m512>(v));
+#else
+  return reduced(v, [](float a, float b) { return a + b; });
+#endif
+}
+static inline float largest(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(reinterpret_cast<__m512>(v));
+#else
+  return reduced(v, [](float a, float b) { return std::max(a, b); });
+#endif
+}
+
+// Relative error 1e-7, or 1e-4 where it is rounded to half precision anyway.
+template <bool EXACT>
+static inline Floats inverse(Floats x) {
+#if defined(__AVX512F__)
+  const Floats guess = reinterpret_cast<Floats>(_mm512_rcp14_ps(reinterpret_cast<__m512>(x)));
+  return EXACT ? guess * (2.f - x * guess) : guess;  // a step of Newton's
+#else
+  return 1.f / x;
+#endif
+}
+
+// Exponential by 2^n p(f) with |f| <= 1/2; relative error 3e-6, or 1e-4.
+template <bool EXACT>
+static inline Floats exponential(Floats x) {
+  x = larger(x, all(-87.f));
+  x = x < 87.f ? x : all(87.f);
+  constexpr float ROUND = 12582912.f;  // 1.5 * 2^23: adding it rounds to a whole number
+  const Floats t = x * 1.442695041f, whole = (t + ROUND) - ROUND, f = t - whole;
+  Floats p;
+  if (EXACT) {
+    p = f * 1.3333558e-3f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.f;
+  } else {
+    p = f * 5.5838283e-2f + 2.4263948e-1f;
+    p = p * f + 6.9313673e-1f;
+    p = p * f + 9.9992456e-1f;
+  }
+  const Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
+  return p * (Floats)power;
+}
+
+// -- precisions: how numbers are kept for products, and a tile of a product ---------------------------------------------
+//
+// `product<M, V>` adds the product of M rows of `a` with V vectors of columns of `b`, over k numbers each, to `c`.
+
+struct Single {
+  static constexpr bool EXACT = true;
+  using Kept = float;
+  using Weight = float;
+  static constexpr int COLUMNS = LANES, TOGETHER = 1;  // columns of a vector; numbers that are multiplied at once
+  static constexpr int64_t DEPTH = 128;                // of a product that stays in registers, about
+  static Weight weight(float x) { return x; }
+  static void keep(Kept* p, Floats v) { store(p, v); }
+  static Kept keep(float x) { return x; }
+
+  template <int M, int V>
+  static void product(const Kept* a, int64_t lda, const Weight* b, float* c, int64_t ldc, int64_t k) {
+    Floats sum[M][V] = {};
+    for (int64_t i = 0; i < k; i++) {
+      Floats w[V];
+      for (int v = 0; v < V; v++) w[v] = *reinterpret_cast<const Floats*>(b + (i * V + v) * LANES);
+      for (int m = 0; m < M; m++) {
+        const Floats x = all(a[m * lda + i]);
+        for (int v = 0; v < V; v++) sum[m][v] += x * w[v];
+      }
+    }
+    for (int m = 0; m < M; m++)
+      for (int v = 0; v < V; v++) {
+        float* p = c + m * ldc + v * LANES;
+        store(p, load(p) + sum[m][v]);
+      }
+  }
+};
+
+#if defined(__AVX512FP16__)
+// Sums of DEPTH products in half precision, sums of these in single precision.
+struct Half {
+  static constexpr bool EXACT = false;
+  using Kept = uint32_t;  // twice the same number: a vector of it is then loaded without a shuffle
+  using Weight = _Float16;
+  static constexpr int COLUMNS = 32, TOGETHER = 1;
+  static constexpr int64_t DEPTH = 96;
+  static Weight weight(float x) { return static_cast<_Float16>(x); }
+  static void keep(Kept* p, Floats v) {
+    const __m512i bits = _mm512_cvtepu16_epi32(
+        _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm512_storeu_si512(p, _mm512_or_si512(bits, _mm512_slli_epi32(bits, 16)));
+  }
+  static Kept keep(float x) {
+    const _Float16 half = static_cast<_Float16>(x);
+    uint16_t bits;
+    std::memcpy(&bits, &half, 2);
+    return bits | static_cast<uint32_t>(bits) << 16;
+  }
+
+  template <int M, int V>
+  static void product(const Kept* a, int64_t lda, const Weight* b, float* c, int64_t ldc, int64_t k) {
+    __m512h sum[M][V];
+    for (int m = 0; m < M; m++)
+      for (int v = 0; v < V; v++) sum[m][v] = _mm512_setzero_ph();
+    for (int64_t i = 0; i < k; i++) {
+      __m512h w[V];
+      for (int v = 0; v < V; v++) w[v] = _mm512_load_ph(b + (i * V + v) * COLUMNS);
+      for (int m = 0; m < M; m++) {
+        const __m512h x = _mm512_castsi512_ph(_mm512_set1_epi32(static_cast<int>(a[m * lda + i])));
+        for (int v = 0; v < V; v++) sum[m][v] = _mm512_fmadd_ph(x, w[v], sum[m][v]);
+      }
+    }
+    for (int m = 0; m < M; m++)
+      for (int v = 0; v < V; v++) {
+        const __m512i bits = _mm512_castph_si512(sum[m][v]);
+        float* p = c + m * ldc + v * COLUMNS;
+        store(p, load(p) + reinterpret_cast<Floats>(_mm512_cvtph_ps(_mm512_castsi512_si256(bits))));
+        p += LANES;
+        store(p, load(p) + reinterpret_cast<Floats>(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(bits, 1))));
+      }
+  }
+};
+#endif
+
+#if defined(__AVX512BF16__)
+struct Brain {
+  static constexpr bool EXACT = false;
+  using Kept = uint16_t;
+  using Weight = uint16_t;
+  static constexpr int COLUMNS = 16, TOGETHER = 2;
+  static constexpr int64_t DEPTH = 256;
+  static void keep(Kept* p, Floats v) {
+    const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
+    std::memcpy(p, &half, sizeof half);
+  }
+  static Kept keep(float x) {
+    Kept rounded[LANES];
+    keep(rounded, all(x));
+    return rounded[0];
+  }
+  static Weight weight(float x) { return keep(x); }
+
+  template <int M, int V>
+  static void product(const Kept* a, int64_t lda, const Weight* b, float* c, int64_t ldc, int64_t k) {
+    __m512 sum[M][V];
+    for (int m = 0; m < M; m++)
+      for (int v = 0; v < V; v++) sum[m][v] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < k; i += 2) {
+      __m512bh w[V];
+      for (int v = 0; v < V; v++) w[v] = reinterpret_cast<__m512bh>(_mm512_load_si512(b + (i * V + 2 * v) * COLUMNS));
+      for (int m = 0; m < M; m++) {
+        int pair;
+        std::memcpy(&pair, a + m * lda + i, 4);
+        const __m512bh x = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+        for (int v = 0; v < V; v++) sum[m][v] = _mm512_dpbf16_ps(sum[m][v], x, w[v]);
+      }
+    }
+    for (int m = 0; m < M; m++)
+      for (int v = 0; v < V; v++) {
+        float* p = c + m * ldc + v * COLUMNS;
+        store(p, load(p) + reinterpret_cast<Floats>(sum[m][v]));
+      }
+  }
+};
+#endif
+
+// -- products of any size -----------------------------------------------------------------------------------------------
+
+template <class P, int V, int M = ROWS>
+static void rest_of_rows(const typename P::Kept* a, int64_t lda, const typename P::Weight* b, float* c, int64_t ldc,
+                         int64_t k, int64_t rows) {
+  if constexpr (M > 0) {
+    if (rows == M)
+      P::template product<M, V>(a, lda, b, c, ldc, k);
+    else
+      rest_of_rows<P, V, M - 1>(a, lda, b, c, ldc, k, rows);
+  }
+}
+
+template <class P, int V>
+static void all_rows(const typename P::Kept* a, int64_t lda, const typename P::Weight* b, float* c, int64_t ldc,
+                     int64_t k, int64_t rows) {
+  for (; rows >= ROWS; rows -= ROWS, a += ROWS * lda, c += ROWS * ldc) P::template product<ROWS, V>(a, lda, b, c, ldc, k);
+  rest_of_rows<P, V>(a, lda, b, c, ldc, k, rows);
+}
+
+template <class P, int V = PANEL>
+static void panel(const typename P::Kept* a, int64_t lda, const typename P::Weight* b, float* c, int64_t ldc, int64_t k,
+                  int64_t rows, int64_t vectors) {
+  if constexpr (V > 0) {
+    if (vectors == V)
+      all_rows<P, V>(a, lda, b, c, ldc, k, rows);
+    else
+      panel<P, V - 1>(a, lda, b, c, ldc, k, rows, vectors);
+  }
+}
+
+// Adds the product of `rows` of `a` with packed weights `b [k, columns]` to `c`.
+template <class P>
+static void multiply(const typename P::Kept* a, int64_t lda, const typename P::Weight* b, float* c, int64_t ldc,
+                     int64_t k, int64_t columns, int64_t rows) {
+  constexpr int64_t WIDE = PANEL * P::COLUMNS;
+  const int64_t parts = std::max<int64_t>(1, (k + P::DEPTH / 2) / P::DEPTH);
+  const int64_t deep = up((k + parts - 1) / parts, P::TOGETHER);
+  for (int64_t j = 0; j < columns; j += WIDE) {
+    const int64_t wide = std::min(WIDE, columns - j);
+    for (int64_t i = 0; i < k; i += deep)
+      panel<P>(a + i, lda, b + j * k + i * wide, c + j, ldc, std::min(deep, k - i), rows, wide / P::COLUMNS);
+  }
+}
+
+// -- networks -----------------------------------------------------------------------------------------------------------
+
+// Where the parts of a layer are among the packed bytes of a network, each aligned; gain and shift of hidden layers only.
+template <class P>
+struct Layer {
+  int64_t in, out, deep, columns, weight, bias, gain, shift, end;
+
+  Layer(const int64_t* sizes, int64_t depth, int64_t index, int64_t begin)
+      : in(sizes[index]), out(sizes[index + 1]), deep(up(in, P::TOGETHER)), columns(up(out, P::COLUMNS)), weight(begin) {
+    const int64_t numbers = up(columns * 4, ALIGN);
+    bias = weight + up(deep * columns * static_cast<int64_t>(sizeof(typename P::Weight)), ALIGN);
+    gain = bias + numbers;
+    shift = gain + numbers;
+    end = index + 1 < depth ? shift + numbers : gain;
+  }
+};
+
+template <class P>
+static int64_t bytes(const int64_t* sizes, int64_t depth) {
+  int64_t end = 0;
+  for (int64_t i = 0; i < depth; i++) end = Layer<P>(sizes, depth, i, end).end;
+  return end;
+}
+
+// Packs weights `[in, out]`, bias, gain and shift of one layer after another; vectors side by side, as `panel` reads them.
+template <class P>
+static void pack(const int64_t* sizes, int64_t depth, const float* const* from, unsigned char* to) {
+  std::memset(to, 0, bytes<P>(sizes, depth));
+  int64_t end = 0;
+  for (int64_t index = 0; index < depth; index++) {
+    const Layer<P> layer(sizes, depth, index, end);
+    const float* weight = *from++;
+    auto* packed = reinterpret_cast<typename P::Weight*>(to + layer.weight);
+    constexpr int64_t WIDE = PANEL * P::COLUMNS;
+    for (int64_t j = 0; j < layer.columns; j += WIDE)
+      for (int64_t i = 0; i < layer.deep; i += P::TOGETHER)
+        for (int64_t column = j; column < std::min(j + WIDE, layer.columns); column++)
+          for (int64_t k = i; k < i + P::TOGETHER; k++, packed++)
+            if (column < layer.out && k < layer.in) *packed = P::weight(weight[k * layer.out + column]);
+    for (const int64_t part : {layer.bias, layer.gain, layer.shift})
+      if (part < layer.end) std::memcpy(to + part, *from++, layer.out * 4);
+    end = layer.end;
+  }
+}
+
+// Mean 0 and standard deviation 1 over `width` numbers of a row, a gain and a shift, SiLU. What pads a row stays 0.
+template <class P>
+static void activate(const float* row, int64_t width, const float* gain, const float* shift, typename P::Kept* to) {
+  // Both sums in one pass, of what lies above the first number: many times smaller than a mean far from 0 would be.
+  // Four of each, since an addition waits for the one before.
+  const int64_t whole = width / LANES * LANES, padded = up(width, LANES);
+  const float first = row[0];
+  Floats sum[4] = {}, squares[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * LANES <= whole; i += 4 * LANES)
+    for (int part = 0; part < 4; part++) {
+      const Floats above = load(row + i + part * LANES) - first;
+      sum[part] += above;
+      squares[part] += above * above;
+    }
+  for (; i < whole; i += LANES) {
+    const Floats above = load(row + i) - first;
+    sum[0] += above;
+    squares[0] += above * above;
+  }
+  float one = total(sum[0] + sum[1] + (sum[2] + sum[3])), two = total(squares[0] + squares[1] + (squares[2] + squares[3]));
+  for (; i < width; i++) {
+    one += row[i] - first;
+    two += (row[i] - first) * (row[i] - first);
+  }
+  const float count = static_cast<float>(width), above = one / count, mean = first + above;
+  const float scale = 1.f / std::sqrt(std::max(two / count - above * above, 0.f) + 1e-5f);
+  for (i = 0; i < padded; i += LANES) {
+    const Floats x = (load(row + i) - mean) * (scale * load(gain + i)) + load(shift + i);
+    P::keep(to + i, x * inverse<P::EXACT>(1.f + exponential<P::EXACT>(-x)));
+  }
+}
+
+// One member of a network, and the scratch memory for a block of rows.
+template <class P>
+class Network {
+ public:
+  using Kept = typename P::Kept;
+
+  Network(const int64_t* sizes, int64_t depth, const unsigned char* packed)
+      : sizes_(sizes), depth_(depth), packed_(packed) {
+    const int64_t widest = up(*std::max_element(sizes, sizes + depth + 1), PAD);
+    stride = widest;
+    memory_.reset(static_cast<unsigned char*>(
+        ::operator new(BLOCK * widest * (sizeof(Kept) + sizeof(float)), std::align_val_t(ALIGN))));
+    in_ = reinterpret_cast<Kept*>(memory_.get());
+    out = reinterpret_cast<float*>(memory_.get() + BLOCK * widest * sizeof(Kept));
+    std::memset(in_, 0, BLOCK * widest * sizeof(Kept));
+  }
+
+  int64_t stride;  // of `out`
+  float* out;      // what the network says of each row of the block
+
+  // Takes `width` numbers at `from` as those of a row of the input from `begin` on; in order, since ends are rounded up.
+  void take(int64_t row, int64_t begin, const float* from, int64_t width) {
+    Kept* to = in_ + row * stride + begin;
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) P::keep(to + i, load(from + i));
+    for (; i < width; i++) to[i] = P::keep(from[i]);
+    if (begin + width == sizes_[0])
+      for (; (begin + i) % P::TOGETHER; i++) to[i] = 0;
+  }
+
+  void compute(int64_t rows) {
+    int64_t end = 0;
+    for (int64_t index = 0; index < depth_; index++) {
+      const Layer<P> layer(sizes_, depth_, index, end);
+      const float* bias = reinterpret_cast<const float*>(packed_ + layer.bias);
+      for (int64_t r = 0; r < rows; r++) std::memcpy(out + r * stride, bias, layer.columns * 4);
+      multiply<P>(in_, stride, reinterpret_cast<const typename P::Weight*>(packed_ + layer.weight), out, stride,
+                  layer.deep, layer.columns, rows);
+      if (index + 1 < depth_)
+        for (int64_t r = 0; r < rows; r++)
+          activate<P>(out + r * stride, layer.out, reinterpret_cast<const float*>(packed_ + layer.gain),
+                      reinterpret_cast<const float*>(packed_ + layer.shift), in_ + r * stride);
+      end = layer.end;
+    }
+  }
+
+ private:
+  struct Free {
+    void operator()(unsigned char* p) const { ::operator delete(p, std::align_val_t(ALIGN)); }
+  };
+
+  const int64_t* sizes_;
+  int64_t depth_;
+  const unsigned char* packed_;
+  std::unique_ptr<unsigned char, Free> memory_;
+  Kept* in_;
+};
+
+// Numbers [n, steps, width]: where those of a row and step are.
+struct Rows {
+  const float* begin;
+  int64_t row, step, width;
+
+  const float* at(int64_t r, int64_t t) const { return begin + r * row + t * step; }
+};
+
+// `out [n, out]` of `x [n, in]`.
+template <class P>
+static void apply(Network<P>& net, int64_t n, const Rows& x, float* out, int64_t width) {
+  for (int64_t first = 0; first < n; first += BLOCK) {
+    const int64_t rows = std::min(BLOCK, n - first);
+    for (int64_t r = 0; r < rows; r++) net.take(r, 0, x.at(first + r, 0), x.width);
+    net.compute(rows);
+    for (int64_t r = 0; r < rows; r++) std::memcpy(out + (first + r) * width, net.out + r * net.stride, width * 4);
+  }
+}
+
+// `out [n, steps, Z]`: from z on, `z += net(z, action)` with one action after the other.
+template <class P>
+static void roll_out(Network<P>& net, int64_t n, int64_t steps, const Rows& z, const Rows& actions, float* out) {
+  for (int64_t first = 0; first < n; first += BLOCK) {
+    const int64_t rows = std::min(BLOCK, n - first);
+    for (int64_t t = 0; t < steps; t++) {
+      for (int64_t r = 0; r < rows; r++) {
+        float* ahead = out + ((first + r) * steps + t) * z.width;
+        net.take(r, 0, t ? ahead - z.width : z.at(first + r, 0), z.width);
+        net.take(r, z.width, actions.at(first + r, t), actions.width);
+      }
+      net.compute(rows);
+      for (int64_t r = 0; r < rows; r++) {
+        float* ahead = out + ((first + r) * steps + t) * z.width;
+        const float *before = t ? ahead - z.width : z.at(first + r, 0), *change = net.out + r * net.stride;
+        for (int64_t i = 0; i < z.width; i++) ahead[i] = before[i] + change[i];
+      }
+    }
+  }
+}
+
+// `out [n, steps]`: the expected number of a distribution over bins that are even in symlog, see control.TwoHot.
+template <class P>
+static void expect(Network<P>& net, int64_t n, int64_t steps, const Rows& z, const Rows& actions, int64_t bins,
+                   float limit, float* out) {
+  const float width = 2 * limit / static_cast<float>(bins - 1);
+  Floats first_indices;
+  for (int i = 0; i < LANES; i++) first_indices[i] = static_cast<float>(i);
+  for (int64_t first = 0; first < n * steps; first += BLOCK) {
+    const int64_t rows = std::min(BLOCK, n * steps - first);
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t row = (first + r) / steps, t = (first + r) % steps;
+      net.take(r, 0, z.at(row, t), z.width);
+      net.take(r, z.width, actions.at(row, t), actions.width);
+    }
+    net.compute(rows);
+    for (int64_t r = 0; r < rows; r++) {
+      float* logits = net.out + r * net.stride;
+      for (int64_t i = bins; i < up(bins, LANES); i++) logits[i] = -1e30f;
+      Floats highest = load(logits);
+      for (int64_t i = LANES; i < bins; i += LANES) highest = larger(highest, load(logits + i));
+      const float most = largest(highest);
+      Floats sum{}, weighted{}, index = first_indices;
+      for (int64_t i = 0; i < bins; i += LANES, index += static_cast<float>(LANES)) {
+        const Floats likely = exponential<true>(load(logits + i) - most);
+        sum += likely;
+        weighted += likely * index;
+      }
+      const float symlog = total(weighted) / total(sum) * width - limit;
+      out[first + r] = std::copysign(std::expm1(std::fabs(symlog)), symlog);
+    }
+  }
+}
+
+// -- what is called from Python -----------------------------------------------------------------------------------------
+
+template <class Work>
+static bool with_precision(int64_t precision, Work work) {
+  switch (precision) {
+    case 0: work(Single{}); return true;
+#if defined(__AVX512FP16__)
+    case 1: work(Half{}); return true;
+#endif
+#if defined(__AVX512BF16__)
+    case 2: work(Brain{}); return true;
+#endif
+    default: return false;
+  }
+}
+
+extern "C" {
+
+// Bytes of a packed network; 0 for a precision that this processor does not compute in.
+int64_t forethought_bytes(int64_t precision, const int64_t* sizes, int64_t depth) {
+  int64_t result = 0;
+  with_precision(precision, [&](auto p) { result = bytes<decltype(p)>(sizes, depth); });
+  return result;
+}
+
+void forethought_pack(int64_t precision, const int64_t* sizes, int64_t depth, const float* const* from,
+                      unsigned char* to) {
+  with_precision(precision, [&](auto p) { pack<decltype(p)>(sizes, depth, from, to); });
+}
+
+void forethought_apply(int64_t precision, const int64_t* sizes, int64_t depth, const unsigned char* packed, int64_t n,
+                       const float* x, int64_t row, float* out) {
+  with_precision(precision, [&](auto p) {
+    Network<decltype(p)> net(sizes, depth, packed);
+    apply(net, n, {x, row, 0, sizes[0]}, out, sizes[depth]);
+  });
+}
+
+void forethought_roll_out(int64_t precision, const int64_t* sizes, int64_t depth, const unsigned char* packed, int64_t n,
+                          int64_t steps, const float* z, int64_t row, const float* actions, int64_t actions_row,
+                          int64_t actions_step, float* out) {
+  const int64_t width = sizes[depth];
+  with_precision(precision, [&](auto p) {
+    Network<decltype(p)> net(sizes, depth, packed);
+    roll_out(net, n, steps, {z, row, 0, width}, {actions, actions_row, actions_step, sizes[0] - width}, out);
+  });
+}
+
+void forethought_expect(int64_t precision, const int64_t* sizes, int64_t depth, const unsigned char* packed, int64_t n,
+                        int64_t steps, const float* z, int64_t width, int64_t row, int64_t step, const float* actions,
+                        int64_t actions_row, int64_t actions_step, float limit, float* out) {
+  with_precision(precision, [&](auto p) {
+    Network<decltype(p)> net(sizes, depth, packed);
+    expect(net, n, steps, {z, row, step, width}, {actions, actions_row, actions_step, sizes[0] - width}, sizes[depth],
+           limit, out);
+  });
+}
+}

@@ -1,0 +1,267 @@
+"""Networks of a model that does not change any more, each evaluated by one call of compiled C++ (`fused.cpp`).
+
+At the sizes that a planner on a CPU can afford, a network of three layers is a dozen operations that read and write
+everything once and take about as long to begin as to compute. One call keeps a block of rows in the cache from first
+to last layer, and computes in half precision where the processor is faster in it and PyTorch is not. Nothing depends
+on it: without a C++ compiler, or where gradients are asked for, the network itself is evaluated.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ..compilation import cpp_compiler
+
+SOURCE = Path(__file__).with_name("fused.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What products can be computed in, by their numbers in `fused.cpp`."""
+
+
+class LayerWeights(NamedTuple):
+    """One layer: weights `[in, out]`, bias `[out]`, and of hidden layers the normalisation's gain and shift `[out]`."""
+
+    weight: Tensor
+    bias: Tensor
+    gain: Tensor | None = None
+    shift: Tensor | None = None
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept, one file for each version of it, the compiler and the kind of processor."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forethought"
+
+
+def build(folder: Path, flags: Sequence[str] = FLAGS) -> Path:
+    """Compile `fused.cpp` into a folder, unless that is done; returns the shared library.
+
+    Raises:
+        OSError: there is no compiler, it fails, or the folder cannot be written.
+    """
+    compiler = cpp_compiler()
+    if compiler is None:
+        raise FileNotFoundError("no C++ compiler is installed")
+    # What the compiler defines says which one it is, its version, and what the processor can do.
+    defined = _run([compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
+    name = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), " ".join(flags).encode(), defined])).hexdigest()[:16]
+    library = folder / f"fused-{name}.so"
+    if not library.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            made = Path(temporary) / "fused.so"
+            _run([compiler, *flags, "-w", str(SOURCE), "-o", str(made)])
+            made.replace(library)
+    return library
+
+
+def _run(command: Sequence[str]) -> bytes:
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        raise OSError(next((line for line in said if "error" in line.lower()), f"{command[0]} failed"))
+    return done.stdout
+
+
+@cache
+def _loaded() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled code, and why there is none."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return None, f"not written for processors of the kind {platform.machine()}"
+    try:
+        library = ctypes.CDLL(str(build(cache_folder())))
+    except OSError as error:
+        return None, str(error)
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    network: list[type[Any]] = [number, pointer, number]
+    library.forethought_bytes.argtypes, library.forethought_bytes.restype = network, number
+    of_rows = [*network, pointer, number]
+    arguments = {
+        "pack": [*network, pointer, pointer],
+        "apply": [*of_rows, pointer, number, pointer],
+        "roll_out": [*of_rows, number, pointer, number, pointer, number, number, pointer],
+        "expect": [*of_rows, number, pointer, *[number] * 3, pointer, *[number] * 2, ctypes.c_float, pointer],
+    }
+    for name, types in arguments.items():
+        function = getattr(library, f"forethought_{name}")
+        function.argtypes, function.restype = types, None
+    return library, ""
+
+
+def fault() -> str | None:
+    """Why networks are not fused on this machine; None if they are."""
+    library, why = _loaded()
+    return None if library is not None else why
+
+
+def supports(dtype: torch.dtype) -> bool:
+    """Whether this machine has fused networks whose products are computed in a dtype."""
+    library, _ = _loaded()
+    return (
+        library is not None and dtype in DTYPES and library.forethought_bytes(DTYPES.index(dtype), *_array((1, 1))) > 0
+    )
+
+
+@cache
+def _array(sizes: tuple[int, ...]) -> tuple["ctypes.Array[ctypes.c_int64]", int]:
+    return (ctypes.c_int64 * len(sizes))(*sizes), len(sizes) - 1
+
+
+class FusedMLP:
+    """Networks side by side, with layer normalisation and SiLU between their layers, packed for `fused.cpp`.
+
+    Inputs and outputs are in single precision, and so is all that is between the products. No row depends on those
+    beside it, and no number on how rows are divided among calls.
+
+    Args:
+        members: the layers of each network, all of the same sizes.
+        dtype: of the products, one that is supported.
+    """
+
+    def __init__(self, members: Sequence[Sequence[LayerWeights]], dtype: torch.dtype) -> None:
+        layers = members[0]
+        self.sizes = [len(layers[0].weight), *(layer.weight.shape[1] for layer in layers)]
+        self.precision = DTYPES.index(dtype)
+        library, why = _loaded()
+        if library is None:
+            raise OSError(why)
+        network = (self.precision, *_array(tuple(self.sizes)))
+        width = library.forethought_bytes(*network)
+        self.packed = torch.empty(len(members), width, dtype=torch.uint8)  # PyTorch aligns as vectors want it
+        for row, member in zip(self.packed, members, strict=True):
+            parts = [part.detach().float().contiguous() for layer in member for part in layer if part is not None]
+            pointers = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+            library.forethought_pack(*network, pointers, row.data_ptr())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[e, n, in] -> [e, n, out]` by the first `e` networks."""
+        compute = torch.ops.forethought.apply if torch.compiler.is_compiling() else _apply
+        out: Tensor = compute(self.packed, self.sizes, self.precision, x)
+        return out
+
+    def roll_out(self, z: Tensor, actions: Tensor) -> Tensor:
+        """States `[e, n, H, Z]` that follow on `z [e, n, Z]` by `z + net(z, action)`, for `actions [n, H, A]`."""
+        compute = torch.ops.forethought.roll_out if torch.compiler.is_compiling() else _roll_out
+        out: Tensor = compute(self.packed, self.sizes, self.precision, z, actions)
+        return out
+
+    def expect(self, z: Tensor, actions: Tensor, limit: float) -> Tensor:
+        """Expected numbers `[members, n, H]` in states `z [n, H, Z]` of `actions [n, H, A]`, see `TwoHot`."""
+        compute = torch.ops.forethought.expect if torch.compiler.is_compiling() else _expect
+        out: Tensor = compute(self.packed, self.sizes, self.precision, z, actions, limit)
+        return out
+
+
+def layers_of(net: nn.Sequential) -> list[LayerWeights]:
+    """The weights of an `encoders.mlp` with normalisation."""
+    linear = [layer for layer in net if isinstance(layer, nn.Linear)]
+    norms = [layer for layer in net if isinstance(layer, nn.LayerNorm)]
+    hidden = [
+        LayerWeights(layer.weight.T, layer.bias, norm.weight, norm.bias)
+        for layer, norm in zip(linear, norms, strict=False)
+    ]
+    return [*hidden, LayerWeights(linear[-1].weight.T, linear[-1].bias)]
+
+
+class Fused(nn.Module):
+    """An `encoders.mlp` that does not change any more: one call, unless gradients are asked for.
+
+    Args:
+        net: the network, which gradients go through.
+        dtype: see `FusedMLP`.
+    """
+
+    def __init__(self, net: nn.Sequential, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.net, self._fused = net, FusedMLP([layers_of(net)], dtype)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in] -> [..., out]`."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            plain: Tensor = self.net(x)
+            return plain
+        return self._fused(x.reshape(1, -1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def _ready(x: Tensor) -> Tensor:
+    """In single precision, with the numbers of a row side by side."""
+    x = x.float()
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _apply(packed: Tensor, sizes: list[int], precision: int, x: Tensor) -> Tensor:
+    library, (array, depth), x = _loaded()[0], _array(tuple(sizes)), _ready(x)
+    assert library is not None
+    members, n, _ = x.shape
+    out = torch.empty(members, n, sizes[-1])
+    for e in range(members):
+        library.forethought_apply(
+            precision, array, depth, packed[e].data_ptr(), n, x[e].data_ptr(), x.stride(1), out[e].data_ptr()
+        )
+    return out
+
+
+def _roll_out(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor) -> Tensor:
+    library, (array, depth), z, actions = _loaded()[0], _array(tuple(sizes)), _ready(z), _ready(actions)
+    assert library is not None
+    members, n, width = z.shape
+    steps = actions.shape[1]
+    out = torch.empty(members, n, steps, width)
+    taken = (actions.data_ptr(), actions.stride(0), actions.stride(1))
+    for e in range(members):
+        library.forethought_roll_out(
+            precision, array, depth, packed[e].data_ptr(), n, steps, z[e].data_ptr(), z.stride(1), *taken,
+            out[e].data_ptr(),
+        )  # fmt: skip
+    return out
+
+
+def _expect(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float) -> Tensor:
+    library, (array, depth), z, actions = _loaded()[0], _array(tuple(sizes)), _ready(z), _ready(actions)
+    assert library is not None
+    n, steps, width = z.shape
+    out = torch.empty(len(packed), n, steps)
+    read = (n, steps, z.data_ptr(), width, z.stride(0), z.stride(1))
+    taken = (actions.data_ptr(), actions.stride(0), actions.stride(1), limit)
+    for k in range(len(packed)):
+        library.forethought_expect(precision, array, depth, packed[k].data_ptr(), *read, *taken, out[k].data_ptr())
+    return out
+
+
+# What compiled code calls: it has to know shapes without computing, and cannot look into `ctypes`.
+_OPERATORS = torch.library.Library("forethought", "DEF")  # type: ignore[no-untyped-call]
+
+
+def _operator(name: str, inputs: str, compute: Callable[..., Tensor], shape: Callable[..., Tensor]) -> None:
+    schema = f"{name}(Tensor packed, int[] sizes, int precision, {inputs}) -> Tensor"
+    _OPERATORS.define(schema)  # type: ignore[no-untyped-call]
+    _OPERATORS.impl(name, compute, "CPU")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"forethought::{name}", shape)
+
+
+def _applied(packed: Tensor, sizes: list[int], precision: int, x: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:2], sizes[-1], dtype=torch.float32)
+
+
+def _rolled_out(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor) -> Tensor:
+    return z.new_empty(*z.shape[:2], actions.shape[1], z.shape[2], dtype=torch.float32)
+
+
+def _expected(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float) -> Tensor:
+    return z.new_empty(len(packed), *z.shape[:2], dtype=torch.float32)
+
+
+_operator("apply", "Tensor x", _apply, _applied)
+_operator("roll_out", "Tensor z, Tensor actions", _roll_out, _rolled_out)
+_operator("expect", "Tensor z, Tensor actions, float limit", _expect, _expected)

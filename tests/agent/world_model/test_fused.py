@@ -1,0 +1,227 @@
+"""Fused networks: the same numbers as the networks themselves, however rows are divided, in every precision."""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from forethought.agent.precision import planning
+from forethought.agent.world_model import fused
+from forethought.agent.world_model.control import ControlHeads
+from forethought.agent.world_model.distance import PairwiseDistance
+from forethought.agent.world_model.dynamics import EnsembleDynamics
+from forethought.agent.world_model.encoders import mlp
+from forethought.agent.world_model.fused import DTYPES, Fused, FusedMLP
+from forethought.agent.world_model.stacked import StackedMLP, StackedNorm
+
+pytestmark = pytest.mark.skipif(fused.fault() is not None, reason=f"no fused networks here: {fused.fault()}")
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 6e-3, torch.bfloat16: 1e-2}
+PRECISIONS = [
+    pytest.param(d, marks=pytest.mark.skipif(not fused.supports(d), reason="no instructions")) for d in DTYPES
+]
+
+
+def network(sizes: list[int], members: int = 1, seed: int = 0) -> StackedMLP:
+    """A network whose normalisation does something."""
+    torch.manual_seed(seed)
+    net = StackedMLP(members, sizes, last_scale=1.0).requires_grad_(requires_grad=False)
+    for norm in net.norms:
+        assert isinstance(norm, StackedNorm)
+        norm.gain.uniform_(0.5, 1.5)
+        norm.bias.normal_()
+    net.layers[-1].get_parameter("bias").normal_()
+    return net
+
+
+def frozen(net: StackedMLP, dtype: torch.dtype) -> FusedMLP:
+    return FusedMLP([net._weights(member) for member in range(net.members)], dtype)
+
+
+def error(got: Tensor, expected: Tensor) -> float:
+    """Relative, of all numbers together."""
+    return float((got - expected).norm() / expected.norm().clamp(min=1e-6))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(DTYPES),
+    st.lists(st.integers(1, 150), min_size=2, max_size=4),
+    st.integers(1, 3),
+    st.integers(1, 110),
+)
+def test_the_same_as_the_network(dtype: torch.dtype, sizes: list[int], members: int, rows: int) -> None:
+    if not fused.supports(dtype):
+        pytest.skip("no instructions")
+    net = network([*sizes[:-1], sizes[-1]], members)
+    x = torch.randn(members, rows, sizes[0])
+    got, expected = frozen(net, dtype)(x), net(x)
+    assert got.shape == expected.shape
+    assert error(got, expected) < 3 * TOLERANCE[dtype]
+
+
+def test_a_mean_far_from_zero_is_no_trouble() -> None:
+    net = network([4, 32, 3])
+    net.layers[0].get_parameter("bias").fill_(300.0)
+    x = torch.randn(1, 9, 4)
+    assert error(frozen(net, torch.float32)(x), net(x)) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_rows_do_not_depend_on_what_is_beside_them(dtype: torch.dtype) -> None:
+    net = frozen(network([20, 70, 70, 5], members=2), dtype)
+    x = torch.randn(2, 200, 20)
+    whole = net(x)
+    for begin, end in ((0, 1), (3, 100), (47, 49), (150, 200)):
+        assert torch.equal(net(x[:, begin:end]), whole[:, begin:end])
+    assert torch.equal(net(x[:1]), whole[:1]), "the first of the members alone"
+
+
+def test_strides_do_not_matter() -> None:
+    net = frozen(network([6, 32, 4]), torch.float32)
+    x = torch.randn(1, 6, 50).transpose(1, 2)
+    assert torch.equal(net(x), net(x.contiguous()))
+    one = torch.randn(1, 1, 6)
+    assert torch.equal(net(one.expand(1, 10, 6)), net(one.repeat(1, 10, 1)))
+    assert torch.equal(net(x.double()), net(x.contiguous()))
+    assert net(torch.randn(1, 0, 6)).shape == (1, 0, 4)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("members", [1, 3])
+def test_states_that_follow(dtype: torch.dtype, members: int) -> None:
+    torch.manual_seed(0)
+    dynamics = EnsembleDynamics(10, 3, 40, 2, members).requires_grad_(requires_grad=False)
+    z, actions = torch.randn(members, 60, 10), torch.randn(60, 4, 3)
+    expected, state = [], z
+    for t in range(4):
+        state = dynamics(state, actions[:, t])
+        expected.append(state)
+    assert dynamics.roll_out(z, actions) is None
+    dynamics.net.freeze(dtype)
+    got = dynamics.roll_out(z, actions)
+    assert got is not None
+    assert error(got, torch.stack(expected, dim=2)) < TOLERANCE[dtype]
+    assert torch.equal(got, dynamics.net._fused.roll_out(z, actions.transpose(0, 1).contiguous().transpose(0, 1)))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("bins", [65, 101])
+def test_expected_rewards_and_values(dtype: torch.dtype, bins: int) -> None:
+    torch.manual_seed(0)
+    heads = ControlHeads(12, 2, 48, bins, 3, 0.9).requires_grad_(requires_grad=False)
+    for net in (heads.reward, heads.value):
+        net.layers[-1].get_parameter("weight").normal_()
+    z, actions = torch.randn(2, 30, 5, 12), torch.randn(2, 30, 5, 2)
+    expected = (heads.rewards(z, actions), heads.values(z, actions))
+    heads.reward.freeze(dtype), heads.value.freeze(dtype)
+    got = (heads.rewards(z, actions), heads.values(z, actions))
+    for one, other in zip(got, expected, strict=True):
+        assert one.shape == other.shape
+        scale = 30 * TOLERANCE[dtype]  # half a digit of a logarithm is much of a number
+        assert torch.allclose(one, other, rtol=scale, atol=scale)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_distances_and_points(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    distance = PairwiseDistance(9, 4, 64).requires_grad_(requires_grad=False)
+    z, point, goal = torch.randn(3, 20, 9), torch.randn(3, 20, 4), torch.randn(3, 1, 4)
+    expected = distance(z, point, goal)
+    distance.freeze(dtype)
+    assert error(distance(z, point, goal), expected) < TOLERANCE[dtype]
+    net = mlp([9, 40, 4]).requires_grad_(requires_grad=False)
+    assert error(Fused(net, dtype)(z), net(z)) < TOLERANCE[dtype]
+
+
+def test_gradients_go_through_the_network_itself() -> None:
+    net, x = network([5, 16, 2]), torch.randn(1, 7, 5, requires_grad=True)
+    (plain,) = torch.autograd.grad(net(x).sum(), x)
+    net.freeze(torch.float32)
+    (got,) = torch.autograd.grad(net(x).sum(), x)
+    assert torch.equal(got, plain)
+    distance, point = PairwiseDistance(5, 2, 16).requires_grad_(requires_grad=False), torch.randn(1, 7, 2)
+    distance.freeze(torch.float32)
+    assert distance(x, point, torch.zeros(2)).requires_grad
+    assert Fused(mlp([5, 8, 2]).requires_grad_(requires_grad=False), torch.float32)(x).requires_grad
+
+
+def test_compiled_code_calls_it() -> None:
+    net = network([5, 16, 2])
+    net.freeze(torch.float32)
+    x, actions, limit = torch.randn(1, 7, 5), torch.randn(7, 3, 2), 10.0
+    assert net._fused is not None
+    dynamics, heads = frozen(network([5 + 2, 16, 5]), torch.float32), frozen(network([5 + 2, 16, 65]), torch.float32)
+
+    def everything(x: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ahead = dynamics.roll_out(x, actions)
+        return net(x) * 2, ahead * 2, heads.expect(ahead[0], actions, limit) + 1
+
+    plain = everything(x, actions)
+    compiled = torch.compile(everything, fullgraph=True, dynamic=False)(x, actions)
+    for one, other in zip(plain, compiled, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_builds_once_for_what_it_is_built_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fused.build(tmp_path / "cache")
+    assert [path.name for path in first.parent.iterdir()] == [first.name], "nothing else is left behind"
+    made, compiled = first.stat().st_mtime_ns, list[str]()
+    run = fused._run
+    monkeypatch.setattr(fused, "_run", lambda command: compiled.append(command[-1]) or run(command))
+    assert fused.build(tmp_path / "cache") == first
+    assert first.stat().st_mtime_ns == made
+    assert len(compiled) == 1, "asks what the compiler is, and compiles nothing"
+    assert fused.build(tmp_path / "cache", (*fused.FLAGS, "-mno-avx512f")) != first
+
+
+@pytest.mark.parametrize("flags", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx2", "-mno-fma")])
+def test_older_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]) -> None:
+    monkeypatch.setattr(fused, "FLAGS", (*fused.FLAGS, *flags))
+    library = build_and_load(tmp_path)
+    monkeypatch.setattr(fused, "_loaded", lambda: (library, ""))
+    assert [fused.supports(dtype) for dtype in DTYPES] == [True, False, False]
+    net, x = network([30, 50, 50, 7], members=2), torch.randn(2, 100, 30)
+    assert error(frozen(net, torch.float32)(x), net(x)) < 1e-5
+
+
+def build_and_load(folder: Path) -> ctypes.CDLL:
+    """What `_loaded` loads, from a folder of its own."""
+    load: Callable[[], tuple[ctypes.CDLL | None, str]] = fused._loaded.__wrapped__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "build", lambda _, flags=fused.FLAGS, build=fused.build: build(folder, flags))
+        library, why = load()
+    assert library is not None, why
+    return library
+
+
+@pytest.mark.parametrize(
+    ("break_it", "why"),
+    [
+        (lambda patch: patch.setattr(fused, "cpp_compiler", lambda: None), "no C\\+\\+ compiler is installed"),
+        (lambda patch: patch.setattr(fused, "cpp_compiler", lambda: "false"), "false failed"),
+        (lambda patch: patch.setattr(fused.platform, "machine", lambda: "arm64"), "processors of the kind arm64"),
+        (lambda patch: patch.setattr(fused, "FLAGS", ("-no-such-flag",)), "no-such-flag"),
+    ],
+)
+def test_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None], why: str, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    break_it(monkeypatch)
+    monkeypatch.setattr(fused, "build", lambda folder, build=fused.build: build(folder, fused.FLAGS))
+    broken = fused._loaded.__wrapped__()
+    monkeypatch.setattr(fused, "_loaded", lambda: broken)
+    fault = fused.fault()
+    assert fault is not None
+    with pytest.raises(OSError, match=why):
+        raise OSError(fault)
+    assert not fused.supports(torch.float32)
+    assert planning("float32", "auto", torch.device("cpu")) == (torch.float32, False)
+    with pytest.raises(OSError, match=why):
+        frozen(network([2, 3]), torch.float32)
