@@ -44,6 +44,13 @@ class Objective(Protocol):
         """
         ...
 
+    def directly(self, model: WorldModel, z: Tensor, actions: Tensor) -> Tensor | None:
+        """Costs `[B, N]` of candidates `[B, N, H, A]` from latents `[B, Z]` where no trajectory is needed for them.
+
+        What `__call__` returns for what the first member imagines, up to rounding. None where there is no such way.
+        """
+        return None
+
     @property
     def num_seeds(self) -> int:
         """Action sequences that it proposes for every search, `S`."""
@@ -154,20 +161,29 @@ class RewardObjective(Objective):
     @override
     def __call__(self, model: WorldModel, trajectory: Trajectory, goal: Tensor | None) -> Tensor:
         heads, latents = control_heads(model), trajectory.latents
-        members, batch, samples, horizon, _ = latents.shape
+        members, _, samples, _, _ = latents.shape
         first = trajectory.start[None, :, None, None].expand(members, -1, samples, 1, -1)
         before = torch.cat([first, latents[..., :-1, :]], dim=-2)
         actions = model.normalize_action(trajectory.actions).expand(members, -1, -1, -1, -1)
         rewards = heads.rewards(before, actions)  # [E, B, N, H]
         last = latents[..., -1, :]
         values = heads.values(last, heads.act(last))  # [K, E, B, N]
-        weights = heads.discount ** torch.arange(horizon + 1, dtype=rewards.dtype, device=rewards.device)
         if heads.terminates:
             alive = heads.alive(latents).cumprod(dim=-1)
             rewards = torch.cat([rewards[..., :1], rewards[..., 1:] * alive[..., :-1]], dim=-1)
             values = values * alive[..., -1]
+        return self._cost(heads, rewards, values)
+
+    @override
+    def directly(self, model: WorldModel, z: Tensor, actions: Tensor) -> Tensor | None:
+        judged = model.judge(z, actions)
+        return None if judged is None else self._cost(control_heads(model), *judged)
+
+    def _cost(self, heads: ControlHeads, rewards: Tensor, values: Tensor) -> Tensor:
+        """Minus the returns `[..., B, N]` of rewards `[..., B, N, H]` and values `[K, ..., B, N]`, as one `[B, N]`."""
+        weights = heads.discount ** torch.arange(rewards.shape[-1] + 1, dtype=rewards.dtype, device=rewards.device)
         returns = torch.addcmul(rewards @ weights[:-1], values, weights[-1])
-        return aggregate(-returns.reshape(-1, batch, samples), self.options.risk)
+        return aggregate(-returns.reshape(-1, *returns.shape[-2:]), self.options.risk)
 
     @property
     @override
@@ -300,6 +316,10 @@ def _score(
     members: int,
     actions: Tensor,
 ) -> Tensor:
+    if members == 1 and correction is None:
+        costs = objective.directly(model, z, actions)
+        if costs is not None:
+            return costs.to(actions.dtype)
     return objective(model, imagine(model, z, actions, members, correction), goal).to(actions.dtype)
 
 

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -108,7 +109,7 @@ struct Single {
   using Kept = float;
   using Weight = float;
   static constexpr int COLUMNS = LANES, TOGETHER = 1;  // columns of a vector; numbers that are multiplied at once
-  static constexpr int64_t DEPTH = 128;                // of a product that stays in registers, about
+  static constexpr int64_t DEPTH = 128, LAST_DEPTH = DEPTH;  // of a product that stays in registers, about
   static Weight weight(float x) { return x; }
   static void keep(Kept* p, Floats v) { store(p, v); }
   static Kept keep(float x) { return x; }
@@ -139,7 +140,7 @@ struct Half {
   using Kept = uint32_t;  // twice the same number: a vector of it is then loaded without a shuffle
   using Weight = _Float16;
   static constexpr int COLUMNS = 32, TOGETHER = 1;
-  static constexpr int64_t DEPTH = 96;
+  static constexpr int64_t DEPTH = 64, LAST_DEPTH = 32;  // what no normalisation follows on is summed up more finely
   static Weight weight(float x) { return static_cast<_Float16>(x); }
   static void keep(Kept* p, Floats v) {
     const __m512i bits = _mm512_cvtepu16_epi32(
@@ -184,7 +185,7 @@ struct Brain {
   using Kept = uint16_t;
   using Weight = uint16_t;
   static constexpr int COLUMNS = 16, TOGETHER = 2;
-  static constexpr int64_t DEPTH = 256;
+  static constexpr int64_t DEPTH = 256, LAST_DEPTH = DEPTH;
   static void keep(Kept* p, Floats v) {
     const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
     std::memcpy(p, &half, sizeof half);
@@ -254,9 +255,9 @@ static void panel(const typename P::Kept* a, int64_t lda, const typename P::Weig
 // Adds the product of `rows` of `a` with packed weights `b [k, columns]` to `c`.
 template <class P>
 static void multiply(const typename P::Kept* a, int64_t lda, const typename P::Weight* b, float* c, int64_t ldc,
-                     int64_t k, int64_t columns, int64_t rows) {
+                     int64_t k, int64_t columns, int64_t rows, int64_t depth) {
   constexpr int64_t WIDE = PANEL * P::COLUMNS;
-  const int64_t parts = std::max<int64_t>(1, (k + P::DEPTH / 2) / P::DEPTH);
+  const int64_t parts = std::max<int64_t>(1, (k + depth / 2) / depth);
   const int64_t deep = up((k + parts - 1) / parts, P::TOGETHER);
   for (int64_t j = 0; j < columns; j += WIDE) {
     const int64_t wide = std::min(WIDE, columns - j);
@@ -360,6 +361,8 @@ class Network {
     std::memset(in_, 0, BLOCK * widest * sizeof(Kept));
   }
 
+  int64_t width() const { return sizes_[depth_]; }
+
   int64_t stride;  // of `out`
   float* out;      // what the network says of each row of the block
 
@@ -380,7 +383,7 @@ class Network {
       const float* bias = reinterpret_cast<const float*>(packed_ + layer.bias);
       for (int64_t r = 0; r < rows; r++) std::memcpy(out + r * stride, bias, layer.columns * 4);
       multiply<P>(in_, stride, reinterpret_cast<const typename P::Weight*>(packed_ + layer.weight), out, stride,
-                  layer.deep, layer.columns, rows);
+                  layer.deep, layer.columns, rows, index + 1 < depth_ ? P::DEPTH : P::LAST_DEPTH);
       if (index + 1 < depth_)
         for (int64_t r = 0; r < rows; r++)
           activate<P>(out + r * stride, layer.out, reinterpret_cast<const float*>(packed_ + layer.gain),
@@ -441,13 +444,27 @@ static void roll_out(Network<P>& net, int64_t n, int64_t steps, const Rows& z, c
   }
 }
 
-// `out [n, steps]`: the expected number of a distribution over bins that are even in symlog, see control.TwoHot.
+// The expected number of a distribution over bins that are even in symlog, by its logits; see control.TwoHot.
+static inline float expected(float* logits, int64_t bins, float limit) {
+  for (int64_t i = bins; i < up(bins, LANES); i++) logits[i] = -1e30f;
+  Floats highest = load(logits);
+  for (int64_t i = LANES; i < bins; i += LANES) highest = larger(highest, load(logits + i));
+  const float most = largest(highest);
+  Floats sum{}, weighted{}, index;
+  for (int i = 0; i < LANES; i++) index[i] = static_cast<float>(i);
+  for (int64_t i = 0; i < bins; i += LANES, index += static_cast<float>(LANES)) {
+    const Floats likely = exponential<true>(load(logits + i) - most);
+    sum += likely;
+    weighted += likely * index;
+  }
+  const float symlog = total(weighted) / total(sum) * (2 * limit / static_cast<float>(bins - 1)) - limit;
+  return std::copysign(std::expm1(std::fabs(symlog)), symlog);
+}
+
+// `out [n, steps]`: expected numbers of states and actions.
 template <class P>
-static void expect(Network<P>& net, int64_t n, int64_t steps, const Rows& z, const Rows& actions, int64_t bins,
-                   float limit, float* out) {
-  const float width = 2 * limit / static_cast<float>(bins - 1);
-  Floats first_indices;
-  for (int i = 0; i < LANES; i++) first_indices[i] = static_cast<float>(i);
+static void expect(Network<P>& net, int64_t n, int64_t steps, const Rows& z, const Rows& actions, float limit,
+                   float* out) {
   for (int64_t first = 0; first < n * steps; first += BLOCK) {
     const int64_t rows = std::min(BLOCK, n * steps - first);
     for (int64_t r = 0; r < rows; r++) {
@@ -456,20 +473,47 @@ static void expect(Network<P>& net, int64_t n, int64_t steps, const Rows& z, con
       net.take(r, z.width, actions.at(row, t), actions.width);
     }
     net.compute(rows);
-    for (int64_t r = 0; r < rows; r++) {
-      float* logits = net.out + r * net.stride;
-      for (int64_t i = bins; i < up(bins, LANES); i++) logits[i] = -1e30f;
-      Floats highest = load(logits);
-      for (int64_t i = LANES; i < bins; i += LANES) highest = larger(highest, load(logits + i));
-      const float most = largest(highest);
-      Floats sum{}, weighted{}, index = first_indices;
-      for (int64_t i = 0; i < bins; i += LANES, index += static_cast<float>(LANES)) {
-        const Floats likely = exponential<true>(load(logits + i) - most);
-        sum += likely;
-        weighted += likely * index;
+    for (int64_t r = 0; r < rows; r++) out[first + r] = expected(net.out + r * net.stride, net.width(), limit);
+  }
+}
+
+// What candidates are worth: `rewards [n, steps]` on the way, and `values [members, n]` of going on by the policy from
+// where they lead. The same as `roll_out`, `expect` and `apply`, without a latent that leaves the cache.
+template <class P>
+static void judge(Network<P>& dynamics, Network<P>& reward, Network<P>& policy, std::vector<Network<P>>& value,
+                  int64_t n, int64_t steps, int64_t each, const Rows& z, const Rows& actions, float limit,
+                  float* rewards, float* values) {
+  std::vector<float> states(BLOCK * z.width), chosen(actions.width);
+  for (int64_t first = 0; first < n; first += BLOCK) {
+    const int64_t rows = std::min(BLOCK, n - first);
+    for (int64_t r = 0; r < rows; r++)
+      std::memcpy(&states[r * z.width], z.at((first + r) / each, 0), z.width * sizeof(float));
+    for (int64_t t = 0; t < steps; t++) {
+      for (Network<P>* net : {&dynamics, &reward}) {
+        for (int64_t r = 0; r < rows; r++) {
+          net->take(r, 0, &states[r * z.width], z.width);
+          net->take(r, z.width, actions.at(first + r, t), actions.width);
+        }
+        net->compute(rows);
       }
-      const float symlog = total(weighted) / total(sum) * width - limit;
-      out[first + r] = std::copysign(std::expm1(std::fabs(symlog)), symlog);
+      for (int64_t r = 0; r < rows; r++) {
+        rewards[(first + r) * steps + t] = expected(reward.out + r * reward.stride, reward.width(), limit);
+        const float* change = dynamics.out + r * dynamics.stride;
+        for (int64_t i = 0; i < z.width; i++) states[r * z.width + i] += change[i];
+      }
+    }
+    for (int64_t r = 0; r < rows; r++) policy.take(r, 0, &states[r * z.width], z.width);
+    policy.compute(rows);
+    for (size_t k = 0; k < value.size(); k++) {
+      for (int64_t r = 0; r < rows; r++) {
+        const float* mean = policy.out + r * policy.stride;
+        for (int64_t i = 0; i < actions.width; i++) chosen[i] = std::tanh(mean[i]);
+        value[k].take(r, 0, &states[r * z.width], z.width);
+        value[k].take(r, z.width, chosen.data(), actions.width);
+      }
+      value[k].compute(rows);
+      for (int64_t r = 0; r < rows; r++)
+        values[k * n + first + r] = expected(value[k].out + r * value[k].stride, value[k].width(), limit);
     }
   }
 }
@@ -527,8 +571,24 @@ void forethought_expect(int64_t precision, const int64_t* sizes, int64_t depth, 
                         int64_t actions_row, int64_t actions_step, float limit, float* out) {
   with_precision(precision, [&](auto p) {
     Network<decltype(p)> net(sizes, depth, packed);
-    expect(net, n, steps, {z, row, step, width}, {actions, actions_row, actions_step, sizes[0] - width}, sizes[depth],
-           limit, out);
+    expect(net, n, steps, {z, row, step, width}, {actions, actions_row, actions_step, sizes[0] - width}, limit, out);
+  });
+}
+
+// Networks in this order: dynamics, reward, policy, and values one after the other; `depth` is the same for all.
+void forethought_judge(int64_t precision, const int64_t* const* sizes, int64_t depth, const unsigned char* const* packed,
+                       int64_t members, int64_t n, int64_t steps, int64_t each, const float* z, int64_t row,
+                       const float* actions, int64_t actions_row, int64_t actions_step, float limit, float* rewards,
+                       float* values) {
+  const int64_t width = sizes[0][depth], action = sizes[0][0] - width;
+  with_precision(precision, [&](auto p) {
+    using P = decltype(p);
+    Network<P> dynamics(sizes[0], depth, packed[0]), reward(sizes[1], depth, packed[1]), policy(sizes[2], depth, packed[2]);
+    std::vector<Network<P>> value;
+    for (int64_t k = 0; k < members; k++)
+      value.emplace_back(sizes[3], depth, packed[3] + k * bytes<P>(sizes[3], depth));
+    judge(dynamics, reward, policy, value, n, steps, each, {z, row, 0, width},
+          {actions, actions_row, actions_step, action}, limit, rewards, values);
   });
 }
 }

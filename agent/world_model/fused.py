@@ -91,6 +91,18 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         "apply": [*of_rows, pointer, number, pointer],
         "roll_out": [*of_rows, number, pointer, number, pointer, number, number, pointer],
         "expect": [*of_rows, number, pointer, *[number] * 3, pointer, *[number] * 2, ctypes.c_float, pointer],
+        "judge": [
+            *network,
+            pointer,
+            *[number] * 4,
+            pointer,
+            number,
+            pointer,
+            *[number] * 2,
+            ctypes.c_float,
+            pointer,
+            pointer,
+        ],
     }
     for name, types in arguments.items():
         function = getattr(library, f"forethought_{name}")
@@ -160,6 +172,29 @@ class FusedMLP:
         compute = torch.ops.forethought.expect if torch.compiler.is_compiling() else _expect
         out: Tensor = compute(self.packed, self.sizes, self.precision, z, actions, limit)
         return out
+
+
+class Judge:
+    """What imagined candidates are worth by reward, from the present latent to the last value in one call.
+
+    Args:
+        dynamics: `z' = z + net(z, action)`.
+        reward: a distribution of the reward of `(z, action)`.
+        policy: mean and spread of an action, before tanh.
+        value: distributions of what `(z, action)` is worth.
+        limit: of the distributions, see `TwoHot`.
+    """
+
+    def __init__(self, dynamics: FusedMLP, reward: FusedMLP, policy: FusedMLP, value: FusedMLP, limit: float) -> None:
+        nets = (dynamics, reward, policy, value)
+        self.packed, self.sizes = [net.packed for net in nets], [size for net in nets for size in net.sizes]
+        self.precision, self.limit = dynamics.precision, limit
+
+    def __call__(self, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards `[B * N, H]` and values `[K, B * N]` of normalised actions `[B * N, H, A]` from `z [B, Z]`."""
+        compute = torch.ops.forethought.judge if torch.compiler.is_compiling() else _judge
+        rewards, values = compute(self.packed, self.sizes, self.precision, z, actions, self.limit)
+        return rewards, values
 
 
 def layers_of(net: nn.Sequential) -> list[LayerWeights]:
@@ -239,12 +274,35 @@ def _expect(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions
     return out
 
 
+def _judge(
+    packed: list[Tensor], sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float
+) -> tuple[Tensor, Tensor]:
+    library, z, actions = _loaded()[0], _ready(z), _ready(actions)
+    assert library is not None
+    arrays, depth = _arrays(tuple(sizes), len(packed))
+    pointers = (ctypes.c_void_p * len(packed))(*(net.data_ptr() for net in packed))
+    n, steps, members = len(actions), actions.shape[1], len(packed[-1])
+    rewards, values = torch.empty(n, steps), torch.empty(members, n)
+    library.forethought_judge(
+        precision, arrays, depth, pointers, members, n, steps, max(1, n // len(z)), z.data_ptr(), z.stride(0),
+        actions.data_ptr(), actions.stride(0), actions.stride(1), limit, rewards.data_ptr(), values.data_ptr(),
+    )  # fmt: skip
+    return rewards, values
+
+
+@cache
+def _arrays(sizes: tuple[int, ...], count: int) -> tuple["ctypes.Array[ctypes.c_void_p]", int]:
+    each = len(sizes) // count
+    parts = [_array(sizes[i : i + each]) for i in range(0, len(sizes), each)]
+    return (ctypes.c_void_p * count)(*(ctypes.addressof(array) for array, _ in parts)), parts[0][1]
+
+
 # What compiled code calls: it has to know shapes without computing, and cannot look into `ctypes`.
 _OPERATORS = torch.library.Library("forethought", "DEF")  # type: ignore[no-untyped-call]
 
 
-def _operator(name: str, inputs: str, compute: Callable[..., Tensor], shape: Callable[..., Tensor]) -> None:
-    schema = f"{name}(Tensor packed, int[] sizes, int precision, {inputs}) -> Tensor"
+def _operator(name: str, inputs: str, outputs: str, compute: Callable[..., Any], shape: Callable[..., Any]) -> None:
+    schema = f"{name}({inputs}) -> {outputs}"
     _OPERATORS.define(schema)  # type: ignore[no-untyped-call]
     _OPERATORS.impl(name, compute, "CPU")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"forethought::{name}", shape)
@@ -262,6 +320,17 @@ def _expected(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actio
     return z.new_empty(len(packed), *z.shape[:2], dtype=torch.float32)
 
 
-_operator("apply", "Tensor x", _apply, _applied)
-_operator("roll_out", "Tensor z, Tensor actions", _roll_out, _rolled_out)
-_operator("expect", "Tensor z, Tensor actions, float limit", _expect, _expected)
+def _judged(
+    packed: list[Tensor], sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float
+) -> tuple[Tensor, Tensor]:
+    n, steps, _ = actions.shape
+    return z.new_empty(n, steps, dtype=torch.float32), z.new_empty(len(packed[-1]), n, dtype=torch.float32)
+
+
+_NET, _TAKEN = "Tensor packed, int[] sizes, int precision", "Tensor z, Tensor actions"
+_operator("apply", f"{_NET}, Tensor x", "Tensor", _apply, _applied)
+_operator("roll_out", f"{_NET}, {_TAKEN}", "Tensor", _roll_out, _rolled_out)
+_operator("expect", f"{_NET}, {_TAKEN}, float limit", "Tensor", _expect, _expected)
+_operator(
+    "judge", f"Tensor[] packed, int[] sizes, int precision, {_TAKEN}, float limit", "(Tensor, Tensor)", _judge, _judged
+)

@@ -19,7 +19,7 @@ from .control import ControlHeads, episode_discount
 from .distance import PairwiseDistance, Quasimetric
 from .dynamics import EnsembleDynamics
 from .encoders import AugmentedEncoder, IdentityEncoder, ObsEncoder, PixelEncoder, SimNorm, flat_vectors, mlp
-from .fused import Fused
+from .fused import Fused, Judge
 from .heads import InverseDynamicsHead, Probe
 from .macro import MacroModel
 from .stacked import StackedMLP
@@ -403,6 +403,32 @@ class WorldModel(nn.Module):
                 z = z + added[:, t]
             latents.append(z)
         return torch.stack(latents, dim=2)
+
+    def judge(self, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What the first member of the ensemble expects candidates to be worth, where one call says it: see `Judge`.
+
+        Args:
+            z: latents `[B, Z]`.
+            actions: candidates `[B, N, H, A]` in real units.
+
+        Returns:
+            rewards `[B, N, H]`, and values `[K, B, N]` of following the policy from where candidates lead; None
+            unless frozen for that, where gradients may be asked for, where latents are normalised, and where episodes
+            may end by themselves.
+        """
+        heads = self.control
+        if heads is None or heads.terminates or not isinstance(self.norm, nn.Identity):
+            return None
+        nets = [net.fused(z, actions) for net in (self.dynamics.net, heads.reward, heads.policy, heads.value)]
+        dynamics, reward, policy, value = nets
+        if dynamics is None or reward is None or policy is None or value is None:
+            return None
+        if len({len(net.sizes) for net in (dynamics, reward, policy, value)}) > 1:
+            return None  # layers can be chosen for the dynamics
+        batch, samples, horizon, dim = actions.shape
+        taken = self.normalize_action(actions).reshape(batch * samples, horizon, dim)
+        rewards, values = Judge(dynamics, reward, policy, value, heads.twohot.limit)(z, taken)
+        return rewards.reshape(batch, samples, horizon), values.reshape(-1, batch, samples)
 
     def goal_point(self, z: Tensor) -> Tensor:
         """Latents `[..., Z]` to goal space `[..., G]`."""

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from forethought.agent.imagination import imagine
+from forethought.agent.objectives import ImaginedCost, RewardObjective, RewardOptions
 from forethought.agent.precision import planning
 from forethought.agent.world_model import fused
 from forethought.agent.world_model.control import ControlHeads
@@ -17,8 +20,11 @@ from forethought.agent.world_model.distance import PairwiseDistance
 from forethought.agent.world_model.dynamics import EnsembleDynamics
 from forethought.agent.world_model.encoders import mlp
 from forethought.agent.world_model.fused import DTYPES, Fused, FusedMLP
+from forethought.agent.world_model.model import WorldModel, WorldModelOptions
 from forethought.agent.world_model.stacked import StackedMLP, StackedNorm
+from forethought.planners import RiskOptions
 
+Maker = Callable[..., Any]
 pytestmark = pytest.mark.skipif(fused.fault() is not None, reason=f"no fused networks here: {fused.fault()}")
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 6e-3, torch.bfloat16: 1e-2}
@@ -125,6 +131,36 @@ def test_expected_rewards_and_values(dtype: torch.dtype, bins: int) -> None:
         assert one.shape == other.shape
         scale = 30 * TOLERANCE[dtype]  # half a digit of a logarithm is much of a number
         assert torch.allclose(one, other, rtol=scale, atol=scale)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("dynamics_layers", [2, 1])
+@torch.no_grad()
+def test_what_candidates_are_worth(
+    toy_spec: Maker, toy_actions: Maker, dtype: torch.dtype, dynamics_layers: int
+) -> None:
+    spec = toy_spec("state", None)
+    options = WorldModelOptions(latent_dim=16, hidden_dim=24, value_members=3, dynamics_layers=dynamics_layers)
+    model = WorldModel(spec, options, purpose="reward")
+    heads, objective = model.control, RewardObjective(RewardOptions(risk=RiskOptions("mean_std", 1.0)))
+    assert heads is not None
+    for net in (heads.reward, heads.value, heads.policy, model.dynamics.net):
+        net.layers[-1].get_parameter("weight").normal_(std=0.3)
+    z, actions = torch.randn(2, model.latent_dim), toy_actions(spec, (2, 60, 4))
+    assert objective.directly(model, z, actions) is None, "not frozen"
+    expected = objective(model, imagine(model, z, actions, 1), None)
+    imagined = model.frozen(dtype, fused=True)
+    by_parts = objective(imagined, imagine(imagined, z, actions, 1), None)
+    directly = objective.directly(imagined, z, actions)
+    assert (directly is None) == (dynamics_layers == 1), "networks of different depths are judged by parts"
+    got = by_parts if directly is None else directly
+    assert torch.allclose(got, by_parts, rtol=1e-4, atol=1e-4)
+    assert error(got, expected) < 3 * TOLERANCE[dtype]
+    assert torch.equal(got, ImaginedCost(imagined, objective, z, None)(actions))
+    with torch.enable_grad():
+        assert imagined.judge(z, actions.clone().requires_grad_()) is None
+    heads.get_buffer("has_terminated").fill_(True)
+    assert model.frozen(dtype, fused=True).judge(z, actions) is None, "episodes may end by themselves"
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
