@@ -225,9 +225,10 @@ class Agent:
         self.options, self.generator = options, generator
         # Cast once: autocast would cast the weights again at every call (and is slower than float32 on a CPU).
         try:
-            dtype, fused = planning(options.plan_dtype, options.fused, self.device)
+            self.precision = planning(options.plan_dtype, options.fused, self.device)
         except ValueError as error:
             raise AgentError(f"plan_dtype={options.plan_dtype} {error}") from None
+        dtype, fused = self.precision
         self.imagined = model.frozen(dtype, fused=fused)
         # Proposals are too few for half precision that costs more to begin than it saves.
         self._proposing = self.imagined if fused else model

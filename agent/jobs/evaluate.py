@@ -106,6 +106,7 @@ def _evaluate(
         "goals_per_episode": options.goals_per_episode,
         "planner": dataclasses.asdict(config.planner),
         "agent": dataclasses.asdict(config.agent),
+        "precision": {"dtype": str(agent.precision[0]).removeprefix("torch."), "fused": agent.precision[1]},
         "shift": dataclasses.asdict(config.env_options.shift),
         "link": dataclasses.asdict(config.env_options.link),
         "goal_ahead": config.env_options.goal_ahead,

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -81,6 +82,8 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     try:
         library = ctypes.CDLL(str(build(cache_folder())))
     except OSError as error:
+        if cpp_compiler() is not None:
+            warnings.warn(f"plans without fused networks: {error}", stacklevel=2)
         return None, str(error)
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     network: list[type[Any]] = [number, pointer, number]

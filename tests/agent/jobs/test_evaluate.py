@@ -44,7 +44,7 @@ FIELDS = {
     "success_rate", "success_ci", "return_mean", "return_ci", "returns", "episodes", "decision_ms", "steps_to_goal",
     "random", "true_dynamics", "reason_true_dynamics", "arms", "plan", "video", "video_reason", "seeds", "command",
     "seed", "env", "objective", "planner", "checkpoint", "versions", "machine", "commit", "time", "seconds",
-    "goals_per_episode", "agent", "shift", "link", "goal_ahead", "prediction_error",
+    "goals_per_episode", "agent", "precision", "shift", "link", "goal_ahead", "prediction_error",
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Fused networks: the same numbers as the networks themselves, however rows are divided, in every precision."""
 
+import contextlib
 import ctypes
 from collections.abc import Callable
 from pathlib import Path
@@ -251,7 +252,8 @@ def test_goes_on_without(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     break_it(monkeypatch)
     monkeypatch.setattr(fused, "build", lambda folder, build=fused.build: build(folder, fused.FLAGS))
-    broken = fused._loaded.__wrapped__()
+    with pytest.warns(match=why) if "compiler" not in why and "kind" not in why else contextlib.nullcontext():
+        broken = fused._loaded.__wrapped__()
     monkeypatch.setattr(fused, "_loaded", lambda: broken)
     fault = fused.fault()
     assert fault is not None
