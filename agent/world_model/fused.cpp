@@ -77,11 +77,11 @@ static inline Floats inverse(Floats x) {
 #endif
 }
 
-// Exponential by 2^n p(f) with |f| <= 1/2; relative error 3e-6, or 1e-4.
+// Exponential by 2^n p(f) with |f| <= 1/2; relative error 3e-6, or 1e-4. Of what is not a number, not a number.
 template <bool EXACT>
 static inline Floats exponential(Floats x) {
-  x = larger(x, all(-87.f));
-  x = x < 87.f ? x : all(87.f);
+  x = x < -87.f ? all(-87.f) : x;
+  x = x > 87.f ? all(87.f) : x;
   constexpr float ROUND = 12582912.f;  // 1.5 * 2^23: adding it rounds to a whole number
   const Floats t = x * 1.442695041f, whole = (t + ROUND) - ROUND, f = t - whole;
   Floats p;

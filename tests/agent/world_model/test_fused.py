@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,20 @@ def test_rows_do_not_depend_on_what_is_beside_them(dtype: torch.dtype) -> None:
     for begin, end in ((0, 1), (3, 100), (47, 49), (150, 200)):
         assert torch.equal(net(x[:, begin:end]), whole[:, begin:end])
     assert torch.equal(net(x[:1]), whole[:1]), "the first of the members alone"
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_what_is_not_a_number_stays_so(dtype: torch.dtype) -> None:
+    x, z, actions = torch.randn(1, 60, 9), torch.randn(60, 1, 7), torch.randn(60, 1, 2)
+    for broken in (math.nan, math.inf):
+        x[0, 50, 3] = z[50, 0, 3] = broken
+        for last in (65, 3):
+            net = frozen(network([9, 40, 40, last]), dtype)
+            out = net(x)[0]
+            assert not out[50].isfinite().any()
+            assert out[:50].isfinite().all()
+            numbers = net.expect(z, actions, 10.0)[0, :, 0]
+            assert numbers.isnan().nonzero().flatten().tolist() == [50]
 
 
 def test_strides_do_not_matter() -> None:
