@@ -730,6 +730,12 @@ def _nano(results: Result) -> str:
     return markdown(header, rows)
 
 
+def _goal(results: Result) -> str:
+    ways = list(next(iter(results.values())))
+    rows = [[preset, *(f"{row[way]['p50_ms']:.1f} ms" for way in ways)] for preset, row in results.items()]
+    return markdown(["decision of the preset, median", *ways], rows)
+
+
 def _budget(results: Result) -> str:
     ratios = results["ratios"]
     header = ["decision", "median", "99th percentile", "times as fast"]
@@ -869,6 +875,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed_precision": partial(_speed_part, _precision, "precision"),
     "speed_roofline": partial(_speed_part, _roofline, "roofline"),
     "speed_intel_nano": partial(_speed_part, _nano, "nano", folder="speed_intel"),
+    "speed_intel_goal": partial(_speed_part, _goal, "goal", folder="speed_intel"),
     "speed_intel_budget": partial(_speed_part, _budget, "budget", folder="speed_intel"),
     "speed_intel_roofline": partial(_speed_part, _roofline, "roofline", folder="speed_intel"),
     "speed_intel_precision": partial(_speed_part, _precision, "precision", folder="speed_intel"),

@@ -5,6 +5,7 @@
     python benchmarks/speed.py --parts precision --runs runs/reward_control/cartpole_swingup-0
 
 nano        decision (encoder and planner) and update of the preset `nano`, in an episode of 500 decisions
+goal        decisions toward a goal, of two presets
 budget      a decision at TD-MPC2's own budget, beside the same mathematics written plainly (`plain.py`)
 roofline    floating-point operations of these decisions against what matrix products reach here at best
 collection  8 environments collected into the memory, beside bare vectorised stepping
@@ -36,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from forethought.agent.agent import Agent, AgentOptions
-from forethought.agent.build import load_agent
+from forethought.agent.build import build_objective, build_planner, load_agent
 from forethought.agent.compilation import cpp_compiler
 from forethought.agent.files import write_json
 from forethought.agent.memory.sampler import SequenceBatch
@@ -120,12 +121,12 @@ def make_agent(
     return Agent(model, MPPI(low, high, options), RewardObjective(objective), agent_options, generator)
 
 
-def decider(agent: Agent, obs: dict[str, torch.Tensor]) -> Callable[[], object]:
+def decider(agent: Agent, obs: dict[str, torch.Tensor], goal: torch.Tensor | None = None) -> Callable[[], object]:
     """One decision after another, each warm-started by the last."""
     carry = [agent.init(1)]
 
     def decide() -> None:
-        carry[0] = agent.act(obs, carry[0], None)[1]
+        carry[0] = agent.act(obs, carry[0], goal)[1]
 
     return decide
 
@@ -195,6 +196,25 @@ def some_batch(spec: EnvSpec, windows: int, length: int) -> SequenceBatch:
         terminated=torch.zeros(windows, length, dtype=torch.bool),
         goal_obs={}, goal_index=none.long(), goal_steps=none,
     )  # fmt: skip
+
+
+def goal(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Decisions toward a goal, of presets with either kind of distance."""
+    result: dict[str, Any] = {}
+    for preset, env_id in (("reacher", "forethought/Reacher-v0"), ("rooms", "forethought/Rooms-v0")):
+        config: Config = load(Config, [f"env={env_id}", f"preset={preset}"])
+        spec = spec_of(env_id)
+        model, obs = WorldModel(spec, config.world_model).eval(), some_obs(spec)
+        target = torch.zeros(1, model.goal_dim)
+        works: dict[str, Callable[[], object]] = {}
+        for way, how in ways().items():
+            options = AgentOptions(compile=how["compile"], fused=how["fused"])
+            planner, objective = build_planner(config.planner, spec, "cpu"), build_objective(config.objective)
+            agent = Agent(model, planner, objective, options, torch.Generator().manual_seed(0))
+            works[way] = decider(agent, obs, target)
+        times = turn_by_turn(works, max(20, arguments.repeats // 4), warmup=5)
+        result[preset] = {way: percentiles(values) for way, values in times.items()}
+    return result
 
 
 def budget(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -464,6 +484,7 @@ class Rounded:
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "nano": nano,
+    "goal": goal,
     "budget": budget,
     "roofline": roofline,
     "collection": collection,
