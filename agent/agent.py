@@ -358,7 +358,10 @@ class Agent:
             AgentError: a key of the observation is missing.
         """
         seen = self.tensors(obs)
-        latent, before, action = self.model.observe(carry.latent, carry.action, seen), carry.latent, carry.action
+        # Vectors are soon read, and a second thread takes longer to wake; pictures are worth it.
+        with threads_for(math.inf if self.model.image_keys else 0):
+            latent = self.model.observe(carry.latent, carry.action, seen)
+        before, action = carry.latent, carry.action
         if before is None or action is None:
             return dataclasses.replace(carry, latent=latent)
         correction, course = carry.correction, carry.course
