@@ -181,20 +181,6 @@ def test_every_decision_teaches(purpose: str, options: dict[str, Any]) -> None:
         last, carry = matrix, replace(carry, action=torch.tensor([[2.5, 0.4], [-1.0, 0.1]]))
 
 
-def test_plans_are_made_with_what_is_of_use() -> None:
-    obs = observations(1, 1)[0]
-
-    def plan(gain: float) -> Tensor:
-        agent = agent_of(0.5)
-        correction = Correction(torch.ones(1, 2, agent.model.latent_dim), torch.tensor([gain]))
-        _, carry, _ = agent.act(obs, replace(agent.init(1), correction=correction), goal_of(agent, 1))
-        assert carry.plan is not None
-        return carry.plan
-
-    assert not torch.equal(plan(1.0), plan(-1.0))
-    assert torch.equal(plan(-1.0), plan(-2.0))
-
-
 def test_episodes_side_by_side_learn_what_each_would_alone() -> None:
     class Still:
         """Plans nothing, so that episodes meet the same actions side by side as alone."""
