@@ -90,24 +90,6 @@ class AgentOptions:
         return cls(**{**data, **{name: kind(**data[name]) for name, kind in kinds.items() if name in data}})
 
 
-@dataclass(frozen=True, eq=False)
-class Correction:
-    """What each episode taught about the model, see `Agent.adapt`.
-
-    Args:
-        matrix: what normalised actions add to a step beside what is predicted, `[B, A, Z]`.
-        gain: by how much that has made predictions better so far, `[B]`: squared errors without less those with it.
-    """
-
-    matrix: Tensor
-    gain: Tensor
-
-    @property
-    def applied(self) -> Tensor:
-        """What plans are made with, `[B, A, Z]`: nothing in episodes whose predictions are not the better for it."""
-        return self.matrix * (self.gain > 0)[:, None, None]
-
-
 @dataclass(frozen=True)
 class Carry:
     """What the agent carries from one decision to the next, for `B` episodes at once.
@@ -119,7 +101,8 @@ class Carry:
         plan: last plan `[B, H, A]`.
         age: decisions since the search began that `planner` is the state of.
         goal: what it was made for `[B, G]`; None without a goal.
-        correction: what each episode taught about the model; None without adaptation.
+        correction: what each episode taught about the model, `[B, A, Z]`, see `Agent.adapt`; None without
+            adaptation.
         course: where each episode is on its way, as its guide keeps it; None without one.
         before: the action before the last one `[B, A]`; None where nothing limits how actions change.
         mode: what was chosen last, indices into `configurator.MODES`, `[B]`; None where there is no choice.
@@ -132,7 +115,7 @@ class Carry:
     plan: Tensor | None = None
     age: int = 0
     goal: Tensor | None = None
-    correction: Correction | None = None
+    correction: Tensor | None = None
     course: Any = None
     mode: Tensor | None = None
     before: Tensor | None = None
@@ -245,7 +228,7 @@ class Agent:
         correction = None
         if self.options.adapt_rate:
             size = (batch_size, self.model.spec.action_dim, self.model.latent_dim)
-            correction = Correction(torch.zeros(size, device=self.device), torch.zeros(batch_size, device=self.device))
+            correction = torch.zeros(size, device=self.device)
         return Carry(planner=self.planner.init(batch_size), correction=correction)
 
     def tensors(self, obs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -295,17 +278,16 @@ class Agent:
 
     @torch.no_grad()
     def adapt(
-        self, correction: Correction | None, z: Tensor, action: Tensor, ahead: Tensor
-    ) -> tuple[Correction | None, Tensor]:
+        self, correction: Tensor | None, z: Tensor, action: Tensor, ahead: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
         """Learn from one observed transition of each episode, for that episode alone.
 
         A gradient step on the squared error of the latent prediction, as AdaJEPA takes it on its network, but on what
         actions add to the latent beside the prediction, and normalised (Nagumo and Noda, "A learning method for system
-        identification", 1967): small actions, which tell little of what actions do, count for less. It is applied where
-        what it said before anything was observed has been better than nothing.
+        identification", 1967): small actions, which tell little of what actions do, count for less.
 
         Args:
-            correction: so far; None leaves the model alone.
+            correction: so far, `[B, A, Z]`; None leaves the model alone.
             z: latents before, `[B, Z]`.
             action: what was done, `[B, A]` in real units.
             ahead: latents after, `[B, Z]`.
@@ -315,15 +297,12 @@ class Agent:
         """
         model = self.imagined
         with threads_for(0):
-            without = ahead - self.expected(z, action.unsqueeze(1))
+            error = ahead - self.expected(z, action.unsqueeze(1), correction)
             if correction is None:
-                return None, without
+                return None, error
             done = model.normalize_action(action)
-            error = without - torch.bmm(done.unsqueeze(1), correction.matrix)[:, 0]
             step = self.options.adapt_rate / done.square().sum(dim=-1, keepdim=True).clamp(min=1.0)
-            matrix = torch.baddbmm(correction.matrix, (step * done).unsqueeze(2), error.unsqueeze(1))
-            gain = correction.gain + without.square().sum(dim=-1) - error.square().sum(dim=-1)
-            return Correction(matrix, gain), torch.where((correction.gain > 0)[:, None], error, without)
+            return torch.baddbmm(correction, (step * done).unsqueeze(2), error.unsqueeze(1)), error
 
     @torch.no_grad()
     def expected(self, z: Tensor, actions: Tensor, correction: Tensor | None = None) -> Tensor:
@@ -408,8 +387,7 @@ class Agent:
         assert latent is not None
         start, last = latent, carry
         if committed is not None:
-            learned = None if carry.correction is None else carry.correction.applied
-            start = self.expected(latent, committed, learned)
+            start = self.expected(latent, committed, carry.correction)
             before = carry.action if committed.shape[1] == 1 else committed[:, -2]
             last = dataclasses.replace(carry, action=committed[:, -1], before=before)
         changed = None if carry.goal is None or goal is None else (goal != carry.goal).any(dim=-1)
@@ -427,14 +405,15 @@ class Agent:
                 carry, latent=latent, action=action, age=carry.age + 1, mode=sure * REACT, before=self._last(last)
             )
             return action, following, None
-        correction = None if carry.correction is None else carry.correction.applied
         state = self.planner.advance(carry.planner, carry.age) if carry.age else carry.planner
         if changed is not None and for_another:
             state = merge(changed, self.planner.init(len(latent)), state)
         target, course = goal, carry.course
         if self.configurator is not None and goal is not None:
             target, course = self.configurator.aim(start, goal, course, left)
-        cost_fn: CostFn = ImaginedCost(self.imagined, self.objective, start, target, correction, compile=self._compile)
+        cost_fn: CostFn = ImaginedCost(
+            self.imagined, self.objective, start, target, carry.correction, compile=self._compile
+        )
         if self.limits is not None:
             motion = self._motion(self.limits, last, len(latent))
             cost_fn = LimitedCost(cost_fn, self.limits, motion)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from forethought.agent.agent import Agent, AgentOptions, Carry, Correction, select
+from forethought.agent.agent import Agent, AgentOptions, Carry, select
 from forethought.agent.compilation import cpp_compiler
 from forethought.agent.imagination import imagine
 from forethought.agent.objectives import GoalObjective, GoalOptions, RewardObjective, RewardOptions
@@ -59,13 +59,7 @@ def corrections(agent: Agent, seen: list[dict[str, Tensor]]) -> Tensor:
     for obs in seen:
         _, carry, _ = agent.act(obs, carry, goal_of(agent, batch))
     assert carry.correction is not None
-    return carry.correction.matrix
-
-
-def trusted(correction: Correction | None) -> Correction:
-    """The same, as if it had been of use."""
-    assert correction is not None
-    return replace(correction, gain=torch.ones_like(correction.gain))
+    return carry.correction
 
 
 # -- one step ----------------------------------------------------------------------------------------------------------
@@ -77,7 +71,7 @@ def test_a_step_takes_in_its_share_of_the_error(rate: float, seed: int, batch: i
     agent = agent_of(rate)
     transition = transitions(agent, batch, seed)
     correction, before = agent.adapt(agent.init(batch).correction, *transition)
-    _, after = agent.adapt(trusted(correction), *transition)
+    _, after = agent.adapt(correction, *transition)
     size = agent.model.normalize_action(transition[1]).square().sum(dim=-1, keepdim=True)
     torch.testing.assert_close(after, (1 - rate * size.clamp(max=1.0)) * before, rtol=1e-3, atol=1e-4)
 
@@ -97,7 +91,7 @@ def test_actions_that_do_something_else_are_learned() -> None:
     generator = torch.Generator().manual_seed(1)
     correction = agent.init(1).correction
     assert correction is not None
-    true = 0.3 * torch.randn(correction.matrix.shape, generator=generator)
+    true = 0.3 * torch.randn(correction.shape, generator=generator)
     sizes = []
     for seed in range(400):
         z, action, _ = transitions(agent, 1, seed)
@@ -107,31 +101,6 @@ def test_actions_that_do_something_else_are_learned() -> None:
         correction, error = agent.adapt(correction, z, action, ahead)
         sizes.append(float(error.norm()))
     assert max(sizes[-20:]) < 0.02 * max(sizes[:20])
-
-
-def test_what_is_of_no_use_is_not_applied() -> None:
-    agent = agent_of(0.5)
-    correction, generator = agent.init(2).correction, torch.Generator().manual_seed(0)
-    assert correction is not None
-    with torch.no_grad():
-        for seed in range(30):
-            z, action, _ = transitions(agent, 2, seed)
-            _, plain = agent.adapt(None, z, action, torch.zeros_like(z))
-            taught = agent.model.normalize_action(action) @ torch.ones(2, agent.model.latent_dim)
-            # What actions do in the first episode is as always; what comes is noise in the second.
-            noise = torch.randn(z.shape, generator=generator)
-            ahead = -plain + torch.stack([taught[0], noise[1]])
-            before = correction
-            correction, error = agent.adapt(correction, z, action, ahead)
-            assert correction is not None
-            for row in range(2):
-                with_it = ahead[row] + plain[row] - agent.model.normalize_action(action[row]) @ before.matrix[row]
-                used = with_it if before.gain[row] > 0 else ahead[row] + plain[row]
-                torch.testing.assert_close(error[row], used, rtol=1e-4, atol=1e-4)
-    assert correction.gain[0] > 0 > correction.gain[1]
-    assert torch.equal(correction.applied[0], correction.matrix[0])
-    assert not correction.applied[1].any()
-    assert correction.matrix[1].any(), "it goes on learning"
 
 
 # -- imagining with it -------------------------------------------------------------------------------------------------
@@ -174,11 +143,10 @@ def test_every_decision_teaches(purpose: str, options: dict[str, Any]) -> None:
     for t, obs in enumerate(observations(2, 4)):
         _, carry, _ = agent.act(obs, carry, goal_of(agent, 2))
         assert carry.correction is not None
-        matrix = carry.correction.matrix
-        assert bool(matrix.any()) == (t > 0)
-        assert not torch.equal(matrix, last)
+        assert torch.equal(carry.correction, torch.zeros_like(carry.correction)) == (t == 0)
+        assert not torch.equal(carry.correction, last)
         # An untrained critic finds rest as good as anything, and who rests learns nothing of what actions do.
-        last, carry = matrix, replace(carry, action=torch.tensor([[2.5, 0.4], [-1.0, 0.1]]))
+        last, carry = carry.correction, replace(carry, action=torch.tensor([[2.5, 0.4], [-1.0, 0.1]]))
 
 
 def test_episodes_side_by_side_learn_what_each_would_alone() -> None:
@@ -236,15 +204,15 @@ def test_what_was_done_is_what_teaches_not_what_was_planned() -> None:
     for each in (carry, done):
         _, after, _ = agent.act(second, each, goal_of(agent, 1))
         assert after.correction is not None
-        results.append(after.correction.matrix)
+        results.append(after.correction)
     assert not torch.equal(*results)
 
 
 def test_episodes_that_end_take_their_corrections_with_them() -> None:
-    carry = Carry(planner=None, correction=Correction(torch.arange(3.0).reshape(3, 1, 1), torch.arange(3.0)))
+    carry = Carry(planner=None, correction=torch.arange(3.0).reshape(3, 1, 1))
     kept = select(carry, torch.tensor([2, 0])).correction
     assert kept is not None
-    assert kept.matrix.flatten().tolist() == kept.gain.tolist() == [2.0, 0.0]
+    assert kept.flatten().tolist() == [2.0, 0.0]
 
 
 # -- compiled ----------------------------------------------------------------------------------------------------------
@@ -263,6 +231,6 @@ def test_compiled_code_is_made_once_and_plans_the_same() -> None:
                 action, carry, _ = agent.act(obs, carry, goal_of(agent, 1))
             actions.append(action)
         assert carry.correction is not None
-        plans.append((torch.cat(actions), carry.correction.matrix))
+        plans.append((torch.cat(actions), carry.correction))
     for auto, never in zip(*plans, strict=True):
         torch.testing.assert_close(auto, never, rtol=1e-3, atol=1e-3)

@@ -514,7 +514,7 @@ CHANGES: dict[str, Any] = {
     "replan_every": 2,
     "plan_dtype": "bfloat16",
     "deadline_s": 1e-9,
-    "adapt_rate": 0.1,
+    "adapt_rate": 0.5,
 }
 ELSEWHERE = {
     "compile": "computes the same faster, see test_compilation.py",
@@ -532,7 +532,7 @@ def test_every_option_changes_the_result(make_agent: AgentMaker, watch: Maker, o
 
     def run(**options: Any) -> list[Tensor]:
         agent = make_agent(options=options)
-        seen, actions, carry = watch(agent, 1, 8), [], agent.init(1)
+        seen, actions, carry = watch(agent, 1, 3), [], agent.init(1)
         for obs in seen:
             action, carry, _ = agent.act(obs, carry, agent.embed_goal(seen[0]))
             actions.append(action)
