@@ -396,8 +396,9 @@ def precision(arguments: argparse.Namespace) -> dict[str, Any]:
             seeds = episode_seeds("test", 1, 0, arguments.episodes)
             env_options = EnvOptions.from_json(config["env_options"])
             with closing(make_vector(config["env"], 10, env_options)) as environments:
-                episodes = run_arm(environments, AgentPolicy(agent), seeds, stop_on_success=False)
-            scores = score(episodes, has_goals=False)
+                goals = agent.model.purpose == "goal"
+                episodes = run_arm(environments, AgentPolicy(agent), seeds, stop_on_success=goals)
+            scores = score(episodes, has_goals=goals)
             row[dtype] = {k: scores[k] for k in ("return_mean", "return_ci", "episodes")}
         result[run.name] = row
         print(run.name, row)
