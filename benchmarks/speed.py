@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -391,7 +392,7 @@ def precision(arguments: argparse.Namespace) -> dict[str, Any]:
         row: dict[str, Any] = {"env": config["env"]}
         half = str(planning("auto", "auto", torch.device("cpu"))[0]).removeprefix("torch.")
         for dtype in ("float32", half if half != "float32" else "bfloat16"):
-            options = AgentOptions(**{**config["agent"], "plan_dtype": dtype, "compile": "never"})
+            options = replace(load_agent(run, "last").options, plan_dtype=dtype, compile="never")
             agent = load_agent(run, "last", options=options)
             seeds = episode_seeds("test", 1, 0, arguments.episodes)
             env_options = EnvOptions.from_json(config["env_options"])
