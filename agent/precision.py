@@ -35,12 +35,13 @@ def planning(name: str, fused: str, device: torch.device) -> tuple[torch.dtype, 
         ValueError: the device does not compute in the dtype.
     """
     able = fused == "auto" and device.type == "cpu" and networks.fault() is None
-    if name == "auto":
-        half = torch.bfloat16 if device.type == "cpu" and bfloat16_is_fast() else torch.float32
-        if able and not _has_amx() and networks.supports(torch.float16):
-            half = torch.float16
-        name = str(half).removeprefix("torch.")
-    dtype: torch.dtype = getattr(torch, name)
+    dtype: torch.dtype
+    if name != "auto":
+        dtype = getattr(torch, name)
+    elif able and not _has_amx() and networks.supports(torch.float16):
+        dtype = torch.float16
+    else:
+        dtype = torch.bfloat16 if device.type == "cpu" and bfloat16_is_fast() else torch.float32
     # Matrix units multiply bfloat16 many times faster than vectors do, and PyTorch uses them.
     able = able and networks.supports(dtype) and not (dtype == torch.bfloat16 and _has_amx())
     if dtype == torch.float16 and device.type == "cpu" and not able:

@@ -151,6 +151,11 @@ def ways() -> dict[str, Mapping[str, str]]:
     return {name: how for name, how in known.items() if not missing & set(name.split())}
 
 
+def automatic() -> str:
+    """The dtype that plans are made in here where none is asked for."""
+    return str(planning("auto", "auto", torch.device("cpu"))[0]).removeprefix("torch.")
+
+
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -238,8 +243,7 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {name: percentiles(values) for name, values in times.items()}
     seeds = range(10)
     references = [plain(obs, torch.zeros_like(warm[0]), torch.Generator().manual_seed(seed)) for seed in seeds]
-    half = str(planning("auto", "auto", torch.device("cpu"))[0]).removeprefix("torch.")
-    for name in dict.fromkeys(("float32", "bfloat16", half)):
+    for name in dict.fromkeys(("float32", "bfloat16", automatic())):
         differences = []
         for seed, reference in zip(seeds, references, strict=True):
             agent = make_agent(model, TDMPC2_BUDGET, TDMPC2_OBJECTIVE, name, seed=seed)
@@ -390,10 +394,9 @@ def precision(arguments: argparse.Namespace) -> dict[str, Any]:
     for run in arguments.runs:
         config = read_card(run, "last")["config"]
         row: dict[str, Any] = {"env": config["env"]}
-        half = str(planning("auto", "auto", torch.device("cpu"))[0]).removeprefix("torch.")
+        saved, half = load_agent(run, "last").options, automatic()
         for dtype in ("float32", half if half != "float32" else "bfloat16"):
-            options = replace(load_agent(run, "last").options, plan_dtype=dtype, compile="never")
-            agent = load_agent(run, "last", options=options)
+            agent = load_agent(run, "last", options=replace(saved, plan_dtype=dtype, compile="never"))
             seeds = episode_seeds("test", 1, 0, arguments.episodes)
             env_options = EnvOptions.from_json(config["env_options"])
             with closing(make_vector(config["env"], 10, env_options)) as environments:
