@@ -27,6 +27,7 @@ from .world_model.model import WorldModel
 T = TypeVar("T")
 
 
+PLAN_DTYPES = ("auto", "float32", "bfloat16", "float16", "int16")
 LEAST_HORIZON = 3
 """Actions that a plan looks ahead at least, however near its goal: what moves has to be brought to rest there."""
 
@@ -43,7 +44,8 @@ class AgentOptions:
     """Decisions per plan; the actions in between are taken from the plan."""
     plan_dtype: str = "auto"
     """`float32`, `bfloat16` or `float16` (plan with a copy of the networks in half precision; latents stay in single),
-    or `auto`: half precision on a CPU that computes faster in it."""
+    `int16` (fused networks only: products of whole numbers, scaled by row and by column), or `auto`: of these what this
+    CPU computes fastest in."""
     fused: str = "auto"
     """`auto` plans with networks of one call each, in C++ that is compiled once, in seconds, where this machine has a
     compiler and the processor is an x86. `never` does without."""
@@ -68,8 +70,8 @@ class AgentOptions:
     def __post_init__(self) -> None:
         if self.replan_every < 1:
             raise AgentError(f"replan_every must be at least 1, got {self.replan_every}")
-        if self.plan_dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise AgentError(f"plan_dtype must be one of auto, float32, bfloat16, float16, got {self.plan_dtype!r}")
+        if self.plan_dtype not in PLAN_DTYPES:
+            raise AgentError(f"plan_dtype must be one of {', '.join(PLAN_DTYPES)}, got {self.plan_dtype!r}")
         for name in ("compile", "fused"):
             if getattr(self, name) not in CHOICES:
                 raise AgentError(f"{name} must be one of {', '.join(CHOICES)}, got {getattr(self, name)!r}")

@@ -61,7 +61,9 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self._fast: Callable[..., Any] | None = torch.compile(function, dynamic=False, fullgraph=True)
+        self._fast: Callable[..., Any] | None = torch.compile(
+            function, dynamic=False, fullgraph=True, options={"size_asserts": False}
+        )
 
     def __call__(self, *args: Any) -> Any:
         """What the function returns."""

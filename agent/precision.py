@@ -1,4 +1,4 @@
-"""Precision of plans: half precision where it is faster, networks in one call where this machine has them."""
+"""Precision of plans: 16 bits where these are faster, networks in one call where this machine has them."""
 
 from functools import cache
 
@@ -40,10 +40,13 @@ def planning(name: str, fused: str, device: torch.device) -> tuple[torch.dtype, 
         dtype = getattr(torch, name)
     elif able and not _has_amx() and networks.supports(torch.float16):
         dtype = torch.float16
+    elif device.type == "cpu" and bfloat16_is_fast():
+        dtype = torch.bfloat16
     else:
-        dtype = torch.bfloat16 if device.type == "cpu" and bfloat16_is_fast() else torch.float32
+        dtype = torch.int16 if able and networks.supports(torch.int16) else torch.float32
     # Matrix units multiply bfloat16 many times faster than vectors do, and PyTorch uses them.
     able = able and networks.supports(dtype) and not (dtype == torch.bfloat16 and _has_amx())
-    if dtype == torch.float16 and device.type == "cpu" and not able:
-        raise ValueError("needs a processor with instructions for float16, fused=auto and a C++ compiler")
+    if not able and (dtype == torch.int16 or (dtype == torch.float16 and device.type == "cpu")):
+        kind = "an x86 processor" if dtype == torch.int16 else "a processor with instructions for float16"
+        raise ValueError(f"needs {kind}, fused=auto and a C++ compiler")
     return dtype, able

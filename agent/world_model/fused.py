@@ -26,7 +26,7 @@ from ..compilation import cpp_compiler
 
 SOURCE = Path(__file__).with_name("fused.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int16)
 """What products can be computed in, by their numbers in `fused.cpp`."""
 
 

@@ -40,10 +40,11 @@ def test_bfloat16_pays_by_kind_of_processor(
         (True, (), (torch.bfloat16, False)),
         (False, (), (torch.float32, False)),
         (False, ("float32",), (torch.float32, True)),
+        (False, ("float32", "int16"), (torch.int16, True)),
         (True, ("float32",), (torch.bfloat16, False)),
-        (True, ("float32", "bfloat16"), (torch.bfloat16, True)),
+        (True, ("float32", "bfloat16", "int16"), (torch.bfloat16, True)),
         (True, ("float32", "bfloat16", "float16"), (torch.float16, True)),
-        (False, ("float32", "bfloat16", "float16"), (torch.float16, True)),
+        (False, ("float32", "bfloat16", "float16", "int16"), (torch.float16, True)),
     ],
 )
 def test_the_fastest_that_there_is(
@@ -68,6 +69,9 @@ def test_a_dtype_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None
     assert planning("float16", "auto", torch.device("cuda")) == (torch.float16, False)
     with pytest.raises(ValueError, match="instructions for float16"):
         planning("float16", "auto", torch.device("cpu"))
+    for how, device in (("never", "cpu"), ("auto", "cuda"), ("auto", "cpu")):
+        with pytest.raises(ValueError, match="an x86 processor, fused=auto and"):
+            planning("int16", how, torch.device(device))
 
 
 def able(monkeypatch: pytest.MonkeyPatch, fast: bool, supported: tuple[str, ...], *, amx: bool) -> None:

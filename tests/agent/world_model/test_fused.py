@@ -29,7 +29,7 @@ from forethought.planners import RiskOptions
 Maker = Callable[..., Any]
 pytestmark = pytest.mark.skipif(fused.fault() is not None, reason=f"no fused networks here: {fused.fault()}")
 
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 6e-3, torch.bfloat16: 1e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 6e-3, torch.bfloat16: 1e-2, torch.int16: 2e-3}
 PRECISIONS = [
     pytest.param(d, marks=pytest.mark.skipif(not fused.supports(d), reason="no instructions")) for d in DTYPES
 ]
@@ -78,6 +78,25 @@ def test_a_mean_far_from_zero_is_no_trouble() -> None:
     net.layers[0].get_parameter("bias").fill_(300.0)
     x = torch.randn(1, 9, 4)
     assert error(frozen(net, torch.float32)(x), net(x)) < 1e-4
+
+
+@pytest.mark.parametrize("width", [3, 170, 252, 400, 1000])
+def test_whole_numbers_do_not_overflow(width: int) -> None:
+    """Products of the largest numbers there are, all with the same sign."""
+    net = network([width, 4])
+    net.layers[0].get_parameter("weight").fill_(-3.0)
+    x = torch.full((1, 7, width), 20.0)
+    assert error(frozen(net, torch.int16)(x), net(x)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_rows_and_columns_of_any_size(dtype: torch.dtype) -> None:
+    net = network([6, 32, 4])
+    net.layers[0].get_parameter("weight").mul_(torch.logspace(-2, 2, 32))
+    x = torch.randn(1, 9, 6) * torch.logspace(-4, 2, 9)[:, None]
+    x[0, 3] = 0
+    got, expected = frozen(net, dtype)(x), net(x)
+    assert all(error(g, e) < 3 * TOLERANCE[dtype] for g, e in zip(got[0], expected[0], strict=True))
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -237,9 +256,11 @@ def test_older_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags
     monkeypatch.setattr(fused, "FLAGS", (*fused.FLAGS, *flags))
     library = build_and_load(tmp_path)
     monkeypatch.setattr(fused, "_loaded", lambda: (library, ""))
-    assert [fused.supports(dtype) for dtype in DTYPES] == [True, False, False]
+    able = [dtype for dtype in DTYPES if fused.supports(dtype)]
+    assert able == [torch.float32, torch.int16]
     net, x = network([30, 50, 50, 7], members=2), torch.randn(2, 100, 30)
-    assert error(frozen(net, torch.float32)(x), net(x)) < 1e-5
+    for dtype in able:
+        assert error(frozen(net, dtype)(x), net(x)) < TOLERANCE[dtype]
 
 
 def build_and_load(folder: Path) -> ctypes.CDLL:
