@@ -880,6 +880,12 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed_intel_roofline": partial(_speed_part, _roofline, "roofline", folder="speed_intel"),
     "speed_intel_precision": partial(_speed_part, _precision, "precision", folder="speed_intel"),
     "speed_intel_dtypes": partial(_speed_part, _dtypes, "dtypes", folder="speed_intel"),
+    "speed_avx2_nano": partial(_speed_part, _nano, "nano", folder="speed_avx2"),
+    "speed_avx2_goal": partial(_speed_part, _goal, "goal", folder="speed_avx2"),
+    "speed_avx2_budget": partial(_speed_part, _budget, "budget", folder="speed_avx2"),
+    "speed_avx2_roofline": partial(_speed_part, _roofline, "roofline", folder="speed_avx2"),
+    "speed_avx2_precision": partial(_speed_part, _precision, "precision", folder="speed_avx2"),
+    "speed_avx2_dtypes": partial(_speed_part, _dtypes, "dtypes", folder="speed_avx2"),
     "speed_memory": partial(_speed_part, _memory, "scaling"),
     "speed_collection": partial(_speed_part, _collection, "collection"),
 }
