@@ -95,7 +95,7 @@ class Ruler:
 
     def __init__(self, model: WorldModel) -> None:
         self.model = model
-        self.head = model.time_to_goal if isinstance(model.time_to_goal, Quasimetric) else None
+        self.head = model.time_to_goal.frozen(fused=True) if isinstance(model.time_to_goal, Quasimetric) else None
 
     def states(self, z: Tensor) -> Tensor:
         """Latents `[n, Z]` to features `[n, ...]`."""

@@ -1,12 +1,15 @@
 """Distance to a goal in steps: learned from pairs of one episode, or as a quasimetric that joins episodes together."""
 
+import copy
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from .encoders import mlp
-from .fused import FusedMLP, LayerWeights, layers_of
+from .fused import FusedMLP, LayerWeights, layers_of, supports
 from .stacked import StackedMLP
 
 
@@ -116,6 +119,20 @@ class Quasimetric(nn.Module):
         flat = x.to(net.dtype).reshape(1, -1, x.shape[-1]).expand(self.members, -1, -1)
         out: Tensor = net(flat)
         return out.reshape(self.members, *x.shape[:-1], 2, self.GROUPS, self.SIZE)
+
+    def frozen(self, *, fused: bool) -> Self:
+        """A copy for measuring, whose weights never change again, in single precision: hundreds of steps may differ by
+        less than one.
+
+        Args:
+            fused: evaluate networks by one call each where this machine has that, see `fused.supports`.
+        """
+        copied = copy.deepcopy(self).float().requires_grad_(requires_grad=False)
+        able = fused and copied.get_buffer("unit").device.type == "cpu" and supports(torch.float32)
+        for net in (copied.state, copied.goal):
+            if net is not None:
+                net.freeze(torch.float32 if able else None)
+        return copied
 
     def floor(self, point: Tensor, goal: Tensor) -> Tensor:
         """Steps `[...]` that it takes at least from states at `point [..., G]` of goal space to goals `[..., G]`.

@@ -256,19 +256,16 @@ class WorldModel(nn.Module):
             copied.to(dtype)
             for name in ("action_centre", "action_half_range"):  # rounded, they would be other bounds
                 getattr(copied, name).data = getattr(self, name).clone()
-            if isinstance(self.time_to_goal, Quasimetric):
-                copied.time_to_goal = copy.deepcopy(self.time_to_goal)
         copied.requires_grad_(requires_grad=False)
-        exact: set[nn.Module] = set()  # hundreds of steps that differ by less than one
-        if isinstance(copied.time_to_goal, Quasimetric):
-            exact = set(copied.time_to_goal.modules())
         for module in copied.modules():
             if isinstance(module, ControlHeads):
                 module.freeze()
             elif isinstance(module, StackedMLP):
-                module.freeze((torch.float32 if module in exact else dtype) if fused else None)
+                module.freeze(dtype if fused else None)
             elif isinstance(module, PairwiseDistance) and fused:
                 module.freeze(dtype)
+        if isinstance(self.time_to_goal, Quasimetric):
+            copied.time_to_goal = self.time_to_goal.frozen(fused=fused)
         if fused and isinstance(copied.achieved, nn.Sequential):
             copied.achieved = Fused(copied.achieved, dtype)
         return copied
