@@ -84,7 +84,7 @@ def goal_reaching(results: Path) -> str:
 def ways(results: Path) -> str:
     """The same for tasks on which straight-line distance leads astray."""
     header = [
-        "task", "success (95 % CI)", "latent L2 cost", "pairwise distance", "random", "true dynamics",
+        "task", "success (95 % CI)", "latent L2 cost", "pairwise distance", "random", "ceiling",
         "steps to goal", "rank", "decision p50 / p99", "training", "bar", "others report",
     ]  # fmt: skip
     return _goals(results, "ways", header, ("pairwise",))
@@ -96,7 +96,9 @@ def _goals(results: Path, table: str, header: Sequence[str], arms: Sequence[str]
     for name, task in TASKS.items():
         ours = _of(found, name, "default")
         if ours and task.table == table:
-            row = _row(task, ours, [_of(found, name, arm) for arm in arms])
+            script = results / "ceilings" / f"{name}.json"
+            ceiling = f"{_pooled([read_json(script)])}, script" if script.exists() else None
+            row = _row(task, ours, [_of(found, name, arm) for arm in arms], ceiling)
             rows.append([*row, task.reported or NONE] if table == "ways" else row)
     return markdown(header, rows) if rows else "No results yet: `python benchmarks/goal_reaching.py` makes them.\n"
 
@@ -135,7 +137,7 @@ def _of(found: Sequence[Result], task: str, arm: str) -> list[Result]:
     return sorted((r for r in found if (r["task"], r["arm"]) == (task, arm)), key=lambda r: int(r["seed"]))
 
 
-def _row(task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]]) -> list[str]:
+def _row(task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]], ceiling: str | None) -> list[str]:
     steps = [r["steps_to_goal"]["median"] for r in ours if r["steps_to_goal"]["median"] is not None]
     times = [r["decision_ms"] for r in ours]
     slowest = max(r["train_seconds"] for r in ours)
@@ -143,12 +145,12 @@ def _row(task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]])
         [r["arms"].get("latent_l2") for r in ours],
         *others,
         [r["random"] for r in ours],
-        [r["true_dynamics"] for r in ours],
     ]
     return [
         task.title,
         _by_seed(ours),
         *(_pooled([r for r in rows if r is not None]) for rows in baselines),
+        ceiling or _pooled([r["true_dynamics"] for r in ours if r["true_dynamics"] is not None]),
         f"{median(steps):.0f}" if steps else NONE,
         _ranks(ours),
         f"{median(t['p50'] for t in times):.0f} / {max(t['p99'] for t in times):.0f} ms",

@@ -323,13 +323,24 @@ def test_ways_show_the_other_distance_and_what_others_report(
     monkeypatch.setattr(tables, "TASKS", {"maze": maze})
     write_result(tmp_path, "maze", "default", 0, 0.9)
     write_result(tmp_path, "maze", "pairwise", 0, 0.7)
+    (tmp_path / "ceilings").mkdir()
+    (tmp_path / "ceilings" / "maze.json").write_text(json.dumps(measured(0.98)))
     header, _, row = cells(tables.ways(tmp_path))
     told = dict(zip(header, row, strict=True))
     assert told["success (95 % CI)"].startswith("90 %")
     assert told["latent L2 cost"].startswith("50 %")
     assert told["pairwise distance"].startswith("70 %")
     assert told["random"].startswith("10 %")
+    assert told["ceiling"] == "98 % (93 to 99.4), script"
     assert (told["bar"], told["others report"]) == (tables.NONE, "QRL 82 %")
+
+
+@pytest.mark.parametrize("name", ["fetch_push", "pointmaze"])
+def test_scripts_that_see_everything_reach_goals(name: str) -> None:
+    ceilings = importlib.import_module("ceilings")
+    result = ceilings.result_of(name, episodes=3, seed=1)
+    assert result["success_rate"] == 1.0
+    assert 0 < result["steps_to_goal"] < 300
 
 
 def test_ablations_stand_in_their_order_with_all_seeds(tables: ModuleType, tmp_path: Path) -> None:
