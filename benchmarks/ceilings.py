@@ -88,7 +88,7 @@ def swm_reacher(env: ForethoughtEnv) -> Actions:
 
 
 def pusht(env: ForethoughtEnv) -> Actions:
-    """Cross-entropy over actions that are held for three decisions each, in a second simulator set to the same state."""
+    """Cross-entropy over actions held for three decisions each, in a second simulator set to the same state."""
     robot: Any = env.unwrapped
     left = env.env_spec.max_episode_steps
     repeat = BUDGET // left
@@ -138,13 +138,13 @@ def result_of(name: str, episodes: int, seed: int) -> dict[str, Any]:
     config: Config = load(Config, [*told, "env_options.observation=state"])
     env = make_env(config.env, config.env_options)
     low, high = (np.asarray(bound, np.float32) for bound in (env.env_spec.action_low, env.env_spec.action_high))
-    reached, steps = 0, []
+    steps: list[int] = []
     for episode in episode_seeds("test", seed, 0, episodes):
         env.reset(seed=episode)
         for step, action in enumerate(SCRIPTS[name](env), 1):
             _, _, terminated, truncated, info = env.step(np.clip(action, low, high).astype(np.float32))
             if info["success"]:
-                reached, steps = reached + 1, [*steps, step]
+                steps.append(step)
             if info["success"] or terminated or truncated:
                 break
     env.close()
@@ -152,8 +152,8 @@ def result_of(name: str, episodes: int, seed: int) -> dict[str, Any]:
         "task": name,
         "script": (SCRIPTS[name].__doc__ or "").strip(),
         "episodes": episodes,
-        "success_rate": reached / episodes,
-        "success_ci": success_interval(reached, episodes),
+        "success_rate": len(steps) / episodes,
+        "success_ci": success_interval(len(steps), episodes),
         "steps_to_goal": float(np.median(steps)) if steps else None,
         "seed": seed,
         "command": f"python benchmarks/{provenance.command()}",
