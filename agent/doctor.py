@@ -18,7 +18,7 @@ from ..envs import examination, rendering
 from ..envs.spec import EnvOptions
 from . import provenance
 from .compilation import cpp_compiler, fault_of_compiler
-from .precision import planning
+from .precision import name_of, planning
 from .world_model import fused
 
 
@@ -60,7 +60,7 @@ def _processor() -> Finding:
     text = f"{machine['cpu']}, {machine['cores']} cores, {torch.get_num_threads()} threads in use"
     dtype, in_one_call = planning("auto", "auto", torch.device("cpu"))
     how = "by networks of one call each" if in_one_call else "without fused networks"
-    return Finding(True, "processor", f"{text}; plans in {str(dtype).removeprefix('torch.')}, {how}")
+    return Finding(True, "processor", f"{text}; plans in {name_of(dtype)}, {how}")
 
 
 def _compiler() -> Finding:

@@ -8,6 +8,11 @@ from . import provenance
 from .world_model import fused as networks
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """What options call it."""
+    return str(dtype).removeprefix("torch.")
+
+
 @cache
 def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 matrices faster than float32 ones.

@@ -44,7 +44,7 @@ from forethought.agent.files import write_json
 from forethought.agent.memory.sampler import SequenceBatch
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.objectives import RewardObjective, RewardOptions
-from forethought.agent.precision import planning
+from forethought.agent.precision import name_of, planning
 from forethought.agent.provenance import command, commit, machine, versions
 from forethought.agent.runs import read_card
 from forethought.agent.threads import shares_of
@@ -153,7 +153,7 @@ def ways() -> dict[str, Mapping[str, str]]:
 
 def automatic() -> str:
     """The dtype that plans are made in here where none is asked for."""
-    return str(planning("auto", "auto", torch.device("cpu"))[0]).removeprefix("torch.")
+    return name_of(planning("auto", "auto", torch.device("cpu"))[0])
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def best_rate() -> dict[str, Any]:
             if rate < best["gflops"] / 4:
                 break  # without instructions for the type larger ones would take minutes
             if rate > best["gflops"]:
-                best = {"gflops": round(float(rate), 1), "dtype": str(dtype)[6:], "size": size, "threads": threads}
+                best = {"gflops": round(float(rate), 1), "dtype": name_of(dtype), "size": size, "threads": threads}
     torch.set_num_threads(before)
     return best
 
@@ -442,7 +442,7 @@ def dtypes(arguments: argparse.Namespace) -> dict[str, Any]:
     for kind in filter(supports, DTYPES):
         copied = copy.deepcopy(net)
         copied.freeze(kind)
-        works[f"{str(kind).removeprefix('torch.')}, fused"] = partial(copied, x)
+        works[f"{name_of(kind)}, fused"] = partial(copied, x)
     with torch.no_grad():
         times, alone = (turn_by_turn(each, arguments.repeats) for each in (works, products))
         for name, work in works.items():

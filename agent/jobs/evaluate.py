@@ -27,6 +27,7 @@ from ..files import LockedError, finite, lock, write_json
 from ..memory.graph import save_graph
 from ..memory.store import Episode, EpisodeStore, MemoryOptions
 from ..objectives import GoalObjective, GoalOptions
+from ..precision import name_of
 from ..report.html import write_report
 from ..report.video import VideoError, side_by_side, write_video
 from ..runs import RunError, check_same, read_card
@@ -106,7 +107,7 @@ def _evaluate(
         "goals_per_episode": options.goals_per_episode,
         "planner": dataclasses.asdict(config.planner),
         "agent": dataclasses.asdict(config.agent),
-        "precision": {"dtype": str(agent.precision[0]).removeprefix("torch."), "fused": agent.precision[1]},
+        "precision": {"dtype": name_of(agent.precision[0]), "fused": agent.precision[1]},
         "shift": dataclasses.asdict(config.env_options.shift),
         "link": dataclasses.asdict(config.env_options.link),
         "goal_ahead": config.env_options.goal_ahead,

@@ -149,7 +149,7 @@ class ControlHeads(nn.Module):
         fused = net.fused(z, actions)
         if fused is None:
             return self.expected(_read(net, torch.cat([z, actions], dim=-1)))
-        out = fused.expect(z.reshape(-1, 1, z.shape[-1]), actions.reshape(-1, 1, self.action_dim), self.twohot.limit)
+        out = fused.expect(z.reshape(-1, z.shape[-1]), actions.reshape(-1, self.action_dim), self.twohot.limit)
         return out.reshape(net.members, *z.shape[:-1])
 
     def alive(self, z: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from .encoders import mlp
-from .fused import FusedMLP, LayerWeights, layers_of, supports
+from .fused import FusedMLP, LayerWeights, layers_of, supports, unless_gradients
 from .stacked import StackedMLP
 
 
@@ -57,9 +57,10 @@ class PairwiseDistance(nn.Module):
             point: the same states in goal space `[..., G]` (z itself where goals are whole observations).
             goal: goal embeddings, broadcastable to `[..., G]`.
         """
-        if self._fused is not None and not (torch.is_grad_enabled() and z.requires_grad):
+        fused = unless_gradients(self._fused, z)
+        if fused is not None:
             x = torch.cat([z, (point - goal).abs(), goal.expand_as(point)], dim=-1)
-            out = self._fused(x.reshape(1, -1, x.shape[-1])).reshape(x.shape[:-1])
+            out = fused(x.reshape(1, -1, x.shape[-1])).reshape(x.shape[:-1])
             return F.softplus(out.to(z.dtype)) * self.SCALE
         dtype = self.from_goal.weight.dtype  # differences are taken before anything is rounded to half precision
         features = torch.cat([z, (point - goal).abs()], dim=-1).to(dtype)

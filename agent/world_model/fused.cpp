@@ -593,16 +593,12 @@ static inline float expected(float* logits, int64_t bins, float limit) {
   return std::copysign(std::expm1(std::fabs(symlog)), symlog);
 }
 
-// `out [n, steps]`: expected numbers of states and actions.
+// `out [n]`: expected numbers of states and actions.
 template <class P>
-static void expect(Network<P>& net, int64_t n, int64_t steps, const Rows& z, const Rows& actions, float limit,
-                   float* out) {
-  for (int64_t first = 0; first < n * steps; first += BLOCK) {
-    const int64_t rows = std::min(BLOCK, n * steps - first);
-    for (int64_t r = 0; r < rows; r++) {
-      const int64_t row = (first + r) / steps, t = (first + r) % steps;
-      net.take(r, z.at(row, t), z.width, actions.at(row, t));
-    }
+static void expect(Network<P>& net, int64_t n, const Rows& z, const Rows& actions, float limit, float* out) {
+  for (int64_t first = 0; first < n; first += BLOCK) {
+    const int64_t rows = std::min(BLOCK, n - first);
+    for (int64_t r = 0; r < rows; r++) net.take(r, z.at(first + r, 0), z.width, actions.at(first + r, 0));
     net.compute(rows);
     for (int64_t r = 0; r < rows; r++) out[first + r] = expected(net.out + r * net.stride, net.width(), limit);
   }
@@ -695,11 +691,11 @@ void forethought_roll_out(int64_t precision, const int64_t* sizes, int64_t depth
 }
 
 void forethought_expect(int64_t precision, const int64_t* sizes, int64_t depth, const unsigned char* packed, int64_t n,
-                        int64_t steps, const float* z, int64_t width, int64_t row, int64_t step, const float* actions,
-                        int64_t actions_row, int64_t actions_step, float limit, float* out) {
+                        const float* z, int64_t width, int64_t row, const float* actions, int64_t actions_row,
+                        float limit, float* out) {
   with_precision(precision, [&](auto p) {
     Network<decltype(p)> net(sizes, depth, packed);
-    expect(net, n, steps, {z, row, step, width}, {actions, actions_row, actions_step, sizes[0] - width}, limit, out);
+    expect(net, n, {z, row, 0, width}, {actions, actions_row, 0, sizes[0] - width}, limit, out);
   });
 }
 

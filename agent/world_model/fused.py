@@ -93,7 +93,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         "pack": [*network, pointer, pointer],
         "apply": [*of_rows, pointer, number, pointer],
         "roll_out": [*of_rows, number, pointer, number, pointer, number, number, pointer],
-        "expect": [*of_rows, number, pointer, *[number] * 3, pointer, *[number] * 2, ctypes.c_float, pointer],
+        "expect": [*of_rows, pointer, number, number, pointer, number, ctypes.c_float, pointer],
         "judge": [
             *network,
             pointer,
@@ -171,10 +171,15 @@ class FusedMLP:
         return out
 
     def expect(self, z: Tensor, actions: Tensor, limit: float) -> Tensor:
-        """Expected numbers `[members, n, H]` in states `z [n, H, Z]` of `actions [n, H, A]`, see `TwoHot`."""
+        """Expected numbers `[members, n]` in states `z [n, Z]` of `actions [n, A]`, see `TwoHot`."""
         compute = torch.ops.forethought.expect if torch.compiler.is_compiling() else _expect
         out: Tensor = compute(self.packed, self.sizes, self.precision, z, actions, limit)
         return out
+
+
+def unless_gradients(fused: FusedMLP | None, *inputs: Tensor) -> FusedMLP | None:
+    """The networks, if there are any, or None where gradients of these inputs may be asked for."""
+    return None if torch.is_grad_enabled() and any(x.requires_grad for x in inputs) else fused
 
 
 class Judge:
@@ -226,10 +231,11 @@ class Fused(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
-        if torch.is_grad_enabled() and x.requires_grad:
+        fused = unless_gradients(self._fused, x)
+        if fused is None:
             plain: Tensor = self.net(x)
             return plain
-        return self._fused(x.reshape(1, -1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+        return fused(x.reshape(1, -1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def _ready(x: Tensor) -> Tensor:
@@ -268,12 +274,10 @@ def _roll_out(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actio
 def _expect(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float) -> Tensor:
     library, (array, depth), z, actions = _loaded()[0], _array(tuple(sizes)), _ready(z), _ready(actions)
     assert library is not None
-    n, steps, width = z.shape
-    out = torch.empty(len(packed), n, steps)
-    read = (n, steps, z.data_ptr(), width, z.stride(0), z.stride(1))
-    taken = (actions.data_ptr(), actions.stride(0), actions.stride(1), limit)
+    out = torch.empty(len(packed), len(z))
+    read = (len(z), z.data_ptr(), z.shape[1], z.stride(0), actions.data_ptr(), actions.stride(0), limit)
     for k in range(len(packed)):
-        library.forethought_expect(precision, array, depth, packed[k].data_ptr(), *read, *taken, out[k].data_ptr())
+        library.forethought_expect(precision, array, depth, packed[k].data_ptr(), *read, out[k].data_ptr())
     return out
 
 
@@ -320,7 +324,7 @@ def _rolled_out(packed: Tensor, sizes: list[int], precision: int, z: Tensor, act
 
 
 def _expected(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float) -> Tensor:
-    return z.new_empty(len(packed), *z.shape[:2], dtype=torch.float32)
+    return z.new_empty(len(packed), len(z), dtype=torch.float32)
 
 
 def _judged(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from .fused import FusedMLP, LayerWeights
+from .fused import FusedMLP, LayerWeights, unless_gradients
 
 
 class StackedLinear(nn.Module):
@@ -98,9 +98,7 @@ class StackedMLP(nn.Module):
 
     def fused(self, *inputs: Tensor) -> FusedMLP | None:
         """The frozen network in one call; None without it, or where gradients of these inputs may be asked for."""
-        if self._fused is None or (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
-            return None
-        return self._fused
+        return unless_gradients(self._fused, *inputs)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
