@@ -48,7 +48,7 @@ class AgentOptions:
     CPU computes fastest in."""
     fused: str = "auto"
     """`auto` plans with networks of one call each, in C++ that is compiled once, in seconds, where this machine has a
-    compiler and the processor is an x86. `never` does without."""
+    compiler and the processor is an x86. `never` plans without; what landmarks measure goes by them all the same."""
     compile: str = "never"
     """`auto` plans for one episode at a time with compiled code, where this machine has what that needs (a C++
     compiler); the first decision then waits up to a minute for it, see `Agent.warm_up`. `never` does without."""

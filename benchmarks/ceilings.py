@@ -4,8 +4,8 @@
     python benchmarks/ceilings.py --tasks fetch_push pointmaze
 
 The same held-out episodes as in `goal_reaching.py`, the same time limit and the environment's own success. Scripts read
-the state of the simulator and its goal, which the agent never does. What has a result file is left alone
-(`--resume never` starts over); `python benchmarks/render_tables.py` then brings the numbers into the pages.
+what they want from the simulator: the map of the maze, or states where the agent sees pictures. What has a result file
+is left alone (`--resume never` starts over); `python benchmarks/render_tables.py` brings the numbers into the pages.
 
 pointmaze    straight to the next cell of the shortest way, which OGBench's mazes tell
 fetch_push   from above behind the block, then straight through it toward the goal
@@ -30,6 +30,7 @@ from forethought.agent.files import write_json
 from forethought.agent.training.evaluate import episode_seeds, success_interval
 from forethought.configs.register import load
 from forethought.configs.schema import Config
+from forethought.envs.spec import EnvError
 from forethought.envs.wrappers import ForethoughtEnv
 
 RESULTS = Path(__file__).parent / "results" / "ceilings"
@@ -40,7 +41,7 @@ Vector = NDArray[np.floating[Any]]
 
 
 def pointmaze(env: ForethoughtEnv) -> Actions:
-    """One action of a point moves it by a fifth of a cell at most."""
+    """Straight to the next cell of the shortest way, in steps of a twentieth of a cell at most."""
     maze: Any = env.unwrapped
     while True:
         here, goal = maze.get_xy(), np.asarray(maze.cur_goal_xy)
@@ -50,7 +51,7 @@ def pointmaze(env: ForethoughtEnv) -> Actions:
 
 
 def fetch_push(env: ForethoughtEnv) -> Actions:
-    """Actions are displacements of the gripper, in units of 5 cm and with a lag."""
+    """From above behind the block, then straight through it; actions are displacements in units of 5 cm, with a lag."""
     robot: Any = env.unwrapped
     behind, above, gain = 0.065, 0.08, 12.0
     pushing = False
@@ -73,14 +74,14 @@ def fetch_push(env: ForethoughtEnv) -> Actions:
 
 
 def two_room(env: ForethoughtEnv) -> Actions:
-    """What upstream collects its data with."""
+    """The policy that stable-worldmodel ships, without its noise."""
     act: Callable[[], NDArray[Any]] = env.get_wrapper_attr("behaviour")(0, noise=False)
     while True:
         yield act()
 
 
 def swm_reacher(env: ForethoughtEnv) -> Actions:
-    """A damped spring for each joint."""
+    """A damped spring for each joint: torques by its angle and velocity."""
     robot: Any = env.unwrapped
     while True:
         data, target = robot.dmc_env.physics.data, np.asarray(robot.dmc_env.task.target_qpos)
@@ -178,7 +179,11 @@ def main() -> None:
         if path.exists() and arguments.resume == "auto":
             print(f"{path} is there already")
             continue
-        result = result_of(name, arguments.episodes, arguments.seed)
+        try:
+            result = result_of(name, arguments.episodes, arguments.seed)
+        except EnvError as error:  # packages that are not installed
+            print(f"{name}: {error}")
+            continue
         write_json(path, result)
         print(f"{name}: {result['success_rate']:.1%} of {result['episodes']}, {result['steps_to_goal']} steps")
 

@@ -57,7 +57,7 @@ class PairwiseDistance(nn.Module):
             point: the same states in goal space `[..., G]` (z itself where goals are whole observations).
             goal: goal embeddings, broadcastable to `[..., G]`.
         """
-        fused = unless_gradients(self._fused, z)
+        fused = unless_gradients(self._fused, z, point, goal)
         if fused is not None:
             x = torch.cat([z, (point - goal).abs(), goal.expand_as(point)], dim=-1)
             out = fused(x.reshape(1, -1, x.shape[-1])).reshape(x.shape[:-1])

@@ -4,7 +4,7 @@
 // rounding in passes over what was just computed. Every row is computed alike, whatever rows there are beside it: how
 // candidates are divided among calls and threads changes no number. Arithmetic between the products is in single
 // precision throughout; weights and what is multiplied with them are in the precision of the call: single or half
-// precision, or whole numbers of 16 bits, which every processor multiplies twice as many of.
+// precision, or whole numbers of 16 bits, of which a processor multiplies up to twice as many.
 //
 // Compiled by fused.py with -march=native; one thread per call, no state.
 
@@ -47,6 +47,9 @@ static inline Floats fused(Floats a, Floats b, Floats c) {
 #elif defined(__AVX2__) && defined(__FMA__)
   return reinterpret_cast<Floats>(
       _mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+#elif defined(__FMA__)
+  return reinterpret_cast<Floats>(
+      _mm_fmadd_ps(reinterpret_cast<__m128>(a), reinterpret_cast<__m128>(b), reinterpret_cast<__m128>(c)));
 #else
   return a * b + c;
 #endif
@@ -270,7 +273,7 @@ struct Whole {
 
   // Adds both products of each pair of numbers.
   static Ints add(Ints sum, Ints a, Ints b) {
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512BW__) && defined(__AVX512VNNI__)
     return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 #elif defined(__AVX512BW__)
     return sum + (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
@@ -382,7 +385,11 @@ static void pack(const int64_t* sizes, int64_t depth, const float* const* from, 
     if constexpr (P::SCALED)
       for (int64_t column = 0; column < layer.out; column++) {
         float most = SMALLEST;
-        for (int64_t k = 0; k < layer.in; k++) most = std::max(most, std::fabs(weight[k * layer.out + column]));
+        for (int64_t k = 0; k < layer.in; k++) {
+          const float size = std::fabs(weight[k * layer.out + column]);
+          if (!(size <= most)) most = size;  // what is not a number stays so: nothing is below it
+          if (std::isnan(most)) break;
+        }
         per[column] = P::WEIGHTS / most;
         reinterpret_cast<float*>(to + layer.units)[column] = most / P::WEIGHTS;
       }
@@ -493,6 +500,8 @@ class Network {
     each(from, first, keep);
     to += first;
     each(more, second, keep);
+    // What a wider layer left behind would be multiplied with 0, and need not be a number.
+    for (int64_t i = sizes_[0]; i % P::TOGETHER; i++) in_[row * stride + i] = 0;
   }
 
   void compute(int64_t rows) {

@@ -2,8 +2,9 @@
 
 At the sizes that a planner on a CPU can afford, a network of three layers is a dozen operations that read and write
 everything once and take about as long to begin as to compute. One call keeps a block of rows in the cache from first
-to last layer, and computes in half precision where the processor is faster in it and PyTorch is not. Nothing depends
-on it: without a C++ compiler, or where gradients are asked for, the network itself is evaluated.
+to last layer, and computes in 16 bits, in half precision or in whole numbers, where the processor is faster in them and
+PyTorch is not. Nothing depends on it: without a C++ compiler, or where gradients are asked for, the network itself is
+evaluated.
 """
 
 import ctypes
