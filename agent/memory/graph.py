@@ -22,6 +22,7 @@ from safetensors.numpy import load, save
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from ... import ForethoughtError
 from ..threads import threads_for
@@ -574,7 +575,7 @@ class LandmarkGraph:
             ends: goals `[B, ...]` as features.
         """
         near = self._alike(z, self.NEARBY)
-        found = self.ruler.paired(states, torch.cat([self.targets[near], ends.unsqueeze(1)], dim=1))
+        found = self.ruler.paired(states, torch.cat([embedding(near, self.targets), ends.unsqueeze(1)], dim=1))
         at = torch.cat([near, near.new_full((len(z), 1), len(self))], dim=1)
         return z.new_full((len(z), len(self) + 1), torch.inf).scatter_(1, at, found.to(z.dtype))
 

@@ -101,6 +101,7 @@ class Quasimetric(nn.Module):
         self.register_buffer("price", torch.ones(()))
         self.register_buffer("unit", torch.ones(()))
         self.register_buffer("pace", torch.zeros(latent_dim if goal_dim is None else goal_dim))
+        self._least: Tensor | None = None
 
     @override
     def forward(self, z: Tensor, goal: Tensor) -> Tensor:
@@ -133,6 +134,7 @@ class Quasimetric(nn.Module):
         for net in (copied.state, copied.goal):
             if net is not None:
                 net.freeze(torch.float32 if able else None)
+        copied._least = copied._steps_per_unit()
         return copied
 
     def floor(self, point: Tensor, goal: Tensor) -> Tensor:
@@ -140,8 +142,12 @@ class Quasimetric(nn.Module):
 
         As far as no number of goal space moves faster than `pace`; those that never move say nothing.
         """
-        pace = self.get_buffer("pace").to(point.dtype)
-        return ((point - goal).abs() * torch.where(pace > 0, 1 / pace, 0.0)).amax(dim=-1)
+        least = self._least if self._least is not None else self._steps_per_unit()
+        return ((point - goal).abs() * least.to(point.dtype)).amax(dim=-1)
+
+    def _steps_per_unit(self) -> Tensor:
+        pace = self.get_buffer("pace")
+        return torch.where(pace > 0, 1 / pace, 0.0)
 
     @torch.no_grad()
     def keep_pace(self, points: Tensor) -> None:
