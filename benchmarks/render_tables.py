@@ -844,6 +844,15 @@ def _origin(record: Result) -> str:
 
 # -- pages -------------------------------------------------------------------------------------------------------------
 
+SPEED_PARTS: dict[str, Callable[[Result], str]] = {
+    "nano": _nano,
+    "goal": _goal,
+    "budget": _budget,
+    "roofline": _roofline,
+    "precision": _precision,
+    "dtypes": _dtypes,
+}
+"""What is measured on other processors than that of the other tables."""
 TABLES: dict[str, Callable[[Path], str]] = {
     "goal_reaching": goal_reaching,
     "ways": ways,
@@ -876,18 +885,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed_budget": partial(_speed_part, _budget, "budget"),
     "speed_precision": partial(_speed_part, _precision, "precision"),
     "speed_roofline": partial(_speed_part, _roofline, "roofline"),
-    "speed_intel_nano": partial(_speed_part, _nano, "nano", folder="speed_intel"),
-    "speed_intel_goal": partial(_speed_part, _goal, "goal", folder="speed_intel"),
-    "speed_intel_budget": partial(_speed_part, _budget, "budget", folder="speed_intel"),
-    "speed_intel_roofline": partial(_speed_part, _roofline, "roofline", folder="speed_intel"),
-    "speed_intel_precision": partial(_speed_part, _precision, "precision", folder="speed_intel"),
-    "speed_intel_dtypes": partial(_speed_part, _dtypes, "dtypes", folder="speed_intel"),
-    "speed_avx2_nano": partial(_speed_part, _nano, "nano", folder="speed_avx2"),
-    "speed_avx2_goal": partial(_speed_part, _goal, "goal", folder="speed_avx2"),
-    "speed_avx2_budget": partial(_speed_part, _budget, "budget", folder="speed_avx2"),
-    "speed_avx2_roofline": partial(_speed_part, _roofline, "roofline", folder="speed_avx2"),
-    "speed_avx2_precision": partial(_speed_part, _precision, "precision", folder="speed_avx2"),
-    "speed_avx2_dtypes": partial(_speed_part, _dtypes, "dtypes", folder="speed_avx2"),
+    **{
+        f"speed_{kind}_{name}": partial(_speed_part, part, name, folder=f"speed_{kind}")
+        for kind, (name, part) in product(("intel", "avx2"), SPEED_PARTS.items())
+    },
     "speed_memory": partial(_speed_part, _memory, "scaling"),
     "speed_collection": partial(_speed_part, _collection, "collection"),
 }

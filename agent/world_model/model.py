@@ -257,6 +257,8 @@ class WorldModel(nn.Module):
             for name in ("action_centre", "action_half_range"):  # rounded, they would be other bounds
                 getattr(copied, name).data = getattr(self, name).clone()
         copied.requires_grad_(requires_grad=False)
+        if isinstance(self.time_to_goal, Quasimetric):
+            copied.time_to_goal = None  # frozen by itself, below
         for module in copied.modules():
             if isinstance(module, ControlHeads):
                 module.freeze()
