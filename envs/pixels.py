@@ -31,6 +31,8 @@ class Pixels:
         self._env, self._size = env, size
         self._robot: Any = inner_robot(env)
         self._frames: deque[Image] = deque(maxlen=stack)
+        self._goal: tuple[Image, Image] | None = None
+        """The goal as it was last drawn, and as it is seen."""
         images = [key for key, spec in obs_specs.items() if spec.is_image and spec.shape[2] == 3]
         self._draws = hasattr(self._robot, "render_pixels")
         self.source = images[0] if len(images) == 1 and not self._draws else None
@@ -62,7 +64,13 @@ class Pixels:
             frame = goal.get(self.source)
         else:
             frame = info.get("goal_rendered")
-        return None if frame is None else np.concatenate([self._fit(frame)] * (self._frames.maxlen or 1), axis=2)
+        if frame is None:
+            return None
+        # Environments state the goal at every step, and hardly ever another one: scaling costs more than comparing.
+        if self._goal is None or not np.array_equal(frame, self._goal[0]):
+            stacked = np.concatenate([self._fit(frame)] * (self._frames.maxlen or 1), axis=2)
+            self._goal = np.array(frame), stacked
+        return self._goal[1].copy()
 
     def _frame(self, obs: Obs) -> Image:
         if self._draws:

@@ -81,23 +81,42 @@ class PixelEncoder(nn.Module):
         if bool(self.get_buffer("calibrated")):
             return
         x = frames.to(torch.float32) / 255
-        background = x.mean(dim=0)
+        stack = _stacked(x.shape[-1])
+        # One for all frames of the stack, so that a still picture differs from a moving one by its motion alone.
+        background = x.mean(dim=0).unflatten(-1, (stack, -1)).mean(dim=-2).repeat(1, 1, stack)
         self.get_buffer("background").copy_(background)
         self.get_buffer("contrast").copy_(1 / (x - background).std().clamp(min=1e-3))
         self.get_buffer("calibrated").fill_(True)
 
     @override
     def forward(self, frames: Tensor) -> Tensor:
+        """Features `[..., features]` of frames `[..., H, W, C]`, or of still pictures `[..., H, W, 3]`.
+
+        A still picture stands for a whole stack of itself: its weights are the sum of those of all frames.
+        """
         batch = frames.shape[:-3]
         x = frames.flatten(0, -4) if len(batch) else frames.unsqueeze(0)
         background, contrast = self.get_buffer("background"), self.get_buffer("contrast")
+        first = cast(nn.Conv2d, self.convolutions[0])
+        # The scale goes into the first weights, which are few: passes over the frames cost more than convolutions.
+        weight = first.weight * (contrast / 255)
+        if (channels := frames.shape[-1]) < first.in_channels:
+            weight, background = weight.unflatten(1, (-1, channels)).sum(dim=1), background[..., -channels:]
         x = x.to(background.dtype).sub_(background * 255)
         # Frames arrive channels-last; permuting without copying keeps the layout that convolutions on a CPU like best.
-        # The scale goes into the first weights, which are few: passes over the frames cost more than convolutions.
-        first = cast(nn.Conv2d, self.convolutions[0])
-        x = F.conv2d(x.permute(0, 3, 1, 2), first.weight * (contrast / 255), first.bias, first.stride, first.padding)
+        x = F.conv2d(x.permute(0, 3, 1, 2), weight, first.bias, first.stride, first.padding)
         out: Tensor = self.project(self.convolutions[1:](x).flatten(1))
         return out.reshape(*batch, out.shape[-1])
+
+
+def newest_frame(images: Tensor) -> Tensor:
+    """The last of the frames that are stacked in `[..., H, W, C]`, which `PixelEncoder` takes for a still picture."""
+    return images[..., -(images.shape[-1] // _stacked(images.shape[-1])) :]
+
+
+def _stacked(channels: int) -> int:
+    """How many frames of three colours are stacked in so many channels; what is not in threes is one picture."""
+    return 1 if channels % 3 else channels // 3
 
 
 class ObsEncoder(nn.Module):

@@ -18,7 +18,16 @@ from ..memory.store import EpisodeStore
 from .control import ControlHeads, episode_discount
 from .distance import PairwiseDistance, Quasimetric
 from .dynamics import EnsembleDynamics
-from .encoders import AugmentedEncoder, IdentityEncoder, ObsEncoder, PixelEncoder, SimNorm, flat_vectors, mlp
+from .encoders import (
+    AugmentedEncoder,
+    IdentityEncoder,
+    ObsEncoder,
+    PixelEncoder,
+    SimNorm,
+    flat_vectors,
+    mlp,
+    newest_frame,
+)
 from .fused import Fused, Judge
 from .heads import InverseDynamicsHead, Probe
 from .macro import MacroModel
@@ -446,7 +455,7 @@ class WorldModel(nn.Module):
             goal_obs: a whole observation, or `{"desired_goal": [..., G]}`.
         """
         if self.achieved is None:
-            return self.encode({**goal_obs, **{k: _still(goal_obs[k]) for k in self.image_keys}})
+            return self.encode({**goal_obs, **{k: newest_frame(goal_obs[k]) for k in self.image_keys}})
         return self.normalize_achieved(goal_obs["desired_goal"])
 
     def embed_reached(self, obs: Mapping[str, Tensor]) -> Tensor:
@@ -498,9 +507,3 @@ class WorldModel(nn.Module):
     @override
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         return self.encode(obs)
-
-
-def _still(images: Tensor) -> Tensor:
-    """The newest of the frames that are stacked in `[..., 3 * frames]`, in the place of all of them."""
-    frames, rest = divmod(images.shape[-1], 3)
-    return images if rest or frames == 1 else images[..., -3:].repeat(*[1] * (images.ndim - 1), frames)

@@ -107,6 +107,19 @@ def test_an_image_among_the_observations_is_the_picture(observation, keys):
     assert channels(info["goal"]["pixels"]) == [200, 200]
 
 
+def test_another_goal_is_seen_as_soon_as_it_is_stated():
+    env, bright, dark = make(Camera(), "pixels"), np.full((16, 16, 3), 200, np.uint8), np.full((16, 16, 3), 9, np.uint8)
+    robot = env.unwrapped
+    seen = []
+    for picture in (bright, bright.copy(), dark, bright):
+        robot.goal = {"eye": picture, "joint": np.ones(1)}
+        image = env.reset()[1]["goal"]["pixels"]
+        seen.append(channels(image))
+        image[:] = 0  # what is done to one is not done to the next
+    bright[:] = 77
+    assert [*seen, channels(env.reset()[1]["goal"]["pixels"])] == [[200] * 2, [200] * 2, [9] * 2, [200] * 2, [77] * 2]
+
+
 @pytest.mark.parametrize(("observation", "keys"), [("pixels", ["pixels"]), ("both", ["observation", "pixels"])])
 def test_environments_that_draw_themselves_and_their_goal(observation, keys):
     env = make(Drawing(), observation)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from forethought.agent.memory.store import Episode, EpisodeStore, MemoryOptions
 from forethought.agent.world_model.distance import Quasimetric
+from forethought.agent.world_model.encoders import ObsEncoder, PixelEncoder
 from forethought.agent.world_model.model import WorldModel, WorldModelError, WorldModelOptions
 from forethought.envs.spec import ArraySpec, EnvSpec, GoalSpec
 
@@ -473,6 +474,9 @@ def test_a_goal_picture_stands_still() -> None:
     model = WorldModel(spec, WorldModelOptions(encoder="learned", latent_dim=4, hidden_dim=8, channels=(4,)))
     frames = torch.randint(0, 256, (5, 16, 16, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     still = torch.cat([frames[..., 3:], frames[..., 3:]], dim=-1)
+    encoder = model.encoder
+    assert isinstance(encoder, ObsEncoder)
+    cast(PixelEncoder, encoder.pixels["pixels"]).calibrate(frames)
     torch.testing.assert_close(model.embed_goal({"pixels": frames}), model.encode({"pixels": still}))
     torch.testing.assert_close(model.embed_reached({"pixels": frames}), model.embed_goal({"pixels": still}))
     assert model.sees_motion
