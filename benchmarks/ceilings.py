@@ -6,12 +6,6 @@
 The same held-out episodes as in `goal_reaching.py`, the same time limit and the environment's own success. Scripts read
 what they want from the simulator: the map of the maze, or states where the agent sees pictures. What has a result file
 is left alone (`--resume never` starts over); `python benchmarks/render_tables.py` brings the numbers into the pages.
-
-pointmaze    straight to the next cell of the shortest way, which OGBench's mazes tell
-fetch_push   from above behind the block, then straight through it toward the goal
-two_room     the policy that stable-worldmodel ships, without its noise
-swm_reacher  torques by angles and velocities of the joints (proportional, derivative)
-pusht        search in the simulator itself: cross-entropy, cost by the error that success is judged by
 """
 
 import argparse
@@ -137,36 +131,40 @@ def result_of(name: str, episodes: int, seed: int) -> dict[str, Any]:
     task = TASKS[name]
     told = [*task.overrides, *(option for option in task.evaluation if option.startswith("env_options."))]
     config: Config = load(Config, [*told, "env_options.observation=state"])
-    env = make_env(config.env, config.env_options)
-    low, high = (np.asarray(bound, np.float32) for bound in (env.env_spec.action_low, env.env_spec.action_high))
     steps: list[int] = []
-    for episode in episode_seeds("test", seed, 0, episodes):
-        env.reset(seed=episode)
-        for step, action in enumerate(SCRIPTS[name](env), 1):
-            _, _, terminated, truncated, info = env.step(np.clip(action, low, high).astype(np.float32))
-            if info["success"]:
-                steps.append(step)
-            if info["success"] or terminated or truncated:
-                break
-    env.close()
+    with closing(make_env(config.env, config.env_options)) as env:
+        low, high = (np.asarray(bound, np.float32) for bound in (env.env_spec.action_low, env.env_spec.action_high))
+        for episode in episode_seeds("test", seed, 0, episodes):
+            env.reset(seed=episode)
+            for step, action in enumerate(SCRIPTS[name](env), 1):
+                _, _, terminated, truncated, info = env.step(np.clip(action, low, high).astype(np.float32))
+                if info["success"]:
+                    steps.append(step)
+                if info["success"] or terminated or truncated:
+                    break
     return {
         "task": name,
-        "script": (SCRIPTS[name].__doc__ or "").strip(),
+        "script": _does(name),
         "episodes": episodes,
         "success_rate": len(steps) / episodes,
         "success_ci": success_interval(len(steps), episodes),
         "steps_to_goal": float(np.median(steps)) if steps else None,
         "seed": seed,
-        "command": f"python benchmarks/{provenance.command()}",
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
+        **provenance.of_result(f"python benchmarks/{provenance.command()}"),
     }
+
+
+def _does(name: str) -> str:
+    """What a script does, in a line."""
+    return (SCRIPTS[name].__doc__ or "").strip()
 
 
 def main() -> None:
     """Play what is asked for and write one JSON file per task."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    scripts = "\n".join(f"{name:<13}{_does(name)}" for name in SCRIPTS)
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\n{scripts}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="rows of the table")
     parser.add_argument("--episodes", type=int, default=100, help="held-out episodes per task")
     parser.add_argument("--seed", type=int, default=0, help="of the episodes")
