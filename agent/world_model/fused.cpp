@@ -58,7 +58,25 @@ static inline Floats fused(Floats a, Floats b, Floats c) {
 static inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 // Without signs, as whole numbers, which are in the same order; what is not a number is above all numbers.
 static inline Ints magnitude(Floats v) { return (Ints)v & 0x7fffffff; }
+static inline int32_t magnitude(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits & 0x7fffffff;
+}
 static inline Ints larger(Ints a, Ints b) { return a > b ? a : b; }
+static inline int32_t largest(Ints v) {
+  int32_t most = 0;
+  for (int i = 0; i < LANES; i++) most = std::max(most, v[i]);
+  return most;
+}
+
+// What the number one stands for where the largest magnitude is to be `range`; not a number, or infinite, if that is.
+static inline float unit_of(int32_t most, int64_t range) {
+  constexpr float SMALLEST = 1e-30f;
+  float number;
+  std::memcpy(&number, &most, 4);
+  return (number < SMALLEST ? SMALLEST : number) / static_cast<float>(range);
+}
 
 // All lanes as one: lanes that are `far` apart first, so that few operations wait for each other.
 template <class Both>
@@ -347,8 +365,6 @@ static void multiply(const Product<P>& of, int64_t columns, int64_t rows, int64_
 
 // -- networks -----------------------------------------------------------------------------------------------------------
 
-constexpr float SMALLEST = 1e-30f;  // that the largest number of a row or a column is taken to be
-
 // Where the parts of a layer are among the packed bytes of a network, each aligned; gain and shift of hidden layers only.
 template <class P>
 struct Layer {
@@ -384,14 +400,11 @@ static void pack(const int64_t* sizes, int64_t depth, const float* const* from, 
     std::vector<float> per(layer.out, 1.f);
     if constexpr (P::SCALED)
       for (int64_t column = 0; column < layer.out; column++) {
-        float most = SMALLEST;
-        for (int64_t k = 0; k < layer.in; k++) {
-          const float size = std::fabs(weight[k * layer.out + column]);
-          if (!(size <= most)) most = size;  // what is not a number stays so: nothing is below it
-          if (std::isnan(most)) break;
-        }
-        per[column] = P::WEIGHTS / most;
-        reinterpret_cast<float*>(to + layer.units)[column] = most / P::WEIGHTS;
+        int32_t most = 0;
+        for (int64_t k = 0; k < layer.in; k++) most = std::max(most, magnitude(weight[k * layer.out + column]));
+        const float unit = unit_of(most, P::WEIGHTS);
+        per[column] = 1.f / unit;
+        reinterpret_cast<float*>(to + layer.units)[column] = unit;
       }
     constexpr int64_t WIDE = PANEL * P::COLUMNS;
     for (int64_t j = 0; j < layer.columns; j += WIDE)
@@ -403,16 +416,6 @@ static void pack(const int64_t* sizes, int64_t depth, const float* const* from, 
       if (part < layer.end) std::memcpy(to + part, *from++, layer.out * 4);
     end = layer.end;
   }
-}
-
-// What the number one stands for where the largest of all is RANGE; not a number or infinite if one of them is.
-template <class P>
-static inline float unit_of(Ints magnitudes) {
-  int32_t most = 0;
-  for (int i = 0; i < LANES; i++) most = std::max(most, magnitudes[i]);
-  float number;
-  std::memcpy(&number, &most, 4);
-  return (number < SMALLEST ? SMALLEST : number) / P::RANGE;
 }
 
 // Mean 0 and standard deviation 1 over `width` numbers of a row, a gain and a shift, SiLU. What pads a row stays 0.
@@ -456,7 +459,7 @@ static float activate(float* row, int64_t width, const float* gain, const float*
   }
   float unit = 1.f;
   if constexpr (P::SCALED) {
-    unit = unit_of<P>(magnitudes);
+    unit = unit_of(largest(magnitudes), P::RANGE);
     for (i = 0; i < padded; i += LANES) P::keep(to + i, load(row + i), 1.f / unit);
   }
   return unit;
@@ -493,7 +496,7 @@ class Network {
       Ints magnitudes{};
       each(from, first, [&](int64_t, Floats v) { magnitudes = larger(magnitudes, magnitude(v)); });
       each(more, second, [&](int64_t, Floats v) { magnitudes = larger(magnitudes, magnitude(v)); });
-      units_[row] = unit = unit_of<P>(magnitudes);
+      units_[row] = unit = unit_of(largest(magnitudes), P::RANGE);
     }
     Kept* to = in_ + row * stride;
     const auto keep = [&](int64_t i, Floats v) { P::keep(to + i, v, 1.f / unit); };
@@ -565,6 +568,10 @@ static void apply(Network<P>& net, int64_t n, const Rows& x, float* out, int64_t
   }
 }
 
+static inline void add(const float* a, const float* b, int64_t width, float* to) {
+  for (int64_t i = 0; i < width; i++) to[i] = a[i] + b[i];
+}
+
 // `out [n, steps, Z]`: from z on, `z += net(z, action)` with one action after the other.
 template <class P>
 static void roll_out(Network<P>& net, int64_t n, int64_t steps, const Rows& z, const Rows& actions, float* out) {
@@ -578,8 +585,7 @@ static void roll_out(Network<P>& net, int64_t n, int64_t steps, const Rows& z, c
       net.compute(rows);
       for (int64_t r = 0; r < rows; r++) {
         float* ahead = out + ((first + r) * steps + t) * z.width;
-        const float *before = t ? ahead - z.width : z.at(first + r, 0), *change = net.out + r * net.stride;
-        for (int64_t i = 0; i < z.width; i++) ahead[i] = before[i] + change[i];
+        add(t ? ahead - z.width : z.at(first + r, 0), net.out + r * net.stride, z.width, ahead);
       }
     }
   }
@@ -631,8 +637,7 @@ static void judge(Network<P>& dynamics, Network<P>& reward, Network<P>& policy, 
       }
       for (int64_t r = 0; r < rows; r++) {
         rewards[(first + r) * steps + t] = expected(reward.out + r * reward.stride, reward.width(), limit);
-        const float* change = dynamics.out + r * dynamics.stride;
-        for (int64_t i = 0; i < z.width; i++) states[r * z.width + i] += change[i];
+        add(&states[r * z.width], dynamics.out + r * dynamics.stride, z.width, &states[r * z.width]);
       }
     }
     for (int64_t r = 0; r < rows; r++) policy.take(r, &states[r * z.width], z.width);
