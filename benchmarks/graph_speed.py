@@ -81,10 +81,7 @@ def main() -> None:
         arguments.out,
         {
             "results": rows,
-            "command": f"python benchmarks/{provenance.command()}",
-            "commit": provenance.commit(),
-            "versions": provenance.versions(),
-            "machine": provenance.machine(),
+            **provenance.of_result(f"python benchmarks/{provenance.command()}"),
         },
     )
     for row in rows:

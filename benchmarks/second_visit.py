@@ -115,10 +115,7 @@ def result_of(task: str, seed: int, run: Path, arguments: argparse.Namespace) ->
         "summary": summary(pairs),
         "train_command": " ".join(train),
         "train_seconds": round(train_seconds(run), 1),
-        "command": f"python benchmarks/{provenance.command()}",
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
+        **provenance.of_result(f"python benchmarks/{provenance.command()}"),
     }
 
 
