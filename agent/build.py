@@ -18,7 +18,6 @@ from ..planners.risk import RiskOptions
 from .agent import Agent, AgentOptions
 from .configurator import Configurator, ConfiguratorOptions
 from .guides import Guide, MacroGuide
-from .limits import ActionLimits
 from .memory.graph import open_graph
 from .memory.index import MomentIndex, open_index
 from .memory.store import EpisodeStore
@@ -66,7 +65,6 @@ def load_agent(
     memory: EpisodeStore | str | Path | None = None,
     device: str = "cpu",
     seed: int = 0,
-    limits: ActionLimits | None = None,
 ) -> Agent:
     """A trained agent from its run folder.
 
@@ -90,7 +88,6 @@ def load_agent(
             or `agent.retrieval.seeds` not 0; None takes the one it was trained with.
         device: where it computes.
         seed: of the planner's random draws.
-        limits: of how fast actions change; None for those of the environment that it was trained in.
 
     Raises:
         RunError: there is no such run, or no such device, or the run has no goals and is to go by its memory.
@@ -123,7 +120,7 @@ def load_agent(
         memory = Path(config["memory"]["path"] or Path(run).expanduser() / "memory").expanduser()
     guide = build_guide(model, options, generator, partial(build_configurator, model, memory, options))
     index = build_index(model, memory, options) if options.retrieval.seeds else None
-    agent = Agent(model, planner_, build_objective(objective), options, generator, guide, index, limits)
+    agent = Agent(model, planner_, build_objective(objective), options, generator, guide, index)
     if options.deadline_s is not None:
         agent.warm_up()
     return agent
@@ -141,7 +138,7 @@ def load_alone(run: str | Path, checkpoint: str = "best") -> Agent:
 
 
 def build_guide(
-    model: WorldModel, options: AgentOptions, generator: torch.Generator, landmarks: Callable[[], Configurator]
+    model: WorldModel, options: AgentOptions, generator: torch.Generator, landmarks: Callable[[], Configurator | None]
 ) -> Guide[Any] | None:
     """What sets sub-goals: landmarks or macro-actions; None where plans are for the goal itself.
 
@@ -161,6 +158,11 @@ def build_guide(
     if mode not in modes:
         raise RunError(
             f"agent.configurator.mode must be one of {', '.join(modes)} with objective={model.purpose}, got {mode!r}"
+        )
+    if mode == "auto" and model.purpose != "goal" and options.configurator.doubt and model.options.value_members < 2:
+        raise RunError(
+            "agent.configurator.mode=auto needs a second opinion with objective=reward: world_model.value_members must "
+            f"be at least 2, got {model.options.value_members}"
         )
     if mode != "plan" and model.purpose != "goal" and options.configurator.guide == "macro":
         raise RunError("agent.configurator.guide=macro needs a run with objective=goal, got objective=reward")
@@ -235,6 +237,9 @@ def build_trainer(
     learner = Learner(model, config.learner, config.training.updates, generator)
     planner = build_planner(config.planner, spec, config.device)
     objectives: dict[str, Objective] = {"plan": build_objective(config.objective), "explore": DisagreementObjective()}
+    # What these refuse is to be known before anything is collected.
+    build_guide(model, config.agent, generator, lambda: None)
+    Agent(model, planner, objectives["plan"], config.agent, generator)
 
     @functools.lru_cache(maxsize=1)
     def configurator(updates: int, episodes: int) -> Configurator:

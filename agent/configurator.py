@@ -61,9 +61,9 @@ class ConfiguratorOptions:
     """What sets sub-goals unless the mode is `plan`: `graph`, the landmarks in memory, or `macro`, jumps of a model
     with `world_model.macro_stride`, which needs no memory; what is below is for `graph`."""
     patience: int = 15
-    """Decisions without coming nearer after which the way counts as closed."""
+    """Plans (with `agent.replan_every=1` decisions) without coming nearer after which the way counts as closed."""
     progress: float = 1.0
-    """Learned steps by which a decision must come nearer to where it heads than any before to count as that."""
+    """Learned steps by which a plan must come nearer to where it heads than any before to count as that."""
     look_ahead: float | None = None
     """With goals: plans look ahead this many times the steps that are expected to what they are for, more where the
     heads disagree about them, and cost in proportion; None always looks `planner.horizon` ahead, which is the most, and
@@ -102,10 +102,10 @@ class Course:
         successor: the next landmark on that way, `[B, N]`; `N` for the goal.
         barred: edges found closed in this episode, `[B, E]`.
         closed: landmarks from which the last leg to the goal was found closed in this episode, `[B, N]`.
-        avoided: decisions for which a landmark, or the goal (last), is not headed for, `[B, N+1]`.
+        avoided: plans for which a landmark, or the goal (last), is not headed for, `[B, N+1]`.
         least: fewest learned steps to each landmark, and the goal (last), while it was headed for, `[B, N+1]`.
-        spent: decisions in which it was headed for since, `[B, N+1]`.
-        idle: decisions since it was headed for at all, `[B, N+1]`.
+        spent: plans in which it was headed for since, `[B, N+1]`.
+        idle: plans since it was headed for at all, `[B, N+1]`.
         mode: what was chosen last, an index into `MODES`, `[B]`.
         at: the landmark that each episode was at last, `[B]`, or `NOWHERE`; noted where the graph learns.
         step: which moment of the episode was noticed last; noted where the graph learns.
@@ -277,6 +277,7 @@ class Configurator:
         """
         graph, count, options = self.graph, len(self.graph), self.options
         course = self._course(goal, course)
+        course = replace(course, avoided=(course.avoided - 1).clamp(min=0))
         if self.learns:
             course = self._look_ahead(z, goal, course)
             count = len(graph)
@@ -403,7 +404,7 @@ class Configurator:
         """The course of episodes that go on, with ways found anew where the goal or the graph has changed."""
         graph, count, edges = self.graph, len(self.graph), len(self.graph.edges)
         if course is not None and course.version == graph.version and torch.equal(course.goal, goal):
-            return replace(course, avoided=(course.avoided - 1).clamp(min=0))
+            return course
         batch = len(goal)
         table, number = goal.new_zeros(batch, count), goal.new_zeros(batch, dtype=torch.int64)
         fresh = Course(

@@ -54,7 +54,8 @@ class ActionLimits:
 
         Args:
             spec: of the environment.
-            period_s: seconds between commands; None for the spec's `control_dt`.
+            period_s: seconds between commands where the spec's `control_dt` is not known. Where it is, that is the
+                robot's own time: a simulation may be driven faster or slower.
             device: where commands are computed.
 
         Raises:
@@ -62,7 +63,7 @@ class ActionLimits:
         """
         if spec.action_rate is None and spec.action_acceleration is None:
             return None
-        period_s = spec.control_dt if period_s is None else period_s
+        period_s = spec.control_dt if period_s is None or math.isfinite(spec.control_dt) else period_s
         if not 0 < period_s < math.inf:
             raise LimitError(f"control_dt of {spec.env_id} must be known for limits of its actions, got {period_s}")
         unlimited = (math.inf,) * spec.action_dim

@@ -257,10 +257,8 @@ class Driver:
         self._make_thinker = thinker
         self._deadline_s = options.deadline_share * robot.period_s
         spec = robot.env_spec
-        # Of the robot's own time, where that is known: a simulation may be driven faster or slower.
-        period_s = spec.control_dt if math.isfinite(spec.control_dt) else robot.period_s
         unlimited = replace(spec, action_rate=(math.inf,) * spec.action_dim, action_acceleration=None)
-        limits = ActionLimits.of(spec, period_s) or ActionLimits.of(unlimited, period_s)
+        limits = ActionLimits.of(spec, robot.period_s) or ActionLimits.of(unlimited, robot.period_s)
         assert limits is not None
         self._limits = limits
         # Changes that single precision cannot tell from none are not counted.
@@ -340,7 +338,7 @@ class Driver:
                 drive.add(tick, limited)
                 if on_tick is not None:
                     on_tick(tick)
-        except (KeyboardInterrupt, DriveError):
+        except BaseException:
             with suppress(Exception):  # it may have come in the middle of a step
                 self._stop(motion)
             raise

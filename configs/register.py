@@ -38,6 +38,8 @@ _GROUPS: dict[type[Any], tuple[str, ...]] = {
     DriveConfig: ("planner", "objective"),
     SweepConfig: (),
 }
+_PATHS = ("out", "run", "init", "memory", "memory.path", "log", "evaluation.goal")
+"""Keys whose values are folders and files."""
 _FREE: dict[type[Any], str] = {
     Config: "env_options.kwargs",
     EvalConfig: "env_options.kwargs",
@@ -176,7 +178,9 @@ def _quoted(root: type[Any], override: str) -> str:
     key, value = override.split("=", 1)
     if _is_free(root, key):
         key = f"++{key}"
-    if re.fullmatch(r"[\w./+-]*", value, re.ASCII) or value[0] in "[{'\"" or "${" in value:
+    if key in _PATHS and value not in ("", "null") and value[0] not in "[{'\"" and "${" not in value:
+        pass  # a folder may be called 1.10, which is not 1.1
+    elif re.fullmatch(r"[\w./+-]*", value, re.ASCII) or value[0] in "[{'\"" or "${" in value:
         return f"{key}={value}"
     escaped = value.replace("'", "\\'")
     return f"{key}='{escaped}'"

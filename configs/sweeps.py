@@ -82,8 +82,8 @@ def _varied(key: str, override: Override) -> Choices | Numbers:
         integer = all(isinstance(value, int) for value in values)
         low, high, step = values[0], values[-1], abs(sweep.step)
         log = log and len(values) > 1
-    if low > high or (log and (low <= 0 or step not in (None, 1))):
-        rule = "from above 0, in steps of 1" if log else "from the lower end to the higher"
+    if low > high or (log and (low <= 0 or not (step is None or (integer and step == 1)))):
+        rule = "from above 0, in whole steps of 1" if log else "from the lower end to the higher"
         raise ConfigError(f"{key} must go {rule}, got {override.input_line}")
     return Numbers(low, high, integer, log, step)
 

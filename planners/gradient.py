@@ -25,7 +25,7 @@ class GradientOptions(PlannerOptions):
     init_std: float = 0.5
     """Standard deviation of the starts around the warm start, in half-ranges of the actions."""
     learning_rate: float = 0.1
-    """Length of the first step per action, in half-ranges; falls linearly to zero over the iterations."""
+    """Length of a step per action, in half-ranges, at the first iteration, which takes none; falls linearly to zero."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,7 +139,9 @@ class SampleGradient(ICEM):
     @override
     def finish(self, state: SearchState, best: Tensor) -> SearchState:
         state = super().finish(state, best)
-        return replace(state, elites=torch.cat((best[:, None], state.elites[:, :-1]), dim=1))
+        elites = torch.cat((best[:, None], state.elites[:, :-1]), dim=1)
+        valid = torch.cat((torch.ones_like(state.elite_valid[:, :1]), state.elite_valid[:, :-1]), dim=1)
+        return replace(state, elites=elites, elite_valid=valid)
 
 
 def accumulate(state: SearchState, candidates: Tensor, costs: Tensor, gradients: Tensor) -> SearchState:

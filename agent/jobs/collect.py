@@ -42,7 +42,7 @@ def collect(config: Config, progress: Progress | None = None) -> tuple[Path, int
             while done < total:  # episodes may end early: there are more of them then
                 count = min(config.training.num_envs, math.ceil((total - done) / length))
                 keys = [f"{prefix}/{first + i}" for i in range(count)]
-                seeds = episode_seeds("train", config.seed, first, count)
+                seeds = episode_seeds("collect", config.seed, first, count)
                 ids, _ = live_or_recall(store, environments, policy, seeds, keys, meta)
                 first, done = first + count, done + int(store.lengths(ids).sum())
                 progress.advance("collect", min(done, total), total)

@@ -100,11 +100,12 @@ def drive(
 
 
 def _driving(config: DriveConfig, memory: Path, spec: EnvSpec, period_s: float) -> Agent:
-    return load_agent(
+    agent = load_agent(
         Path(config.run).expanduser(), config.checkpoint, planner=config.planner, objective=config.objective,
         options=config.agent, memory=memory, device=config.device, seed=config.drive.seed,
-        limits=ActionLimits.of(spec, period_s, torch.device(config.device)),
     )  # fmt: skip
+    agent.limits = ActionLimits.of(spec, period_s, torch.device(config.device))  # none, if the run's were lifted
+    return agent
 
 
 def _warm_up(agent: Agent) -> None:

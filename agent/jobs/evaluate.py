@@ -43,6 +43,7 @@ from ..training.evaluate import (
     run_arm,
     score,
     success_interval,
+    until_success,
 )
 from ..training.loop import Progress, Silent, TrainingOptions
 from ..training.rollout import AgentPolicy, Array, Policy, RandomPolicy, SimulatorPolicy
@@ -187,7 +188,8 @@ def _measure(
     def arm(name: str, policy: Policy, stop_on_success: bool = for_goals) -> tuple[dict[str, Any], list[Episode]]:
         goals = options.goals_per_episode
         episodes, seconds = _played(name, environments, policy, seeds, progress, stop_on_success, goals)
-        return score(episodes, spec.goal is not None, goals) | {"seconds": seconds}, episodes
+        scored = [until_success(episode) for episode in episodes] if for_goals and goals == 1 else episodes
+        return score(scored, spec.goal is not None, goals) | {"seconds": seconds}, episodes
 
     limit = spec.max_episode_steps // options.goals_per_episode
     policy = AgentPolicy(agent, limit=limit)
@@ -356,7 +358,8 @@ def _timed(
     goal: dict[str, Array] | None = None,
 ) -> dict[str, Any]:
     """Decision times at batch size 1, and the video of these episodes, beside the picture of a goal that is given."""
-    policy = AgentPolicy(agent, goal_obs=goal, limit=environments.env_spec.max_episode_steps)
+    limit = environments.env_spec.max_episode_steps // options.goals_per_episode
+    policy = AgentPolicy(agent, goal_obs=goal, limit=limit)
     stop = agent.model.purpose == "goal" and goal is None
     with contextlib.closing(make_vector(agent.model.spec.env_id, 1, env_options)) as single:
         reason = _why_not_drawn(single, seeds[0]) if options.video else "evaluation.video=false"

@@ -149,7 +149,7 @@ def summarize(store: "EpisodeStore") -> dict[str, Any]:
     rows = []
     for spec, row in zip(store.specs, found["environments"], strict=True):
         infos = []
-        for i in store.ids(spec=spec).tolist():
+        for i in store.ids(spec=spec, exactly=True).tolist():
             try:
                 infos.append(store.info(i))
             except GivenUpError:  # by a writer meanwhile

@@ -210,15 +210,14 @@ class LandmarkGraph:
             part = slice(begin, begin + 512)
             near, gap = self.nearest(latents[part], states[part], targets[part])
             covered = gap <= self.options.spacing
-            if len(self):
-                covered &= ~self.imagined[near]
-            full = len(self) >= self.options.max_landmarks
-            stop = len(near) if full or covered.all() else int(covered.argmin())
+            true = covered & self.imagined[near] if len(self) else np.zeros_like(covered)
+            changes = true if len(self) >= self.options.max_landmarks else true | ~covered
+            stop = int(changes.argmax()) if changes.any() else len(near)
             at[begin : begin + stop] = np.where(covered[:stop], near[:stop], NOWHERE)
             begin += stop
             if stop < len(near):
                 one, moment = slice(begin, begin + 1), np.array([[episode, int(steps[begin])]])
-                if gap[stop] <= self.options.spacing:
+                if true[stop]:
                     at[begin] = near[stop]
                     self._come_true(int(near[stop]), moment, latents[one], goals[one])
                 else:

@@ -210,19 +210,24 @@ class EpisodeStore:
         return (self.get(episode_id) for episode_id in self.ids().tolist())
 
     def ids(
-        self, env_id: str | None = None, limit: int | None = None, *, spec: EnvSpec | None = None
+        self,
+        env_id: str | None = None,
+        limit: int | None = None,
+        *,
+        spec: EnvSpec | None = None,
+        exactly: bool = False,
     ) -> NDArray[np.int64]:
         """Numbers of the episodes kept, ascending: the first `limit` of those that come from `env_id` and from `spec`.
 
         An environment is the same if its spec is, but for `max_episode_steps`, which says where episodes are cut off,
-        and for a `control_dt` that is not known of what is stored.
+        and for a `control_dt` that is not known of what is stored; or with `exactly` in these, too: one of `specs`.
         """
         if limit is not None and limit < 0:
             raise StoreError(f"limit must be at least 0, got {limit}")
         wanted = [
             number
             for number, known in enumerate(self._specs)
-            if env_id in (None, known.env_id) and (spec is None or _alike(spec, known))
+            if env_id in (None, known.env_id) and (spec is None or (spec is known if exactly else _alike(spec, known)))
         ]
         kept = np.flatnonzero(self._kept)
         return kept[np.isin(self._column("spec", kept), wanted)][:limit]
@@ -267,7 +272,8 @@ class EpisodeStore:
         """
         with self._read():
             info, page = self._environment().info(), self._environment().stat()["psize"]
-        lengths, spec_of = self.lengths(), self._column("spec")
+        kept = self.ids()
+        lengths, spec_of = self.lengths(kept), self._column("spec", kept)
         environments = [
             {
                 "env_id": spec.env_id,
@@ -636,8 +642,10 @@ class EpisodeStore:
         return self._env
 
     def _column(self, name: str, ids: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        column = np.array(self._index[name], dtype=np.int64)
-        return column[np.flatnonzero(self._kept) if ids is None else self._known(ids)]
+        wanted = np.flatnonzero(self._kept) if ids is None else self._known(ids)
+        # A slice of an array is taken at once, whereas NumPy would hold its memory while another thread refreshes; and
+        # columns only ever grow, before what is kept is told.
+        return np.frombuffer(self._index[name][:], dtype=np.int64)[wanted]
 
     def _known(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """These numbers, all of which must be those of episodes."""

@@ -1,5 +1,6 @@
 """Evaluation on held-out episodes: scores with intervals, decision times, and what the model imagines."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class EvaluationOptions:
                 raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.goal is not None and self.goals_per_episode > 1:
             raise EvaluationError(f"goals_per_episode must be 1 with goal={self.goal}, got {self.goals_per_episode}")
+        if self.true_samples < 2:
+            raise EvaluationError(f"true_samples must be at least 2, got {self.true_samples}")
         if self.probe_episodes < 0 or self.probe_episodes == 1:
             raise EvaluationError(f"probe_episodes must be 0 or at least 2, got {self.probe_episodes}")
         if not 0 <= self.seed <= MAX_SEED:
@@ -79,14 +82,13 @@ class EvaluationOptions:
 _COUNTS = (
     "episodes",
     "num_envs",
-    "true_samples",
     "true_iterations",
     "true_horizon",
     "timed_episodes",
     "goals_per_episode",
 )
 
-SEED_DOMAINS = {"train": 0, "validation": 1, "test": 2}
+SEED_DOMAINS = {"train": 0, "validation": 1, "test": 2, "collect": 3}
 _DOMAIN_SIZE = 2**29
 
 MAX_SEED = 2**63 - 1
@@ -99,11 +101,16 @@ MAX_FRAMES = 600
 def episode_seeds(domain: str, seed: int, start: int, count: int) -> list[int]:
     """Environment seeds for episodes `start .. start+count-1` of a run.
 
-    Domains (`train`, `validation`, `test`) are disjoint ranges of integers, so no evaluation episode can have been
-    trained on.
+    Domains (`train`, `validation`, `test`, `collect`) are disjoint ranges of integers, so no evaluation episode can
+    have been trained on, and what is collected before a training is not collected in it again.
     """
     rngs = (np.random.default_rng([seed, SEED_DOMAINS[domain], start + i]) for i in range(count))
     return [SEED_DOMAINS[domain] * _DOMAIN_SIZE + int(rng.integers(_DOMAIN_SIZE)) for rng in rngs]
+
+
+def is_held_out(seed: object) -> bool:
+    """Whether a seed is that of an episode to validate or test with."""
+    return isinstance(seed, int) and seed // _DOMAIN_SIZE in (SEED_DOMAINS["validation"], SEED_DOMAINS["test"])
 
 
 def success_interval(successes: int, episodes: int) -> list[float]:
@@ -120,6 +127,22 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> list[float]:
     rng = np.random.default_rng(seed)
     result = stats.bootstrap((data,), np.mean, n_resamples=2000, method="percentile", rng=rng)
     return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
+
+
+def until_success(episode: Episode) -> Episode:
+    """An episode as far as its first success, or all of it."""
+    end = int(episode.success.argmax()) + 1
+    if not episode.success.any() or end == len(episode.actions):
+        return episode
+    return dataclasses.replace(
+        episode,
+        obs={key: array[: end + 1] for key, array in episode.obs.items()},
+        actions=episode.actions[:end],
+        rewards=episode.rewards[:end],
+        success=episode.success[:end],
+        terminated=False,
+        truncated=False,
+    )
 
 
 def score(episodes: Sequence[Episode], has_goals: bool = True, goals_per_episode: int = 1) -> dict[str, Any]:

@@ -237,7 +237,7 @@ class Learner:
         self.target: AveragedModel | None = None
         if options.ema_target > 0:
             average = get_ema_multi_avg_fn(options.ema_target)  # type: ignore[no-untyped-call]
-            self.target = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            self.target = AveragedModel(model, multi_avg_fn=average)
 
     @property
     def device(self) -> torch.device:
@@ -265,6 +265,7 @@ class Learner:
     def _update(self, batch: SequenceBatch) -> dict[str, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+        self._follow_scales()
         compute = compiled(Learner._total) if self._compile else Learner._total
         fixed = (*self._circumstances(batch), self._macro_noise(batch))
         total, terms, spread = compute(self, batch, self._seen(batch), *fixed)
@@ -360,7 +361,15 @@ class Learner:
 
     def losses(self, batch: SequenceBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Every loss term that has a weight, unweighted, and the latents `[B, L+1, Z]` of the windows."""
+        self._follow_scales()
         return self._losses(batch, self._seen(batch), *self._circumstances(batch), self._macro_noise(batch))
+
+    @torch.no_grad()
+    def _follow_scales(self) -> None:
+        """Let the target see observations in the scales that the model sees them in, which collections change."""
+        if self.target is not None:
+            for kept, now in zip(self.target.module.buffers(), self.model.buffers(), strict=True):
+                kept.copy_(now)
 
     def _losses(
         self,

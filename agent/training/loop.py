@@ -34,7 +34,7 @@ from .checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from .evaluate import episode_seeds, run_arm, score
+from .evaluate import episode_seeds, is_held_out, run_arm, score
 from .learner import Learner
 from .metrics import WARNING_KEY, MetricsLogger, collapse_warning, latent_health
 from .rollout import AgentPolicy, BehaviourPolicy, Environments, PlanStatistics, Policy, RandomPolicy, live_or_recall
@@ -140,6 +140,7 @@ class TrainState:
     updates: int = 0
     decisions: int = 0
     episodes: list[int] = field(default_factory=list)
+    adopted: int = 0
     best: list[float] = field(default_factory=list)
     finished: bool = False
 
@@ -237,16 +238,23 @@ class Trainer:
 
     def adopt(self) -> None:
         """Before a new run: learn also from every episode of the same environment that the memory already holds."""
-        self.state.episodes = self.store.ids(spec=self.environments.env_spec).tolist()
-        others = len(self.store) - len(self.state.episodes)
+        known = self.store.ids(spec=self.environments.env_spec).tolist()
+        self.state.episodes = [i for i in known if not is_held_out(self.store.info(i)["meta"].get("seed"))]
+        self.state.adopted = len(known)
+        others, held_out = len(self.store) - len(known), len(known) - len(self.state.episodes)
         if self.state.episodes:
             self.model.calibrate(self.store, self.state.episodes, self.scales)
             self.progress.message(f"learning also from {len(self.state.episodes)} episodes already in the memory")
+        if held_out:
+            self.progress.message(f"not learning from {held_out} episodes in the memory that evaluations remembered")
         if others:
             self.progress.message(
                 f"not learning from {others} episodes in the memory: their environment, observations, actions, goals "
                 f"or seconds per decision are not those of {self.environments.env_spec.env_id}"
             )
+        window, longest = self.learner.options.window, self.environments.env_spec.max_episode_steps
+        if window > max([longest, *self.store.lengths(self.state.episodes).tolist()]):
+            raise TrainingError(f"learner.window must be at most the length of an episode, {longest}, got {window}")
 
     # -- collection ---------------------------------------------------------------------------------------------------
 
@@ -309,7 +317,8 @@ class Trainer:
             return made
 
         keys = [f"{self.run_id}/{phase}/{first + i}" for i in range(count)]
-        seeds = episode_seeds("train", self.seed, phase * 1_000_000 + first, count)
+        # What the memory held before may be from a run with this very seed: those are other episodes.
+        seeds = episode_seeds("train", self.seed, phase * 1_000_000 + self.state.adopted + first, count)
         meta = {"policy": kind, "phase": phase, "run": self.run_id}
         return live_or_recall(self.store, self.environments, policy, seeds, keys, meta)
 

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from forethought import __version__
 from forethought.agent.cli import ConsoleProgress, build_parser, flags_last, main
+from forethought.agent.memory.commands import summarize
 from forethought.agent.memory.store import EpisodeStore, MemoryOptions
 from forethought.agent.training.checkpoint import load_checkpoint
 
@@ -228,6 +229,18 @@ def test_a_memory_that_gave_up_episodes_says_so(cli: Any, small_run: Path, tmp_p
     assert json.loads(cli("memory", "inspect", memory).out)["given_up"] == 8
     assert_error(cli("memory", "inspect", memory, "--episode", "3"), "episode 3 was given up")
     assert cli("memory", "verify", memory).out == f"{memory}: 1 episodes, 0 problems\n"
+
+
+def test_numbers_of_other_time_limits_are_not_mixed(small_run: Path, tmp_path: Path) -> None:
+    memory = shutil.copytree(small_run / "memory", tmp_path / "memory")
+    with EpisodeStore.open(memory, "a") as store:
+        before = summarize(store)["environments"]
+        episode, spec = store.get(0), store.specs[0]
+        episode.success[:] = True
+        store.append(episode, spec=replace(spec, max_episode_steps=spec.max_episode_steps + 1))
+        after = summarize(store)["environments"]
+    assert after[:-1] == before
+    assert before[0]["success_share"] < after[-1]["success_share"] == 1.0
 
 
 def test_memory_in_numbers(cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,6 +359,17 @@ def test_another_goal_finds_another_way_and_leaves_the_others_alone(configurator
     assert torch.equal(targets, fresh)
 
 
+def test_what_is_avoided_is_avoided_for_a_time_whatever_others_do(configurator: Configurator) -> None:
+    z, goal = at((15, 0), (15, 0)), at((30, 0), (30, 0))
+    _, course = configurator.aim(z, goal, None)
+    course.avoided[0, 0] = 3
+    left = []
+    for place in (1.0, 2.0, 3.0, 4.0):
+        _, course = configurator.aim(z, at((30, 0), (place, 0)), course)
+        left.append(float(course.avoided[0, 0]))
+    assert left == [2, 1, 0, 0]
+
+
 # -- in an agent -------------------------------------------------------------------------------------------------------
 
 

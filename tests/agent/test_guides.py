@@ -150,6 +150,11 @@ def test_a_run_goes_by_macro_actions_without_its_memory(small: list[str], cli: M
     flat = dataclasses.replace(agent.options, configurator=ConfiguratorOptions())
     assert load_agent(run, options=flat).configurator is None
     agent.model.purpose = "reward"
+    agent.model.options.value_members = 1
+    alone = AgentOptions(configurator=ConfiguratorOptions(mode="auto"))
+    with pytest.raises(RunError, match=r"second opinion .*: world_model.value_members must be at least 2, got 1"):
+        build_guide(agent.model, alone, agent.generator, pytest.fail)
+    agent.model.options.value_members = 2
     with pytest.raises(RunError, match=r"agent\.configurator\.guide=macro needs a run with objective=goal"):
         build_guide(agent.model, agent.options, agent.generator, pytest.fail)
 

@@ -280,16 +280,17 @@ def test_a_robot_that_fails_ends_the_drive() -> None:
         drive([1.0], arm=Arm(breaks=3))
 
 
-def test_an_interrupted_drive_brakes() -> None:
+@pytest.mark.parametrize("cause", [KeyboardInterrupt, SystemExit, OSError])
+def test_an_interrupted_drive_brakes(cause: type[BaseException]) -> None:
     def interrupt(tick: Tick) -> None:
         if tick.tick == 2:
-            raise KeyboardInterrupt
+            raise cause
 
     clock, arm = Clock(), Arm()
     env = ForethoughtEnv(arm, "Arm-v0", EnvOptions(action_rate=[5.0]))
     arm.commands.clear()
     driver = Driver(Script([1.0], clock), RealTime(env, clock=clock), DriveOptions())  # type: ignore[arg-type]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(cause):
         driver.run(interrupt)
     assert arm.commands == [pytest.approx([0.5, 1.0, 1.0, 0.5, 0.0])]
     assert gc.isenabled()

@@ -210,6 +210,13 @@ def test_presets_are_not_added_where_none_fits_or_one_was_chosen() -> None:
         assert with_preset(given) == (given, None)
 
 
+@pytest.mark.parametrize("name", ["1.10", "1e3", "0x10", "true", "007"])
+def test_folders_keep_the_names_that_they_are_given(name: str) -> None:
+    config = load(Config, [ENV, f"out={name}", f"memory.path={name}", f"init={name}"])
+    assert (config.out, config.memory.path, config.init) == (name, name, name)
+    assert load(Config, [ENV, "memory.path=null"]).memory.path is None
+
+
 def test_overrides_of_the_user_come_after_the_preset() -> None:
     overrides, _ = with_preset([ENV, "training.updates=7"])
     assert load(Config, overrides).training.updates == 7

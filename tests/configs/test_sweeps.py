@@ -58,8 +58,9 @@ def test_a_list_is_varied_by_choice() -> None:
     [
         (["k=interval(0,"], "k: "),
         (["k=interval(4,1)"], "k must go from the lower end to the higher, got k=interval(4,1)"),
-        (["k=tag(log,interval(0,1))"], "k must go from above 0, in steps of 1"),
-        (["k=tag(log,range(1,9,2))"], "k must go from above 0, in steps of 1"),
+        (["k=tag(log,interval(0,1))"], "k must go from above 0, in whole steps of 1"),
+        (["k=tag(log,range(1,9,2))"], "k must go from above 0, in whole steps of 1"),
+        (["k=tag(log,range(1.0,5.0,1.0))"], "k must go from above 0, in whole steps of 1"),
         (["k=tag(fast,interval(0,1))"], "k: tag must be log, got fast"),
         (["k=glob(*)"], "k: glob and shuffle are not offered, name the values"),
         (["k=shuffle(a,b)"], "k: glob and shuffle are not offered"),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -81,7 +83,7 @@ def test_steps_leave_the_bounds_again() -> None:
     assert plan.cost < 0.01
 
 
-def test_first_step_has_the_length_of_the_learning_rate() -> None:
+def test_steps_shorten_from_the_length_of_the_learning_rate() -> None:
     planner = Gradient(LOW, HIGH, GradientOptions(horizon=1, num_samples=2, iterations=2, learning_rate=0.2))
     calls = []
 
@@ -102,6 +104,17 @@ def test_refinement_improves_on_icem() -> None:
     assert (plan.best_costs[:, -1] < 0.8 * plan.best_costs[:, 5]).all()
     # What was found outlives the plan.
     torch.testing.assert_close(planner.parametrisation.decode(state.elites[:, 0]), plan.actions)
+
+
+def test_elites_stay_beside_what_is_known_of_them() -> None:
+    planner = SampleGradient(LOW, HIGH, SampleGradientOptions(horizon=2, num_elites=3))
+    state = planner.init(1)
+    elites = torch.arange(3.0)[None, :, None, None].expand(1, 3, *state.elites.shape[2:])
+    state = replace(state, elites=elites, elite_valid=torch.tensor([[False, True, True]]))
+    best = torch.full_like(elites[:, 0], 7.0)
+    after = planner.finish(state, best)
+    assert after.elites[0, :, 0, 0].tolist() == [7.0, 0.0, 1.0]
+    assert after.elite_valid.tolist() == [[True, False, True]]
 
 
 def test_mean_is_refined_in_place_of_the_worst_elite() -> None:

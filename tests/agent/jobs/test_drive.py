@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,21 @@ def test_limits_are_kept_at_the_period_of_the_drive(drive: Any, monkeypatch: pyt
     monkeypatch.setattr(job.ActionLimits, "of", spy)
     drive("env_options.action_rate=[20]", "period_s=0.2")
     assert (0.2, torch.device("cpu")) in seen
+
+
+def test_limits_of_the_run_can_be_lifted(drive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents, load_agent = [], job.load_agent
+
+    def kept(*args: Any, **options: Any) -> Any:
+        agents.append(load_agent(*args, **options))
+        agents[-1].limits = ActionLimits.of(replace(agents[-1].model.spec, action_rate=(20.0,) * 2))
+        return agents[-1]
+
+    monkeypatch.setattr(job, "load_agent", kept)
+    drive()
+    assert agents[-1].limits is None
+    drive("env_options.action_rate=[30]")
+    assert agents[-1].limits.rate.tolist() == [30.0, 30.0]
 
 
 def test_a_drive_that_thinks_ahead_ends(drive: Any) -> None:

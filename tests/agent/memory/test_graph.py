@@ -197,8 +197,9 @@ def test_what_is_believed_does_not_depend_on_when(plane_model: Maker) -> None:
     assert set(edges(graph)) == set(edges(added(plane_model(), LINE, reach=3.5))) | {(2, 3), (3, 2)}
 
 
-def test_an_imagined_landmark_comes_true_where_somebody_comes(plane_model: Maker) -> None:
-    graph = added(plane_model(), LINE[:1])
+@pytest.mark.parametrize("most", [2, 9])
+def test_an_imagined_landmark_comes_true_where_somebody_comes(plane_model: Maker, most: int) -> None:
+    graph = added(plane_model(), LINE[:1], max_landmarks=most)
     place = torch.tensor([[4.0, 0.0]])
     graph.place(np.full((1, 2), NOWHERE), place, place)
     graph.believe()

@@ -406,6 +406,31 @@ def test_threads_share_a_store(folder: Path, spec: EnvSpec, make_episode: Maker)
         assert len(store) == 101
 
 
+def test_threads_may_ask_for_numbers_while_another_appends(folder: Path, spec: EnvSpec, make_episode: Maker) -> None:
+    with EpisodeStore.open(folder, "a", spec, MemoryOptions(sync=False)) as store:
+        store.append_many([make_episode(spec, 1)] * 2000)  # so many that NumPy lets other threads run meanwhile
+        done, wrong = threading.Event(), list[str]()
+
+        def read() -> None:
+            while not done.is_set():
+                known = store.ids()
+                if (store.lengths(known)[:2000] != 1).any() or len(store.lengths()) < len(known):
+                    wrong.append(f"of {len(known)}")
+
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for i in range(200):
+                store.append(make_episode(spec, 2 + i % 3))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert not wrong
+        assert store.lengths()[2000:].tolist() == [2 + i % 3 for i in range(200)]
+
+
 def test_a_full_disk_leaves_the_store_as_it_was(
     fork: Fork, folder: Path, spec: EnvSpec, make_episode: Maker, assert_same: Same
 ) -> None:

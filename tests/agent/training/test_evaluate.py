@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from forethought.agent.training.evaluate import (
     run_arm,
     score,
     success_interval,
+    until_success,
 )
 from forethought.agent.training.rollout import Array, Policy, RandomPolicy
 from forethought.agent.world_model.model import WorldModel
@@ -62,7 +64,7 @@ def test_domains_never_share_a_seed(seed: int, start: int, count: int) -> None:
         ranges.append({s // 2**29 for s in seeds})
         assert all(0 <= s < 2**31 for s in seeds)
     if count:
-        assert ranges == [{0}, {1}, {2}]
+        assert ranges == [{number} for number in range(len(SEED_DOMAINS))]
 
 
 def test_seeds_follow_from_run_and_number() -> None:
@@ -164,7 +166,6 @@ def test_decision_times_leave_out_the_warm_up() -> None:
         for name in (
             "episodes",
             "num_envs",
-            "true_samples",
             "true_iterations",
             "true_horizon",
             "timed_episodes",
@@ -176,6 +177,23 @@ def test_bad_options_are_refused(name: str, value: int) -> None:
     with pytest.raises(EvaluationError) as error:
         EvaluationOptions(**{name: value})
     assert str(error.value) == f"{name} must be at least 1, got {value}"
+
+
+def test_a_search_of_one_candidate_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="true_samples must be at least 2, got 1"):
+        EvaluationOptions(true_samples=1)
+
+
+def test_episodes_are_scored_up_to_their_first_success() -> None:
+    success = np.array([False, True, False, True])
+    episode = Episode({"x": np.arange(5.0)}, np.zeros((4, 1)), np.arange(4.0), success, True, False, {}, {})
+    cut = until_success(episode)
+    assert (len(cut.actions), cut.obs["x"].tolist(), cut.rewards.tolist()) == (2, [0, 1, 2], [0, 1])
+    assert (cut.success.tolist(), cut.terminated, cut.truncated) == ([False, True], False, False)
+    at_the_end = replace(episode, success=np.array([False, False, False, True]))
+    never = replace(episode, success=np.zeros(4, bool))
+    assert until_success(at_the_end) is at_the_end
+    assert until_success(never) is never
 
 
 def test_a_goal_from_a_file_is_one_for_the_whole_episode() -> None:

@@ -351,6 +351,22 @@ def test_the_learning_rate_reaches_the_optimizer(
         assert [group["lr"] for group in learner.optimizer.param_groups] == pytest.approx([expected])
 
 
+def test_the_target_sees_in_the_scales_of_the_model(
+    spec: EnvSpec, make_learner: Callable[..., Learner], toy_batch: Maker
+) -> None:
+    learner, batch = make_learner(ema_target=0.9), toy_batch(spec)
+    assert learner.target is not None
+    for updates in (0, 3):  # before the first, and once it follows
+        for _ in range(updates):
+            learner.update(batch)
+        for name, buffer in learner.model.named_buffers():
+            if name.endswith(("mean", "squares")):
+                buffer.add_(1.0)
+        learner.losses(batch)
+        for (name, kept), now in zip(learner.target.module.named_buffers(), learner.model.buffers(), strict=True):
+            assert torch.equal(kept, now), name
+
+
 def test_the_target_follows_slowly(spec: EnvSpec, make_learner: Callable[..., Learner], toy_batch: Maker) -> None:
     learner, batch = make_learner(ema_target=0.9, warmup=0, window=4, burn_in=1), toy_batch(spec)
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import torch
 from omegaconf import OmegaConf
 
 from forethought import ForethoughtError
+from forethought.agent.guides import GuideError
 from forethought.agent.jobs.collect import collect
 from forethought.agent.jobs.train import train
 from forethought.agent.memory.sampler import SequenceSampler
 from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.runs import RunError
 from forethought.agent.training import rollout
 from forethought.agent.training.checkpoint import load_checkpoint
+from forethought.agent.training.evaluate import episode_seeds
 from forethought.agent.training.learner import Learner
 from forethought.agent.training.loop import TrainingError, TrainingOptions
 from forethought.agent.training.metrics import read_metrics
@@ -325,6 +329,52 @@ def test_what_is_in_the_memory_is_learned_from_where_it_fits_and_named_where_not
     told = "\n".join(watcher.messages)
     assert "learning also from 11 episodes already in the memory" in told
     assert "not learning from 2 episodes in the memory: their environment" in told
+
+
+def test_what_evaluations_remembered_is_not_learned_from(tmp_path: Path, small: list[str], small_run: Path) -> None:
+    memory = shutil.copytree(small_run / "memory", tmp_path / "memory")
+    with EpisodeStore.open(memory, "a") as store:
+        held_out = [replace(store.get(0), meta={"seed": s}) for s in episode_seeds("test", 0, 0, 2)]
+        spec, known = store.spec_of(0), len(store)
+        store.append_many(held_out, spec=spec)
+    watcher = Watcher()
+    run = train(load(Config, [*small, f"memory.path={memory}", f"out={tmp_path / 'run'}"]), watcher)
+    told = "\n".join(watcher.messages)
+    assert f"learning also from {known} episodes" in told
+    assert "not learning from 2 episodes in the memory that evaluations remembered" in told
+    assert load_checkpoint(run / "last.safetensors").state["train"]["episodes"][:2] == [[0, known - 1], [10, 17]]
+
+
+def test_nothing_is_collected_twice(tmp_path: Path, small: list[str]) -> None:
+    memory = [f"memory.path={tmp_path / 'memory'}", *small]
+    collect(load(Config, [*memory, f"out={tmp_path / 'none'}"]))
+    for name in ("one", "two"):
+        train(load(Config, [*memory, f"out={tmp_path / name}"]))
+    with EpisodeStore.open(tmp_path / "memory") as store:
+        seeds = [store.info(i)["meta"]["seed"] for i in store.ids()]
+    assert len(set(seeds)) == len(seeds) >= 24
+
+
+def test_windows_that_no_episode_holds_are_refused_at_once(tmp_path: Path, small: list[str]) -> None:
+    options = load(Config, [*small, "learner.window=21", f"out={tmp_path / 'run'}"])
+    with pytest.raises(TrainingError, match=r"learner.window must be at most the length of an episode, 20, got 21"):
+        train(options)
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error"),
+    [
+        (["agent.configurator.mode=react"], RunError),
+        (["agent.configurator.mode=auto", "agent.configurator.guide=macro"], GuideError),
+    ],
+)
+def test_agents_that_cannot_be_are_refused_at_once(
+    tmp_path: Path, small: list[str], overrides: list[str], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        train(load(Config, [*small, *overrides, f"out={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
 def test_waves_of_a_phase_are_scored_together(tmp_path: Path, small: list[str]) -> None:
