@@ -83,7 +83,7 @@ class PixelEncoder(nn.Module):
         x = frames.to(torch.float32) / 255
         stack = _stacked(x.shape[-1])
         # One for all frames of the stack, so that a still picture differs from a moving one by its motion alone.
-        background = x.mean(dim=0).unflatten(-1, (stack, -1)).mean(dim=-2).repeat(1, 1, stack)
+        background = x.mean(dim=0).reshape(*x.shape[1:-1], stack, -1).mean(dim=-2).repeat(1, 1, stack)
         self.get_buffer("background").copy_(background)
         self.get_buffer("contrast").copy_(1 / (x - background).std().clamp(min=1e-3))
         self.get_buffer("calibrated").fill_(True)
@@ -101,7 +101,9 @@ class PixelEncoder(nn.Module):
         # The scale goes into the first weights, which are few: passes over the frames cost more than convolutions.
         weight = first.weight * (contrast / 255)
         if (channels := frames.shape[-1]) < first.in_channels:
-            weight, background = weight.unflatten(1, (-1, channels)).sum(dim=1), background[..., -channels:]
+            stack = first.in_channels // channels
+            weight = weight.reshape(len(weight), stack, channels, *weight.shape[2:]).sum(dim=1)
+            background = background[..., -channels:]
         x = x.to(background.dtype).sub_(background * 255)
         # Frames arrive channels-last; permuting without copying keeps the layout that convolutions on a CPU like best.
         x = F.conv2d(x.permute(0, 3, 1, 2), weight, first.bias, first.stride, first.padding)
