@@ -76,7 +76,7 @@ def goal_reaching(results: Path) -> str:
     """One row per task of its own that has results, in the order of `goal_reaching.TASKS`."""
     header = [
         "task", "success (95 % CI)", "latent L2 cost", "learned z alone", "z = state", "random", "true dynamics",
-        "steps to goal", "rank", "decision p50 / p99", "training", "bar",
+        "steps to goal", "decision p50 / p99", "training", "bar",
     ]  # fmt: skip
     return _goals(results, "goal_reaching", header, ("learned", "identity"))
 
@@ -98,9 +98,22 @@ def _goals(results: Path, table: str, header: Sequence[str], arms: Sequence[str]
         if ours and task.table == table:
             script = results / "ceilings" / f"{name}.json"
             ceiling = f"{_pooled([read_json(script)])}, script" if script.exists() else None
-            row = _row(task, ours, [_of(found, name, arm) for arm in arms], ceiling)
+            ranks = [_ranks(ours)] if "rank" in header else []
+            row = _row(task, ours, [_of(found, name, arm) for arm in arms], ceiling, ranks)
             rows.append([*row, task.reported or NONE] if table == "ways" else row)
     return markdown(header, rows) if rows else "No results yet: `python benchmarks/goal_reaching.py` makes them.\n"
+
+
+def again(results: Path) -> str:
+    """One row per task that was trained once more, by a later commit, in the order of `goal_reaching.TASKS`."""
+    found = [read_json(path) for path in sorted((results / "goal_reaching_again").glob("*.json"))]
+    rows = [
+        [task.title, _pooled(ours), _pooled([r["random"] for r in ours]), _ranks(ours),
+         ", ".join(_duration(r["train_seconds"]) for r in ours)]
+        for name, task in TASKS.items() if (ours := _of(found, name, "default"))
+    ]  # fmt: skip
+    header = ["task", "success (95 % CI)", "random", "rank", "training"]
+    return markdown(header, rows) if rows else "No results yet.\n"
 
 
 def ablations(results: Path) -> str:
@@ -137,7 +150,9 @@ def _of(found: Sequence[Result], task: str, arm: str) -> list[Result]:
     return sorted((r for r in found if (r["task"], r["arm"]) == (task, arm)), key=lambda r: int(r["seed"]))
 
 
-def _row(task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]], ceiling: str | None) -> list[str]:
+def _row(
+    task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]], ceiling: str | None, ranks: Sequence[str]
+) -> list[str]:
     steps = [r["steps_to_goal"]["median"] for r in ours if r["steps_to_goal"]["median"] is not None]
     times = [r["decision_ms"] for r in ours]
     slowest = max(r["train_seconds"] for r in ours)
@@ -152,7 +167,7 @@ def _row(task: Task, ours: Sequence[Result], others: Sequence[Sequence[Result]],
         *(_pooled([r for r in rows if r is not None]) for rows in baselines),
         ceiling or _pooled([r["true_dynamics"] for r in ours if r["true_dynamics"] is not None]),
         f"{median(steps):.0f}" if steps else NONE,
-        _ranks(ours),
+        *ranks,
         f"{median(t['p50'] for t in times):.0f} / {max(t['p99'] for t in times):.0f} ms",
         _duration(slowest),
         _bar(task, ours, slowest),
@@ -856,6 +871,7 @@ SPEED_PARTS: dict[str, Callable[[Result], str]] = {
 TABLES: dict[str, Callable[[Path], str]] = {
     "goal_reaching": goal_reaching,
     "ways": ways,
+    "again": again,
     "ablations": ablations,
     "adaptation": adaptation,
     "retrieval": retrieval,

@@ -288,8 +288,19 @@ def test_a_row_of_the_table(tables: ModuleType, tmp_path: Path) -> None:
     assert row[4].startswith("100 %")
     assert row[5].startswith("10 %")
     assert row[6] == tables.NONE
-    assert row[7:11] == ["9", "3.5 of 4", "10 / 14 ms", "1:42 min"]
-    assert row[11] == "met (≥ 95 %, ≤ 10:00 min)"
+    assert row[7:10] == ["9", "10 / 14 ms", "1:42 min"]
+    assert row[10] == "met (≥ 95 %, ≤ 10:00 min)"
+
+
+def test_what_was_trained_again_is_shown_with_its_ranks(tables: ModuleType, tmp_path: Path) -> None:
+    for seed, success in enumerate((1.0, 0.9)):
+        write_result(tmp_path, "reacher", "default", seed, success, seconds=100.0 + seed)
+    (tmp_path / "goal_reaching").rename(tmp_path / "goal_reaching_again")
+    row = cells(tables.again(tmp_path))[-1]
+    assert row[0] == "Reacher"
+    assert row[1].startswith("95 %")
+    assert row[2:] == ["10 % (6.6 to 14.9)", "3.5 of 4", "1:40 min, 1:41 min"]
+    assert "No results yet" in tables.again(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
