@@ -405,7 +405,7 @@ def test_progress_is_a_line_per_tenth_elsewhere() -> None:
         (["env=Pendulum-v1"], "objective=goal needs an environment with goals, but Pendulum-v1 has none"),
         ([ENV, "env_options.observation=sound"], "unknown observation 'sound'"),
         ([ENV, "learner.window=30", "env_options.max_episode_steps=20", "steps=40", "training.num_envs=2"],
-         "no episode of forethought/PointMass-v0 holds a window of length=30"),
+         "learner.window must be at most the length of an episode, 20, got 30"),
     ],
 )  # fmt: skip
 def test_train_says_in_one_line_what_is_wrong(cli: Any, overrides: list[str], message: str, tmp_path: Path) -> None:
