@@ -178,9 +178,9 @@ def _quoted(root: type[Any], override: str) -> str:
     key, value = override.split("=", 1)
     if _is_free(root, key):
         key = f"++{key}"
-    if key in _PATHS and value not in ("", "null") and value[0] not in "[{'\"" and "${" not in value:
-        pass  # a folder may be called 1.10, which is not 1.1
-    elif re.fullmatch(r"[\w./+-]*", value, re.ASCII) or value[0] in "[{'\"" or "${" in value:
+    # A folder may be called 1.10, which is not 1.1.
+    plain = re.fullmatch(r"[\w./+-]*", value, re.ASCII) and (key not in _PATHS or value in ("", "null"))
+    if plain or value.startswith(("[", "{", "'", '"')) or "${" in value:
         return f"{key}={value}"
     escaped = value.replace("'", "\\'")
     return f"{key}='{escaped}'"
