@@ -45,33 +45,65 @@ class SimNorm(nn.Module):
         return F.softmax(groups, dim=-2).flatten(-2)
 
 
+class SpatialSoftmax(nn.Module):
+    """Where each channel of `[N, C, H, W]` responds most: `[N, 2 C]`, its place from -1 to 1 in x and in y.
+
+    A place is the mean under a softmax of the responses (Finn et al., "Deep spatial autoencoders for visuomotor
+    learning", 2016). What is recognised in one corner is recognised in all, without having been seen there.
+    """
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+        self.register_buffer("places", torch.stack([x.flatten(), y.flatten()], dim=1), persistent=False)
+        self.sharpness = nn.Parameter(torch.ones(channels, 1))
+
+    @override
+    def forward(self, responses: Tensor) -> Tensor:
+        weights = torch.softmax(responses.flatten(2) * self.sharpness, dim=-1)
+        return (weights @ self.get_buffer("places")).flatten(1)
+
+
 class PixelEncoder(nn.Module):
-    """Strided convolutions over `[..., H, W, C]` uint8 frames, then an MLP to `features`.
+    """Convolutions over `[..., H, W, C]` uint8 frames, then an MLP to `features`.
 
     Frames are first freed of what never changes: without `calibrate`, all of them look alike to an untrained network
     and a joint embedding starts out collapsed.
 
     Args:
         shape: `(H, W, C)`.
-        channels: of the convolutions; the first quarters height and width, each other halves them.
+        channels: of the convolutions; the first quarters height and width, each other halves them, or with
+            `pooling="keypoints"` keeps them.
         hidden: width of the MLP.
         features: size of the output.
+        pooling: what the MLP reads of the last convolution: `flatten`, all of it, or `keypoints`, the place of each of
+            its channels, see `SpatialSoftmax`.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: Sequence[int], hidden: int, features: int) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        channels: Sequence[int],
+        hidden: int,
+        features: int,
+        pooling: str = "flatten",
+    ) -> None:
         super().__init__()
         height, width, depth = shape
         self.register_buffer("background", torch.full(shape, 0.5))
         self.register_buffer("contrast", torch.ones(()))
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
+        keypoints = pooling == "keypoints"
         layers: list[nn.Module] = []
         for out in channels:
             # Quartering first, as Mnih et al. (2015) do, costs less than half of halving.
-            size, stride, padding = (4, 2, 1) if layers else (8, 4, 2)
+            size, stride, padding = (8, 4, 2) if not layers else (3, 1, 1) if keypoints else (4, 2, 1)
             layers += [nn.Conv2d(depth, out, size, stride=stride, padding=padding), nn.SiLU()]
             depth, height, width = out, height // stride, width // stride
+        if keypoints:
+            layers[-1] = SpatialSoftmax(depth, height, width)
         self.convolutions = nn.Sequential(*layers)
-        self.project = mlp([depth * height * width, hidden, features])
+        self.project = mlp([depth * 2 if keypoints else depth * height * width, hidden, features])
 
     def calibrate(self, frames: Tensor) -> None:
         """Take the mean picture as background and the spread around it as contrast. `frames [n, H, W, C]` uint8.
@@ -133,10 +165,17 @@ class ObsEncoder(nn.Module):
         layers: hidden layers of the MLP.
         channels: channels of the convolutions.
         features: size of the output.
+        pooling: of the convolutions, see `PixelEncoder`.
     """
 
     def __init__(
-        self, obs: Mapping[str, ArraySpec], hidden: int, layers: int, channels: Sequence[int], features: int
+        self,
+        obs: Mapping[str, ArraySpec],
+        hidden: int,
+        layers: int,
+        channels: Sequence[int],
+        features: int,
+        pooling: str = "flatten",
     ) -> None:
         super().__init__()
         self.vectors = {k: spec for k, spec in sorted(obs.items()) if not spec.is_image}
@@ -145,7 +184,8 @@ class ObsEncoder(nn.Module):
         self.state: nn.Module | None = None
         if self.vectors:
             self.state = mlp([sum(spec.size for spec in self.vectors.values()), *[hidden] * layers, features])
-        self.pixels = nn.ModuleDict({k: PixelEncoder(obs[k].shape, channels, hidden, features) for k in self.images})
+        pixels = {k: PixelEncoder(obs[k].shape, channels, hidden, features, pooling) for k in self.images}
+        self.pixels = nn.ModuleDict(pixels)
         self.join = mlp([sources * features, hidden, features]) if sources > 1 else nn.Identity()
 
     @override

@@ -54,7 +54,10 @@ class WorldModelOptions:
     encoder_layers: int = 2
     """Hidden layers of the state encoder."""
     channels: tuple[int, ...] = (16, 32, 64)
-    """Channels of the strided convolutions of the pixel encoder."""
+    """Channels of the convolutions of the pixel encoder."""
+    pooling: str = "flatten"
+    """What of the last convolution becomes features: `flatten` (all of it) or `keypoints` (where each channel responds
+    most: for things that can be anywhere in the picture, and turn)."""
     latent_norm: str = "none"
     """What bounds z: `none`, or with encoder=learned `layernorm` or `simnorm`."""
     dynamics_layers: int = 2
@@ -128,6 +131,7 @@ _COUNTS = (
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "encoder": ("augmented", "learned", "identity"),
+    "pooling": ("flatten", "keypoints"),
     "latent_norm": ("none", "layernorm", "simnorm"),
     "recurrence": ("none", "gru"),
     "distance": ("pairwise", "quasimetric"),
@@ -195,7 +199,8 @@ class WorldModel(nn.Module):
         if options.encoder == "identity" and self.image_keys:
             raise WorldModelError(f"encoder=identity reads vectors only, but {self.image_keys[0]!r} is an image")
         for key in self.image_keys:
-            side, least = min(spec.obs[key].shape[:2]), 2 ** (len(options.channels) + 1)  # see PixelEncoder
+            side = min(spec.obs[key].shape[:2])
+            least = 8 if options.pooling == "keypoints" else 2 ** (len(options.channels) + 1)  # see PixelEncoder
             if side < least:
                 raise WorldModelError(
                     f"images must be at least {least} pixels wide and high for {len(options.channels)} "
@@ -217,7 +222,7 @@ class WorldModel(nn.Module):
         else:
             augmented, features = options.encoder == "augmented", options.latent_dim
             kind = AugmentedEncoder if augmented else ObsEncoder
-            self.encoder = kind(spec.obs, hidden, options.encoder_layers, options.channels, features)
+            self.encoder = kind(spec.obs, hidden, options.encoder_layers, options.channels, features, options.pooling)
             self.latent_dim = features + self.state_dim * augmented
         self.norm: nn.Module = nn.Identity()
         if options.latent_norm == "simnorm":

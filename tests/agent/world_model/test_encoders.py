@@ -7,6 +7,7 @@ from forethought.agent.world_model.encoders import (
     ObsEncoder,
     PixelEncoder,
     SimNorm,
+    SpatialSoftmax,
     flat_vectors,
     mlp,
 )
@@ -51,10 +52,11 @@ def test_identity_encoder_sorts_keys() -> None:
     assert IdentityEncoder(VECTORS)(obs).tolist() == [[0, 0, 0, 0, 1, 1, 1]] * 2
 
 
+@pytest.mark.parametrize("pooling", ["flatten", "keypoints"])
 @pytest.mark.parametrize("lead", [(), (5,), (2, 3), (0,)])
 @torch.no_grad()
-def test_pixel_encoder_shapes(lead: tuple[int, ...]) -> None:
-    encoder = PixelEncoder((16, 8, 6), (4, 8), 12, 10)
+def test_pixel_encoder_shapes(lead: tuple[int, ...], pooling: str) -> None:
+    encoder = PixelEncoder((16, 8, 6), (4, 8), 12, 10, pooling)
     frames = torch.randint(256, (*lead, 16, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert encoder(frames).shape == (*lead, 10)
 
@@ -66,6 +68,31 @@ def test_pixel_encoder_quarters_then_halves(side: int) -> None:
     encoder = PixelEncoder((side, 16, 3), (4, 5), 12, 10)
     assert encoder.convolutions(frames.permute(0, 3, 1, 2).float()).shape == (1, 5, side // 4 // 2, 2)
     assert encoder(frames).shape == (1, 10)
+
+
+@torch.no_grad()
+def test_spatial_softmax_says_where_a_channel_responds() -> None:
+    responses = torch.zeros(3, 2, 5, 9)
+    responses[0, 0, 1, 8] = responses[0, 1, 4, 0] = 100
+    responses[1, 0, 2, 4] = responses[1, 1, 0, 2] = 100
+    places = SpatialSoftmax(2, 5, 9)(responses)
+    assert torch.allclose(places, torch.tensor([[1, -0.5, -1, 1], [0, 0, -0.5, -1], [0, 0, 0, 0]]), atol=1e-5)
+
+
+@torch.no_grad()
+def test_keypoints_move_as_the_picture_does() -> None:
+    encoder = PixelEncoder((64, 48, 3), (4, 6), 12, 10, pooling="keypoints")
+    encoder.convolutions[-1].sharpness.fill_(1000.0)  # type: ignore[operator, union-attr]  # near to the strongest alone
+    frames = torch.zeros(2, 64, 48, 3, dtype=torch.uint8)
+    frames[:, 20:28, 20:26] = torch.randint(256, (8, 6, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    frames[1] = frames[0].roll((12, -8), dims=(0, 1))  # three places down of sixteen, two to the left of twelve
+    assert encoder(frames).shape == (2, 10)
+    encoder.get_buffer("background").zero_()
+    places = encoder.convolutions(frames.permute(0, 3, 1, 2) / 255).view(2, 6, 2)
+    moved = places[1] - places[0]
+    seen = moved.norm(dim=-1) > 0.01  # the others respond most to the empty ground or its edge
+    assert seen.sum() >= 3
+    assert torch.allclose(moved[seen], torch.tensor([-2 * 2 / 11, 3 * 2 / 15]).expand_as(moved[seen]), atol=0.01)
 
 
 def seen_by(encoder: PixelEncoder, frames: torch.Tensor) -> torch.Tensor:

@@ -465,6 +465,7 @@ def test_options_that_do_not_fit_the_environment_are_refused(toy_spec: Maker) ->
     with pytest.raises(WorldModelError, match="images must be at least 32 pixels wide and high for 4 channels, got 16"):
         WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4, 4)))
     WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4)))  # just fits
+    WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4, 4), pooling="keypoints"))  # the first quarters
 
 
 def test_a_goal_picture_stands_still() -> None:
