@@ -95,6 +95,33 @@ def test_keypoints_move_as_the_picture_does() -> None:
     assert torch.allclose(moved[seen], torch.tensor([-2 * 2 / 11, 3 * 2 / 15]).expand_as(moved[seen]), atol=0.01)
 
 
+def test_keypoints_know_things_where_they_were_not_seen() -> None:
+    """A dot is shown in one place of fifteen; then it is in the others."""
+    at = torch.cartesian_prod(torch.arange(1, 31), torch.arange(1, 31))
+    frames = torch.zeros(len(at), 32, 32, 3, dtype=torch.uint8)
+    for frame, (row, column) in zip(frames, at.tolist(), strict=True):
+        frame[row - 1 : row + 2, column - 1 : column + 2] = 255
+    shown = torch.rand(len(at), generator=torch.Generator().manual_seed(2)) < 1 / 15
+
+    def error(pooling: str) -> float:
+        """Root mean square in pixels."""
+        torch.manual_seed(0)
+        encoder = PixelEncoder((32, 32, 3), (8, 16), 32, 2, pooling)
+        encoder.calibrate(frames[shown])
+        optimizer = torch.optim.Adam(encoder.parameters(), 3e-3)
+        generator = torch.Generator().manual_seed(1)
+        seen, places = frames[shown], at[shown] / 15.5 - 1
+        for _ in range(150):
+            index = torch.randint(len(seen), (64,), generator=generator)
+            optimizer.zero_grad()
+            (encoder(seen[index]) - places[index]).square().mean().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            return float((encoder(frames[~shown]) - at[~shown] / 15.5 + 1).square().mean().sqrt() * 15.5)
+
+    assert error("keypoints") < error("flatten") / 2
+
+
 def seen_by(encoder: PixelEncoder, frames: torch.Tensor) -> torch.Tensor:
     """What the first convolution sees: its response is that to pictures of this background and contrast."""
     seen: list[torch.Tensor] = []

@@ -382,6 +382,7 @@ CHANGES: dict[str, Any] = {
     "hidden_dim": 20,
     "encoder_layers": 1,
     "channels": (4,),
+    "pooling": "keypoints",
     "latent_norm": "layernorm",
     "dynamics_layers": 1,
     "ensemble_size": 3,
@@ -424,6 +425,7 @@ def test_every_option_changes_the_result(
     ("options", "message"),
     [
         ({"encoder": "conv"}, "encoder must be one of augmented, learned, identity, got 'conv'"),
+        ({"pooling": "mean"}, "pooling must be one of flatten, keypoints, got 'mean'"),
         ({"latent_norm": "batch"}, "latent_norm must be one of none, layernorm, simnorm, got 'batch'"),
         ({"recurrence": "lstm"}, "recurrence must be one of none, gru, got 'lstm'"),
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
@@ -468,11 +470,13 @@ def test_options_that_do_not_fit_the_environment_are_refused(toy_spec: Maker) ->
     WorldModel(toy_spec("pixels"), WorldModelOptions(channels=(4, 4, 4, 4), pooling="keypoints"))  # the first quarters
 
 
-def test_a_goal_picture_stands_still() -> None:
+@pytest.mark.parametrize("pooling", ["flatten", "keypoints"])
+def test_a_goal_picture_stands_still(pooling: str) -> None:
     spec = EnvSpec(
         "Toy-v0", {"pixels": ArraySpec((16, 16, 6), "uint8")}, (-1.0,), (1.0,), 0.1, 10, GoalSpec("observation")
     )
-    model = WorldModel(spec, WorldModelOptions(encoder="learned", latent_dim=4, hidden_dim=8, channels=(4,)))
+    options = WorldModelOptions(encoder="learned", latent_dim=4, hidden_dim=8, channels=(4,), pooling=pooling)
+    model = WorldModel(spec, options)
     frames = torch.randint(0, 256, (5, 16, 16, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     still = torch.cat([frames[..., 3:], frames[..., 3:]], dim=-1)
     encoder = model.encoder
