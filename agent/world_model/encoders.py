@@ -113,7 +113,7 @@ class PixelEncoder(nn.Module):
         if bool(self.get_buffer("calibrated")):
             return
         x = frames.to(torch.float32) / 255
-        stack = _stacked(x.shape[-1])
+        stack = stacked_frames(x.shape[-1])
         # One for all frames of the stack, so that a still picture differs from a moving one by its motion alone.
         background = x.mean(dim=0).reshape(*x.shape[1:-1], stack, -1).mean(dim=-2).repeat(1, 1, stack)
         self.get_buffer("background").copy_(background)
@@ -145,10 +145,10 @@ class PixelEncoder(nn.Module):
 
 def newest_frame(images: Tensor) -> Tensor:
     """The last of the frames that are stacked in `[..., H, W, C]`, which `PixelEncoder` takes for a still picture."""
-    return images[..., -(images.shape[-1] // _stacked(images.shape[-1])) :]
+    return images[..., -(images.shape[-1] // stacked_frames(images.shape[-1])) :]
 
 
-def _stacked(channels: int) -> int:
+def stacked_frames(channels: int) -> int:
     """How many frames of three colours are stacked in so many channels; what is not in threes is one picture."""
     return 1 if channels % 3 else channels // 3
 

@@ -299,7 +299,7 @@ class WorldModel(nn.Module):
     @property
     def sees_motion(self) -> bool:
         """Whether pictures are stacked, so that a latent differs from the embedding of its state as a goal."""
-        return any(self.spec.obs[key].shape[-1] > 3 for key in self.image_keys)
+        return any(stacked_frames(self.spec.obs[key].shape[-1]) > 1 for key in self.image_keys)
 
     @property
     def target_std(self) -> float:
