@@ -27,6 +27,7 @@ from .encoders import (
     flat_vectors,
     mlp,
     newest_frame,
+    stacked_frames,
 )
 from .fused import Fused, Judge
 from .heads import InverseDynamicsHead, Probe
