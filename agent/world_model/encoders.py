@@ -94,16 +94,22 @@ class PixelEncoder(nn.Module):
         self.register_buffer("contrast", torch.ones(()))
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
         keypoints = pooling == "keypoints"
+        following = (3, 1, 1) if keypoints else (4, 2, 1)
         layers: list[nn.Module] = []
         for out in channels:
             # Quartering first, as Mnih et al. (2015) do, costs less than half of halving.
-            size, stride, padding = (8, 4, 2) if not layers else (3, 1, 1) if keypoints else (4, 2, 1)
+            size, stride, padding = following if layers else (8, 4, 2)
             layers += [nn.Conv2d(depth, out, size, stride=stride, padding=padding), nn.SiLU()]
             depth, height, width = out, height // stride, width // stride
         if keypoints:
             layers[-1] = SpatialSoftmax(depth, height, width)
         self.convolutions = nn.Sequential(*layers)
         self.project = mlp([depth * 2 if keypoints else depth * height * width, hidden, features])
+
+    @staticmethod
+    def least_side(channels: Sequence[int], pooling: str) -> int:
+        """Pixels that a picture must be wide and high, for two places side by side, or flattened for one."""
+        return 8 if pooling == "keypoints" else 2 ** (len(channels) + 1)
 
     def calibrate(self, frames: Tensor) -> None:
         """Take the mean picture as background and the spread around it as contrast. `frames [n, H, W, C]` uint8.

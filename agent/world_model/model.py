@@ -200,8 +200,7 @@ class WorldModel(nn.Module):
         if options.encoder == "identity" and self.image_keys:
             raise WorldModelError(f"encoder=identity reads vectors only, but {self.image_keys[0]!r} is an image")
         for key in self.image_keys:
-            side = min(spec.obs[key].shape[:2])
-            least = 8 if options.pooling == "keypoints" else 2 ** (len(options.channels) + 1)  # see PixelEncoder
+            side, least = min(spec.obs[key].shape[:2]), PixelEncoder.least_side(options.channels, options.pooling)
             if side < least:
                 raise WorldModelError(
                     f"images must be at least {least} pixels wide and high for {len(options.channels)} "
