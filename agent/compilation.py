@@ -71,14 +71,11 @@ class Compiled:
             return self.function(*args)
         try:
             return self._fast(*args)
-        except _FAULTS as error:
+        except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             self._fast = None
             name = self.function.__qualname__.lstrip("_")
             warnings.warn(f"{name} goes on without compiled code: {_summary(error)}", stacklevel=2)
             return self.function(*args)
-
-
-_FAULTS = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
 
 
 @cache

@@ -136,11 +136,13 @@ class Choice:
         target: a landmark, or their number for the goal.
         hops: landmarks on the way to the target, itself included.
         walked: whether the first leg of it was ever walked.
+        corner: the landmark from which it leads on, if that is known to be clear, or `NOWHERE`.
     """
 
     target: int
     hops: list[int]
     walked: bool = False
+    corner: int = NOWHERE
 
 
 class Configurator:
@@ -197,6 +199,7 @@ class Configurator:
         missed = ruler.paired(expected, ruler.goals(model.goal_point(z)).unsqueeze(1))[:, 0]
         meant = ruler.paired(ruler.states(before), ruler.goals(model.goal_point(ahead[:, 0])).unsqueeze(1))[:, 0]
         surprising = (missed >= self.SURPRISE[0]) & (missed >= self.SURPRISE[1] * meant)
+        self.graph.clear(before[~surprising], z[~surprising])
         for row in torch.nonzero(surprising)[:, 0].tolist():
             self.graph.obstruct(ahead[row : row + 1, -1])
 
@@ -306,7 +309,7 @@ class Configurator:
             away, at = float(steps[row, choice.target] if choice.target < count else direct[row]), (row, choice.target)
             if idle[at] > FORGOTTEN * options.patience or away < least[at] - options.progress:
                 least[at], spent[at] = away, 0
-            elif spent[at] >= options.patience * (2 if choice.walked else 1):
+            elif spent[at] >= options.patience * (2 if choice.walked or away <= REACHED * graph.options.spacing else 1):
                 spent[at], stuck[row] = 0, choice
             else:
                 spent[at] += 1
@@ -329,6 +332,16 @@ class Configurator:
             way: what it knows.
             left: decisions left.
         """
+        choice = self._onward(steps, direct, way, left)
+        corner, spacing = choice.corner, self.graph.options.spacing
+        if corner == NOWHERE or steps[corner] <= CORNER * spacing:
+            return choice
+        if way.spent[choice.target] < STALLED or way.spent[corner] >= STALLED:
+            return choice
+        return Choice(corner, [corner])  # something is in between from here, and not from there
+
+    def _onward(self, steps: Floats, direct: float, way: "_Way", left: float) -> Choice:
+        """What one episode is to head for unless it is stuck at a corner; arguments are those of `_choose`."""
         graph, goal, reach = self.graph, len(self.graph), self.graph.options.reach
         within = direct <= graph.believed
         straight = direct / float(graph.trust(direct)) if within else graph.options.hope * direct
@@ -337,7 +350,7 @@ class Configurator:
         straight += float(way.tolls[goal])
         if way.avoided[goal] or (not within and (self.options.mode == "memory" or not way.real.all())):
             straight = np.inf  # what is imagined to lie beyond the known is closer than what is only hoped for
-        first, rest, walked = goal, np.inf, False
+        first, rest, walked, corner = goal, np.inf, False, NOWHERE
         if goal:
             tolls = way.tolls[:-1]
             there = way.real & (steps <= REACHED * graph.options.spacing) & (tolls == 0)
@@ -352,10 +365,8 @@ class Configurator:
                     return Choice(here, [here])
                 walked = graph.was_walked(here, first)
                 beyond = 0.0 if first == goal else float(way.value[first])
-                clear = float(way.value[here]) - beyond < graph.toll and not way.avoided[here]
-                blocked = (walked or first == goal) and way.tolls[first] and way.spent[first] >= STALLED
-                if blocked and clear and steps[here] > CORNER * graph.options.spacing:
-                    return Choice(here, [here])  # something is in between from here, and not from there: a corner
+                if (walked or first == goal) and rest - beyond < graph.toll and not way.avoided[here]:
+                    corner = here
                 straight = np.inf if way.closed[here] else straight
             else:
                 near = (steps <= reach) & (way.avoided[:-1] == 0) & way.real
@@ -364,7 +375,7 @@ class Configurator:
                 first = int(expected.argmin())
                 rest = float(expected[first])
         if first in (goal, NOWHERE) or not np.isfinite(rest):
-            return Choice(goal, [])
+            return Choice(goal, [], corner=corner)
         takes_straight = straight <= rest
         if np.isfinite(straight) and max(straight, rest) > left:  # or else both might arrive
             in_time = self._least(steps, here, first, way) <= left
@@ -374,15 +385,19 @@ class Configurator:
         hops, along = [first], float(steps[first])
         while way.real[first]:
             following = int(way.successor[hops[-1]])
-            if following == goal and within and not way.avoided[goal] and along + way.last[hops[-1]] <= DETOUR * direct:
-                return Choice(goal, hops)
-            if following in (goal, NOWHERE) or way.avoided[following] or not way.real[following]:
-                return Choice(hops[-1], hops, walked)
+            if following != NOWHERE and way.spent[following] >= STALLED:  # not straight there, it turned out
+                return Choice(first, [first], walked, corner)
+            if following == NOWHERE or way.avoided[following]:
+                return Choice(hops[-1], hops, walked, corner)
+            if following == goal and within and along + way.last[hops[-1]] <= DETOUR * direct:
+                return Choice(goal, hops, corner=corner)
+            if following == goal or not way.real[following]:
+                return Choice(hops[-1], hops, walked, corner)
             along += graph.length_of(hops[-1], following)
             if steps[following] > reach or along > DETOUR * steps[following] or way.tolls[following]:
-                return Choice(hops[-1], hops, walked)
+                return Choice(hops[-1], hops, walked, corner)
             hops.append(following)
-        return Choice(first, hops, walked)
+        return Choice(first, hops, walked, corner)
 
     def _least(self, steps: Floats, here: int, first: int, way: "_Way") -> float:
         """Learned steps from here to the goal by the landmark `first`, if every leg of the way works at once.
@@ -464,20 +479,10 @@ class Configurator:
                 # A way that somebody walked is worth more than a hope, unless that is of something shorter by far.
                 sure = np.where(graph.imagined | (last > graph.believed), np.inf, expected)
                 known, along = graph.ways(sure, among=(graph.walked > 0) & ~barred)
-                bound = (PROVEN if self._is_bold(successor, at) else 1.0) * value[at]
-                if known[at] <= min(bound, CLOSED):
+                if known[at] <= min(PROVEN * value[at], CLOSED):
                     value, successor = known, along
             for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):
                 kept[row] = torch.from_numpy(found).to(kept)
-
-    def _is_bold(self, successor: NDArray[np.int64], at: int) -> bool:
-        """Whether a way from a landmark leads over ground that is only imagined, or where something failed."""
-        graph = self.graph
-        while 0 <= (following := int(successor[at])) < len(graph):
-            if graph.imagined[following] or graph.is_doubtful(at, following):
-                return True
-            at = following
-        return False
 
     def _close(self, course: Course, steps: Floats, stuck: dict[int, Choice]) -> Course:
         """Close the ways that these episodes have tried in vain, from all landmarks around them."""

@@ -316,6 +316,11 @@ class LandmarkGraph:
         return np.asarray((self.moments[:, 0] == NOWHERE) | (~self.imagined & ~self.expanded))
 
     @property
+    def proven(self) -> NDArray[np.bool_]:
+        """Which edges were walked, and not tried in vain since, `[E]`."""
+        return np.asarray((self.walked > 0) & (self.failed == 0))
+
+    @property
     def imagined(self) -> NDArray[np.bool_]:
         """Which landmarks nobody was at yet, `[N]`."""
         return np.asarray(self.moments[:, 0] < 0)
@@ -361,15 +366,37 @@ class LandmarkGraph:
 
     @torch.no_grad()
     def obstruct(self, beyond: Tensor) -> None:
-        """Note that one should have come to latents `[1, Z]` and did not: all edges that lead through there failed."""
+        """Note that one should have come to latents `[1, Z]` and did not: all edges that lead through there failed.
+
+        Unless it is on a way that was walked and never tried in vain: then it stands beside the way.
+        """
         there = self.ruler.goals(self.model.goal_point(beyond))
         known = self.ruler.steps(self.ruler.states(self.obstacles), there)
         if len(known) and float(known.min()) <= self.options.spacing / 4:
             return
-        self.obstacles = torch.cat([self.obstacles, beyond])
         begin, end = torch.from_numpy(self.edges).to(self.latents.device).unbind(dim=1)
         through = self._through(beyond, self.states[begin], self.targets[end], self.length)[:, 0]
+        if (through & self.proven).any():
+            return
+        self.obstacles = torch.cat([self.obstacles, beyond])
         self.fail(np.flatnonzero(through))
+
+    @torch.no_grad()
+    def clear(self, before: Tensor, after: Tensor) -> None:
+        """Take away obstacles that somebody came through, from latents `[n, Z]` to those of the next moment."""
+        if not len(self.obstacles):
+            return
+        begin, end = self.ruler.states(before), self.ruler.goals(self.model.goal_point(after))
+        steps = self.ruler.paired(begin, end.unsqueeze(1))[:, 0].cpu().numpy()
+        gone = self._through(self.obstacles, begin, end, steps).any(axis=0)
+        if not gone.any():
+            return
+        rows = torch.from_numpy(gone).to(self.obstacles.device)
+        begin, end = torch.from_numpy(self.edges).to(self.latents.device).unbind(dim=1)
+        hits = self._through(self.obstacles[rows], self.states[begin], self.targets[end], self.length).sum(axis=1)
+        self.failed = np.maximum(self.failed - hits, 0).astype(np.float32)
+        self.obstacles = self.obstacles[~rows]
+        self.version += 1
 
     @torch.no_grad()
     def obstructed(self, begin: Tensor, end: Tensor, length: Array) -> NDArray[np.int64]:
@@ -586,11 +613,6 @@ class LandmarkGraph:
         """Whether somebody came along this way."""
         edge = self._index.get((begin, end))
         return edge is not None and bool(self.walked[edge] > 0)
-
-    def is_doubtful(self, begin: int, end: int) -> bool:
-        """Whether this way was tried in vain, and nobody ever came along it."""
-        edge = self._index[begin, end]
-        return bool(self.failed[edge] > 0 and self.walked[edge] == 0)
 
     def between(self, near: Array, beyond: Array) -> NDArray[np.int64]:
         """The edges (indices) that lead from landmarks in `near` to landmarks in `beyond`, both `[N]` bool."""

@@ -200,6 +200,31 @@ def test_a_corner_is_gone_round_where_it_stalls(plane_model: Maker) -> None:
     assert torch.equal(there, goal)
 
 
+def test_what_is_not_to_be_had_straight_is_gone_to_by_the_next_landmark(plane_model: Maker) -> None:
+    graph = lived(plane_model(), LINE[:9])  # landmarks at 0, 3, 6
+    configurator = Configurator(graph, ConfiguratorOptions(mode="auto", patience=9))
+    z, goal, course, nearest = at((0, 0)), at((20, 0)), None, list[float]()
+    for _ in range(5):
+        targets, course = configurator.aim(z, goal, course)
+        nearest.append(float(targets[0, 0]))
+    assert nearest == [6, 6, 6, 3, 3]
+
+
+def test_whoever_is_as_good_as_there_takes_longer_to_give_up(plane_model: Maker) -> None:
+    def plans(place: float) -> int:
+        graph = lived(plane_model(), LINE[:9])
+        configurator = Configurator(graph, ConfiguratorOptions(mode="auto", patience=5))
+        goal, course = at((place, 0)), None
+        for number in range(1, 20):
+            _, course = configurator.aim(at((6, 0)), goal, course)
+            if course.closed.any():
+                return number
+        return 0
+
+    assert plans(9.0) == 7
+    assert plans(7.0) == 12
+
+
 # -- how sure, and how much time is left -------------------------------------------------------------------------------
 
 

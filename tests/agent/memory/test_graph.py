@@ -227,6 +227,7 @@ def test_an_imagined_landmark_that_is_not_there_is_headed_for_no_more(plane_mode
 def test_what_leads_through_an_obstacle_fails(plane_model: Maker) -> None:
     places = [[0, 0], [4, 0], [0, 3], [4, 3]]
     graph = laid(plane_model(), places, [(0, 1), (1, 0), (2, 3), (0, 2)])
+    graph.walked[[graph._index[way] for way in ((0, 1), (1, 0))]] = 0
 
     def failed() -> dict[tuple[int, int], float]:
         return {way: float(graph.failed[edge]) for way, edge in graph._index.items() if graph.failed[edge]}
@@ -243,6 +244,34 @@ def test_what_leads_through_an_obstacle_fails(plane_model: Maker) -> None:
     behind = graph._index[0, 4]
     assert graph.failed[behind] == 1, "what is new and leads through it is taken to fail"
     assert graph.costs()[behind] > graph.toll
+
+
+def test_beside_a_way_that_was_walked_nothing_is_in_the_way_until_it_was_tried_in_vain(plane_model: Maker) -> None:
+    graph = laid(plane_model(), [[0, 0], [4, 0]], [(0, 1)])
+    bump = torch.tensor([[2.0, 0.1]])
+    graph.obstruct(bump)
+    assert not len(graph.obstacles)
+    assert graph.failed.tolist() == [0]
+    graph.fail(np.array([0]))
+    graph.obstruct(bump)
+    assert len(graph.obstacles) == 1
+    assert graph.failed.tolist() == [2]
+
+
+def test_where_somebody_comes_through_is_no_obstacle(plane_model: Maker) -> None:
+    graph = laid(plane_model(), [[0, 0], [4, 0], [0, 3], [4, 3]], [(0, 1), (2, 3)])
+    graph.walked[:] = 0
+    for place in ([2.0, 0.0], [2.0, 3.0]):
+        graph.obstruct(torch.tensor([place]))
+    assert graph.failed.tolist() == [1, 1]
+    version = graph.version
+    graph.clear(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+    assert len(graph.obstacles) == 2, "it went past them"
+    assert graph.version == version
+    graph.clear(torch.tensor([[0.0, 1.0], [1.6, 0.0]]), torch.tensor([[1.0, 1.0], [2.6, 0.0]]))
+    assert graph.obstacles.tolist() == [[2.0, 3.0]]
+    assert graph.failed.tolist() == [0, 1]
+    assert graph.version > version
 
 
 def test_a_landmark_behind_an_obstacle_is_not_near(plane_model: Maker) -> None:
@@ -402,7 +431,7 @@ def test_what_was_merged_is_joined_to_its_neighbours_anew(plane_model: Maker) ->
 
 
 def test_landmarks_on_two_sides_of_an_obstacle_stay_two(plane_model: Maker) -> None:
-    graph = laid(plane_model(), [(0, 0), (1, 0), (9, 0)], [(0, 2)])
+    graph = laid(plane_model(), [(0, 0), (1, 0), (0, 9)], [(0, 2)])
     graph.obstruct(torch.tensor([[0.5, 0.0]]))
     assert graph.merge() == 0
     graph.obstacles = graph.obstacles[:0]
