@@ -376,11 +376,13 @@ def _run_evaluation(overrides: Sequence[str], console: Console) -> int:
         console.print(_goals_table(result["per_goal"]))
     times = result["decision_ms"]
     console.print(f"decision time: median {times['p50']:.1f} ms, p99 {times['p99']:.1f} ms (one episode at a time)")
-    files = ["report.html", "eval.json", "diagnostics.json", "metrics.jsonl", "weights", "memory"]
+    files = ["eval.json", "diagnostics.json", "metrics.jsonl", "weights", "memory"]
     if result["video"] is None:
         _say(console, f"no video: {result['video_reason']}")
     else:
-        files.insert(1, result["video"])
+        files.insert(0, result["video"])
+    if config.evaluation.report:
+        files.insert(0, "report.html")
     _say(console, f"in {config.run}: {', '.join(files)}")
     return 0
 

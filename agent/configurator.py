@@ -336,7 +336,7 @@ class Configurator:
         corner, spacing = choice.corner, self.graph.options.spacing
         if corner == NOWHERE or steps[corner] <= CORNER * spacing:
             return choice
-        if way.spent[choice.target] < STALLED or way.spent[corner] >= STALLED:
+        if way.spent[choice.target] < STALLED or way.spent[corner] >= 2 * STALLED:
             return choice
         return Choice(corner, [corner])  # something is in between from here, and not from there
 

@@ -58,7 +58,7 @@ def visit(run: Path, memory: Path, layout: str, pair: int, extra: Sequence[str])
     """One visit in a process of its own: whether the goal was reached, and decisions."""
     command = [
         "forethought", "eval", f"run={run}", f"memory={memory}", "evaluation.remember=true", "episodes=1",
-        f"seed={pair}", f"env_options.kwargs.layout={layout}", *extra,
+        f"seed={pair}", f"env_options.kwargs.layout={layout}", "evaluation.report=false", *extra,
     ]  # fmt: skip
     call(command)
     result = read_json(run / "eval.json")

@@ -118,8 +118,9 @@ def _evaluate(
     } | provenance.of_result(command)
     result = dict(finite(result))
     write_json(run_dir / "eval.json", result)
-    write_report(run_dir)
-    progress.message(f"report: {run_dir / 'report.html'}")
+    if options.report:
+        write_report(run_dir)
+        progress.message(f"report: {run_dir / 'report.html'}")
     return result
 
 

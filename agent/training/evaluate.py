@@ -55,6 +55,8 @@ class EvaluationOptions:
     """Episodes run one by one to time single decisions; they make the video too."""
     video: bool = True
     """Write rollout.mp4 of the timed episodes (their first 600 steps), where OpenGL is at hand."""
+    report: bool = True
+    """Draw report.html anew, which takes some seconds; without, a report of before stays as it is."""
     goals_per_episode: int = 1
     """Goals one after the other, without a reset in between, each with the time limit of an episode; success is to
     reach them all. For environments that can change their goal."""

@@ -471,20 +471,17 @@ def planner_of(result: dict[str, Any]) -> tuple[str, int, int]:
     return planner["name"], planner["num_samples"], planner["horizon"]
 
 
-def test_eval_prints_a_table_and_takes_the_options_of_its_run(
-    cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
+def test_eval_prints_a_table_and_takes_the_options_of_its_run(cli: Any, small_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(small_run, tmp_path / "my [run]")
     quick = ["threads=1", "episodes=2", "evaluation.timed_episodes=1", "evaluation.true_dynamics=false"]
-    quick.append("evaluation.video=false")
+    quick += ["evaluation.video=false", "evaluation.report=false"]
     done = cli("eval", f"run={run}", *quick)
     assert (done.code, done.err) == (0, "")
     rows = [line for line in done.out.splitlines() if line.startswith("│")]
     assert [row.split("│")[1].strip() for row in rows] == ["planner", "random"]
     assert "decision time: median" in done.out
     assert "no video: evaluation.video=false" in done.out
-    assert done.out.splitlines()[-1].startswith(f"in {run}: report.html, eval.json")
+    assert done.out.splitlines()[-1].startswith(f"in {run}: eval.json")
     result = json.loads((run / "eval.json").read_text())
     assert planner_of(result) == ("icem", 16, 3)
     assert (result["episodes"], result["seed"]) == (2, 0)
@@ -500,12 +497,15 @@ def test_eval_prints_a_table_and_takes_the_options_of_its_run(
     assert planner_of(result) == ("mppi", 32, 10)
 
 
-def test_eval_counts_the_goals_of_an_episode(
-    cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
+def test_eval_counts_the_goals_of_an_episode(cli: Any, small_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
-    quick = ["threads=1", "episodes=3", "evaluation.timed_episodes=1", "evaluation.video=false"]
+    quick = [
+        "threads=1",
+        "episodes=3",
+        "evaluation.timed_episodes=1",
+        "evaluation.video=false",
+        "evaluation.report=false",
+    ]
     done = cli("eval", f"run={run}", *quick, "evaluation.goals_per_episode=2", "evaluation.true_samples=8")
     assert (done.code, done.err) == (0, "")
     assert "3 held-out episodes of 2 goals" in done.out
@@ -516,14 +516,17 @@ def test_eval_counts_the_goals_of_an_episode(
     assert max(result["steps_to_goal"]["values"], default=0) <= 20  # each goal has the time of an episode
 
 
-def test_a_goal_from_a_file_is_written_and_reached_for(
-    cli: Any, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
+def test_a_goal_from_a_file_is_written_and_reached_for(cli: Any, small_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
     done = cli("goal", f"run={run}", f"out={tmp_path / 'my goal.json'}", "seed=3")
     assert (done.code, done.out) == (0, f"goal: {tmp_path / 'my goal.json'}\n")
-    quick = ["threads=1", "episodes=2", "evaluation.timed_episodes=1", "evaluation.video=false"]
+    quick = [
+        "threads=1",
+        "episodes=2",
+        "evaluation.timed_episodes=1",
+        "evaluation.video=false",
+        "evaluation.report=false",
+    ]
     done = cli("eval", f"run={run}", *quick, f"goal={tmp_path / 'my goal.json'}")
     assert (done.code, done.err) == (0, "")
     rows = [line for line in done.out.splitlines() if line.startswith("│")]

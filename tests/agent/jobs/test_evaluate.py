@@ -84,13 +84,10 @@ def test_an_evaluation_leaves_all_that_is_promised(evaluated: tuple[Path, dict[s
     assert (run / "rollout.mp4").read_bytes()[4:8] == b"ftyp" if result["video"] else result["video_reason"]
 
 
-def test_a_model_of_pixels_is_probed_for_the_state(
-    tmp_path: Path, faulty: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
+def test_a_model_of_pixels_is_probed_for_the_state(tmp_path: Path, faulty: list[str]) -> None:
     seen = ["env=faulty_env:Painted-v0", "env_options.observation=pixels", "env_options.image_size=16"]
     run = train(load(Config, [*faulty, *seen, f"out={tmp_path / 'run'}"]))
-    quick = [f"run={run}", *EVALUATE, "evaluation.video=false"]
+    quick = [f"run={run}", *EVALUATE, "evaluation.video=false", "evaluation.report=false"]
     probes = []
     for count in (8, 0):
         evaluate(load(EvalConfig, [*quick, f"evaluation.probe_episodes={count}"]))
@@ -106,14 +103,14 @@ def test_a_model_of_pixels_is_probed_for_the_state(
     [("velocity", ["position[0]", "position[1]", "velocity[0]", "velocity[1]"]), ("position[1]", None)],
 )
 def test_a_belief_is_probed_for_what_is_hidden(
-    hide: str, names: list[str] | None, tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+    hide: str, names: list[str] | None, tmp_path: Path, small: list[str]
 ) -> None:
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
     blind = ["env=forethought/PointMass-v0", f"env_options.hide=['{hide}']", "world_model.recurrence=gru"]
     run = train(load(Config, [*small, *blind, f"out={tmp_path / 'run'}"]))
     spec = load_agent(run).model.spec
     assert spec.obs.keys() == ({"position"} if names else {"position", "velocity"})
-    off = ["evaluation.video=false", "evaluation.random=false", "evaluation.probe_episodes=8"]
+    off = ["evaluation.video=false", "evaluation.report=false", "evaluation.random=false"]
+    off.append("evaluation.probe_episodes=8")
     result = evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, *off]))
     assert result["true_dynamics"]["success_rate"] > 0  # which sees everything
     probe = json.loads((run / "diagnostics.json").read_text())["linear_probe"]
@@ -124,11 +121,10 @@ def test_a_belief_is_probed_for_what_is_hidden(
 
 
 def test_evaluating_again_gives_the_same_numbers_and_another_seed_others(
-    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
     run = shutil.copytree(evaluated[0], tmp_path / "run")
-    quick = [*EVALUATE, "evaluation.latent_l2=true", "evaluation.video=false"]
+    quick = [*EVALUATE, "evaluation.latent_l2=true", "evaluation.video=false", "evaluation.report=false"]
     again = evaluate(load(EvalConfig, [f"run={run}", *quick]))
     without = {"video": None, "video_reason": "evaluation.video=false"}
     assert numbers(again) == {**numbers(evaluated[1]), **without}
@@ -138,13 +134,11 @@ def test_evaluating_again_gives_the_same_numbers_and_another_seed_others(
     assert other["plan"] != again["plan"]
 
 
-def test_what_is_not_asked_for_is_not_measured(
-    tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
+def test_what_is_not_asked_for_is_not_measured(tmp_path: Path, small_run: Path) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
-    off = [f"evaluation.{name}=false" for name in ("random", "true_dynamics", "video")]
+    off = [f"evaluation.{name}=false" for name in ("random", "true_dynamics", "video", "report")]
     result = evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, *off, "checkpoint=last"]))
+    assert not (run / "report.html").exists()
     assert result["random"] is None
     assert result["true_dynamics"] is None
     assert result["reason_true_dynamics"] == "evaluation.true_dynamics=false"
@@ -154,11 +148,10 @@ def test_what_is_not_asked_for_is_not_measured(
 
 
 def test_an_agent_is_evaluated_in_a_shifted_world_that_everything_sees(
-    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
     run = shutil.copytree(evaluated[0], tmp_path / "run")
-    quick = [*EVALUATE, "evaluation.video=false", "env_options.shift.gear=0.3"]
+    quick = [*EVALUATE, "evaluation.video=false", "evaluation.report=false", "env_options.shift.gear=0.3"]
     plain, adapting = (evaluate(load(EvalConfig, [f"run={run}", *quick, *o])) for o in ([], ["agent.adapt_rate=0.5"]))
     assert plain["shift"]["gear"] == 0.3
     assert evaluated[1]["shift"]["gear"] == 1.0
@@ -187,10 +180,9 @@ def test_an_environment_that_cannot_be_drawn_is_evaluated_without_a_video(
         return outcome
 
     monkeypatch.setattr(MujocoVector, "render", render)
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
     run = shutil.copytree(small_run, tmp_path / "run")
     (run / "rollout.mp4").write_bytes(b"of an earlier evaluation")
-    off = [f"evaluation.{name}=false" for name in ("random", "true_dynamics")]
+    off = [f"evaluation.{name}=false" for name in ("random", "true_dynamics", "report")]
     result = evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, *off]))
     assert (result["video"], result["video_reason"]) == (None, reason)
     assert result["decision_ms"]["p50"] > 0
@@ -222,11 +214,10 @@ def test_without_opengl_everything_but_the_video_is_there(tmp_path: Path, small_
 
 
 def test_goals_of_an_evaluation_may_lie_ahead_along_an_episode(
-    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
     run = shutil.copytree(evaluated[0], tmp_path / "run")
-    off = [f"evaluation.{name}=false" for name in ("true_dynamics", "video")]
+    off = [f"evaluation.{name}=false" for name in ("true_dynamics", "video", "report")]
     result = evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, *off, "env_options.goal_ahead=4"]))
     assert (evaluated[1]["goal_ahead"], result["goal_ahead"]) == (None, 4)
     assert min(result["random"]["returns"]) >= -8  # twice as many steps, each of which costs 1
@@ -262,9 +253,8 @@ def test_two_evaluations_of_a_run_at_once_do_not_overwrite_each_other(
         return {}
 
     monkeypatch.setattr("forethought.agent.jobs.evaluate._measure", measure)
-    monkeypatch.setattr("forethought.agent.jobs.evaluate.write_report", lambda folder: None)
-    evaluate(load(EvalConfig, [f"run={run}", *EVALUATE]))
-    evaluate(load(EvalConfig, [f"run={run}", *EVALUATE]))  # the lock of the first is gone
+    for _ in range(2):  # the lock of the first is gone
+        evaluate(load(EvalConfig, [f"run={run}", *EVALUATE, "evaluation.report=false"]))
     for other in others:
         assert other.returncode == 2
         assert f"is being evaluated by another process (pid {os.getpid()})" in other.stderr
