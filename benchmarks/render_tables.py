@@ -565,12 +565,12 @@ def _by_seed(trainings: Sequence[Result]) -> str:
 # -- control by reward -------------------------------------------------------------------------------------------------
 
 
-def reward_control(results: Path) -> str:
-    """One row per task that has results, in the order of `reward_control.TASKS`, and their means."""
-    found = [read_json(path) for path in sorted((results / "reward_control").glob("*.json"))]
+def reward_control(results: Path, name: str = "reward_control") -> str:
+    """One row per task that has results, in the order of `reward_control.TASKS`, and their means if there are several."""
+    found = [read_json(path) for path in sorted((results / name).glob("*.json"))]
     rows, ours, theirs = [], [], []
-    for name, task in REWARD_TASKS.items():
-        trainings = [r for r in found if r["task"] == name]
+    for key, task in REWARD_TASKS.items():
+        trainings = [r for r in found if r["task"] == key]
         if not trainings:
             continue
         reported = [curve[FRAMES] for curve in task.reported.values()]
@@ -590,9 +590,9 @@ def reward_control(results: Path) -> str:
         ])  # fmt: skip
     if not rows:
         return "No results yet: `python benchmarks/reward_control.py` makes them.\n"
-    blank = [NONE] * 3
-    means = [f"{fmean(column):.0f}" for column in zip(*theirs, strict=True)]
-    rows.append([f"mean of these {len(rows)}", f"**{fmean(ours):.0f}**", *blank, *means, NONE, NONE])
+    if len(rows) > 1:
+        means = [f"{fmean(column):.0f}" for column in zip(*theirs, strict=True)]
+        rows.append([f"mean of these {len(rows)}", f"**{fmean(ours):.0f}**", *[NONE] * 3, *means, NONE, NONE])
     header = [
         "task", "return", "by seed (95 % CI)", "policy prior", "random", *METHODS.values(),
         "decision p50 / p99", "training",
@@ -891,6 +891,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "continual": continual,
     "reward_control": reward_control,
     "gymnasium_control": gymnasium_control,
+    "reward_again": partial(reward_control, name="reward_control_again"),
+    "reward_earlier": partial(reward_control, name="reward_control_earlier"),
     "time_to_800": time_to_800,
     "strangers": strangers,
     "strangers_found": strangers_found,

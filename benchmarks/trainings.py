@@ -99,6 +99,7 @@ def carry_out(train: Sequence[str], evaluate: Sequence[str], run: Path) -> tuple
     made_by = {
         "train_command": " ".join(train),
         "eval_command": " ".join(evaluate),
+        "train_commit": read_json(run / "run.json")["commit"],
         "train_seconds": round(train_seconds(run), 1),
         "latents": latents(run),
     }

@@ -78,6 +78,7 @@ def write_run(run: Path, *, finished: bool, success: float = 0.97) -> None:
         "card": CARD,
     }
     save_checkpoint(run / "last.safetensors", {"x": torch.zeros(1)}, state)
+    (run / "run.json").write_text(json.dumps({"commit": "of the training"}))
     counts = {"phase": "train", "update": 1, "decisions": 1, "frames": 1, "time": 0.0}
     lines = [{**counts, "seconds": 1.0, "latent/effective_rank": 3.456}, {**counts, "seconds": 61.26}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

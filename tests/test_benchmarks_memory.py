@@ -59,6 +59,7 @@ class Calls:
         run = Path(next(word.split("=", 1)[1] for word in command if word.startswith(("out=", "run="))))
         run.mkdir(parents=True, exist_ok=True)
         save_checkpoint(run / "last.safetensors", {"x": torch.zeros(1)}, {"train": {"finished": True}, "card": CARD})
+        (run / "run.json").write_text(json.dumps({"commit": "of the training"}))
         line = {"update": 0, "decisions": 0, "time": 0, "phase": "validation", "frames": 100, "seconds": 61.26}
         (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
         (run / "eval.json").write_text(json.dumps(eval_json(0.9, luck="evaluation.random=true" in command)))

@@ -56,6 +56,7 @@ class Calls:
         run = Path(next(word.split("=", 1)[1] for word in command if word.startswith(("out=", "run="))))
         run.mkdir(parents=True, exist_ok=True)
         save_checkpoint(run / "last.safetensors", {"x": torch.zeros(1)}, {"train": {"finished": True}, "card": CARD})
+        (run / "run.json").write_text(json.dumps({"commit": "of the training"}))
         shared = {"update": 0, "decisions": 0, "time": 0}
         lines = [
             {**shared, "phase": "collect", "frames": 1000, "seconds": 2.0},
@@ -98,6 +99,7 @@ def test_a_training_is_carried_out_once(
     named = {"episodes=10": "evaluation.episodes=10", "seed=0": "evaluation.seed=0"}
     assert load(EvalConfig, [named.get(o, o) for o in evaluate]).checkpoint == "last"  # not the best on the way
     result = json.loads((tmp_path / "out" / "cup_catch-0.json").read_text())
+    assert result["train_commit"] == "of the training"
     assert result["curve"] == [[2000, 4.0, 33.3]]
     assert (result["frames"], result["train_seconds"], result["return_mean"]) == (100_000, 61.3, 800.0)
     assert len(result["returns"]) == 10
