@@ -566,7 +566,7 @@ def _by_seed(trainings: Sequence[Result]) -> str:
 
 
 def reward_control(results: Path, name: str = "reward_control") -> str:
-    """One row per task that has results, in the order of `reward_control.TASKS`, and their means if there are several."""
+    """One row per task that has results, in the order of `reward_control.TASKS`, and the mean of several."""
     found = [read_json(path) for path in sorted((results / name).glob("*.json"))]
     rows, ours, theirs = [], [], []
     for key, task in REWARD_TASKS.items():
