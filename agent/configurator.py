@@ -35,7 +35,8 @@ REACHED = 2 / 3
 CORNER = 1 / 4
 """Spacings from a landmark up to which one is round the corner that it stands at."""
 STALLED = 2
-"""Decisions without coming nearer after which something that is in the way is gone round."""
+"""Decisions without coming nearer after which something that is in the way is gone round, where the place is learned:
+a model that knows a place knows its walls, and what it stalls at is none."""
 PROVEN = 1.5
 """How many times as long as what is hoped for a way may be that was walked from end to end, to be gone again."""
 FORGOTTEN = 5
@@ -296,7 +297,7 @@ class Configurator:
         mode, targets = torch.empty_like(course.mode), goal.clone()
         # As arrays, whose single numbers are read and written several times as fast.
         least, spent, idle = (x.cpu().numpy().copy() for x in (course.least, course.spent, course.idle + 1))
-        stuck: dict[int, Choice] = {}
+        stuck, there = dict[int, Choice](), REACHED * graph.options.spacing
         for row in range(len(z)):
             far = np.inf if exploring else float(direct[row])
             time = np.inf if left is None else float(left[row])
@@ -309,7 +310,7 @@ class Configurator:
             away, at = float(steps[row, choice.target] if choice.target < count else direct[row]), (row, choice.target)
             if idle[at] > FORGOTTEN * options.patience or away < least[at] - options.progress:
                 least[at], spent[at] = away, 0
-            elif spent[at] >= options.patience * (2 if choice.walked or away <= REACHED * graph.options.spacing else 1):
+            elif spent[at] >= options.patience * (2 if choice.walked or (self.learns and away <= there) else 1):
                 spent[at], stuck[row] = 0, choice
             else:
                 spent[at] += 1
@@ -334,7 +335,7 @@ class Configurator:
         """
         choice = self._onward(steps, direct, way, left)
         corner, spacing = choice.corner, self.graph.options.spacing
-        if corner == NOWHERE or steps[corner] <= CORNER * spacing:
+        if not self.learns or corner == NOWHERE or steps[corner] <= CORNER * spacing:
             return choice
         if way.spent[choice.target] < STALLED or way.spent[corner] >= 2 * STALLED:
             return choice
@@ -385,7 +386,7 @@ class Configurator:
         hops, along = [first], float(steps[first])
         while way.real[first]:
             following = int(way.successor[hops[-1]])
-            if following != NOWHERE and way.spent[following] >= STALLED:  # not straight there, it turned out
+            if self.learns and following != NOWHERE and way.spent[following] >= STALLED:  # not straight, it turned out
                 return Choice(first, [first], walked, corner)
             if following == NOWHERE or way.avoided[following]:
                 return Choice(hops[-1], hops, walked, corner)

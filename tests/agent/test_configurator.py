@@ -189,7 +189,7 @@ def test_a_corner_is_gone_round_where_it_stalls(plane_model: Maker) -> None:
     graph.add(corner, corner, 0, np.array([0]))
     graph.believe()
     graph.obstruct(at((2, 0)))
-    configurator = Configurator(graph, ConfiguratorOptions(mode="auto", patience=6))
+    configurator = Configurator(graph, ConfiguratorOptions(mode="auto", patience=6), learns=True)
     targets, course = list[list[float]](), None
     for _ in range(5):
         target, course = configurator.aim(z, goal, course)
@@ -200,20 +200,23 @@ def test_a_corner_is_gone_round_where_it_stalls(plane_model: Maker) -> None:
     assert torch.equal(there, goal)
 
 
-def test_what_is_not_to_be_had_straight_is_gone_to_by_the_next_landmark(plane_model: Maker) -> None:
+@pytest.mark.parametrize(("learns", "headed"), [(True, [6, 6, 6, 3, 3]), (False, [6] * 5)])
+def test_what_is_not_to_be_had_straight_is_gone_to_by_the_next_landmark(
+    plane_model: Maker, learns: bool, headed: list[float]
+) -> None:
     graph = lived(plane_model(), LINE[:9])  # landmarks at 0, 3, 6
-    configurator = Configurator(graph, ConfiguratorOptions(mode="auto", patience=9))
+    configurator = Configurator(graph, ConfiguratorOptions(mode="auto", patience=9), learns)
     z, goal, course, nearest = at((0, 0)), at((20, 0)), None, list[float]()
     for _ in range(5):
         targets, course = configurator.aim(z, goal, course)
         nearest.append(float(targets[0, 0]))
-    assert nearest == [6, 6, 6, 3, 3]
+    assert nearest == headed
 
 
 def test_whoever_is_as_good_as_there_takes_longer_to_give_up(plane_model: Maker) -> None:
     def plans(place: float) -> int:
         graph = lived(plane_model(), LINE[:9])
-        configurator = Configurator(graph, ConfiguratorOptions(mode="auto", patience=5))
+        configurator = Configurator(graph, ConfiguratorOptions(mode="auto", patience=5), learns=True)
         goal, course = at((place, 0)), None
         for number in range(1, 20):
             _, course = configurator.aim(at((6, 0)), goal, course)
