@@ -37,6 +37,8 @@ CORNER = 1 / 4
 STALLED = 2
 """Decisions without coming nearer after which something that is in the way is gone round, where the place is learned:
 a model that knows a place knows its walls, and what it stalls at is none."""
+VISITED = 2 * STALLED
+"""Decisions without coming nearer to a corner after which it has been gone to as far as it may be."""
 PROVEN = 1.5
 """How many times as long as what is hoped for a way may be that was walked from end to end, to be gone again."""
 FORGOTTEN = 5
@@ -315,6 +317,8 @@ class Configurator:
             else:
                 spent[at] += 1
             idle[at] = 0
+            if choice.corner != NOWHERE and steps[row, choice.corner] <= CORNER * graph.options.spacing:
+                spent[row, choice.corner] = VISITED  # one goes on from there, and not back to it
         least_now, spent_now, idle_now = (torch.from_numpy(x).to(goal) for x in (least, spent, idle))
         course = replace(course, mode=mode, least=least_now, spent=spent_now, idle=idle_now)
         return targets, self._close(course, steps, stuck) if stuck else course
@@ -337,7 +341,7 @@ class Configurator:
         corner, spacing = choice.corner, self.graph.options.spacing
         if not self.learns or corner == NOWHERE or steps[corner] <= CORNER * spacing:
             return choice
-        if way.spent[choice.target] < STALLED or way.spent[corner] >= 2 * STALLED:
+        if way.spent[choice.target] < STALLED or way.spent[corner] >= VISITED:
             return choice
         return Choice(corner, [corner])  # something is in between from here, and not from there
 

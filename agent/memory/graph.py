@@ -43,6 +43,8 @@ DISMISSED = -2
 """The episode of a landmark that was imagined and is not there."""
 OBSTACLE = 20.0
 """Spacings that a way counts more for each time it was tried in vain, and each obstacle in between."""
+BRUSHES = 2
+"""How often something is met on a way that was walked for it to be in the way, and not beside it."""
 CLOSED = 1e6
 """Steps that a way counts more when it was found closed: it is the last to be tried again."""
 
@@ -158,6 +160,7 @@ class LandmarkGraph:
         length: learned steps of each edge, `[E]`.
         walked: how often each was walked, `[E]`; 0 where it is only believed.
         failed: how often each was tried in vain, and obstacles were met on it, more than it was walked since, `[E]`.
+        brushed: how often something was met on each since it was walked last, `[E]`; not kept.
         next_episode: the first episode that was not taken in yet.
         looks: how often ways were looked for more closely, since all that was found closed was doubted.
         version: counts changes; what was computed of an older one is out of date.
@@ -179,6 +182,7 @@ class LandmarkGraph:
         self.states, self.targets = self.ruler.states(self.latents), self.ruler.goals(self.goals)
         self.edges = np.zeros((0, 2), np.int64)
         self.length, self.walked, self.failed = (np.zeros(0, np.float32) for _ in range(3))
+        self.brushed = np.zeros(0, np.int64)
         self.obstacles = torch.zeros(0, model.latent_dim, device=device)
         self._index: dict[tuple[int, int], int] = {}
         self._believed = 0  # landmarks whose neighbours are known
@@ -361,6 +365,7 @@ class LandmarkGraph:
         ways, counts = np.unique(pairs, axis=0, return_counts=True)
         at = self._edges_of(ways)
         self.walked[at] += counts
+        self.brushed[at] = 0
         self.failed[at] = np.maximum(self.failed[at] - counts, 0)
         self.version += 1
 
@@ -368,7 +373,7 @@ class LandmarkGraph:
     def obstruct(self, beyond: Tensor) -> None:
         """Note that one should have come to latents `[1, Z]` and did not: all edges that lead through there failed.
 
-        Unless it is on a way that was walked and never tried in vain: then it stands beside the way.
+        The first on a way that was walked, and not tried in vain since, is passed over: it stands beside the way.
         """
         there = self.ruler.goals(self.model.goal_point(beyond))
         known = self.ruler.steps(self.ruler.states(self.obstacles), there)
@@ -376,7 +381,9 @@ class LandmarkGraph:
             return
         begin, end = torch.from_numpy(self.edges).to(self.latents.device).unbind(dim=1)
         through = self._through(beyond, self.states[begin], self.targets[end], self.length)[:, 0]
-        if (through & self.proven).any():
+        beside = through & self.proven
+        self.brushed[beside] += 1
+        if beside.any() and self.brushed[beside].max() < BRUSHES:
             return
         self.obstacles = torch.cat([self.obstacles, beyond])
         self.fail(np.flatnonzero(through))
@@ -435,6 +442,7 @@ class LandmarkGraph:
             failed = self.obstructed(self.states[begin], self.targets[end], self.length[-len(new) :])
             self.walked = np.concatenate([self.walked, np.zeros(len(new), np.float32)])
             self.failed = np.concatenate([self.failed, failed.astype(np.float32)])
+            self.brushed = np.concatenate([self.brushed, np.zeros(len(new), np.int64)])
         return np.array([self._index[way] for way in map(tuple, ways.tolist())], np.int64)
 
     def _both_ways(self, states: Tensor, targets: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
@@ -528,6 +536,7 @@ class LandmarkGraph:
             np.bincount(which.reshape(-1), counts[apart], len(self.edges)).astype(np.float32)
             for counts in (self.walked, self.failed)
         )
+        self.brushed = np.zeros(len(self.edges), np.int64)
         self.expanded = np.bincount(number, self.expanded).astype(np.bool_)
         self.moments, rows = self.moments[kept], torch.from_numpy(kept).to(self.latents.device)
         self.latents, self.goals = self.latents[rows], self.goals[rows]

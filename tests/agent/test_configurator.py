@@ -196,8 +196,10 @@ def test_a_corner_is_gone_round_where_it_stalls(plane_model: Maker) -> None:
         targets.append(target[0].tolist())
     assert targets[:3] == goal.tolist() * 3
     assert targets[3:] == corner.tolist() * 2
-    there, _ = configurator.aim(corner, goal, course)
+    there, course = configurator.aim(corner, goal, course)
     assert torch.equal(there, goal)
+    back, _ = configurator.aim(z, goal, course)
+    assert torch.equal(back, goal), "one goes to a corner once"
 
 
 @pytest.mark.parametrize(("learns", "headed"), [(True, [6, 6, 6, 3, 3]), (False, [6] * 5)])

@@ -246,16 +246,21 @@ def test_what_leads_through_an_obstacle_fails(plane_model: Maker) -> None:
     assert graph.costs()[behind] > graph.toll
 
 
-def test_beside_a_way_that_was_walked_nothing_is_in_the_way_until_it_was_tried_in_vain(plane_model: Maker) -> None:
-    graph = laid(plane_model(), [[0, 0], [4, 0]], [(0, 1)])
+def test_what_is_met_beside_a_way_that_was_walked_closes_it_the_second_time_or_after_it_failed(
+    plane_model: Maker,
+) -> None:
     bump = torch.tensor([[2.0, 0.1]])
+    graph = laid(plane_model(), [[0, 0], [4, 0]], [(0, 1)])
     graph.obstruct(bump)
-    assert not len(graph.obstacles)
-    assert graph.failed.tolist() == [0]
+    graph.walk(np.array([[0, 1]]))
+    graph.obstruct(bump)
+    assert (len(graph.obstacles), graph.failed.tolist()) == (0, [0]), "once each since it was walked"
+    graph.obstruct(bump)
+    assert (len(graph.obstacles), graph.failed.tolist()) == (1, [1])
+    graph = laid(plane_model(), [[0, 0], [4, 0]], [(0, 1)])
     graph.fail(np.array([0]))
     graph.obstruct(bump)
-    assert len(graph.obstacles) == 1
-    assert graph.failed.tolist() == [2]
+    assert (len(graph.obstacles), graph.failed.tolist()) == (1, [2])
 
 
 def test_where_somebody_comes_through_is_no_obstacle(plane_model: Maker) -> None:
