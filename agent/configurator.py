@@ -317,8 +317,9 @@ class Configurator:
             else:
                 spent[at] += 1
             idle[at] = 0
-            if choice.corner != NOWHERE and steps[row, choice.corner] <= CORNER * graph.options.spacing:
-                spent[row, choice.corner] = VISITED  # one goes on from there, and not back to it
+            corner = choice.corner if self.learns else NOWHERE
+            if corner != NOWHERE and steps[row, corner] <= CORNER * graph.options.spacing:
+                spent[row, corner] = VISITED  # one goes on from there, and not back to it
         least_now, spent_now, idle_now = (torch.from_numpy(x).to(goal) for x in (least, spent, idle))
         course = replace(course, mode=mode, least=least_now, spent=spent_now, idle=idle_now)
         return targets, self._close(course, steps, stuck) if stuck else course
