@@ -43,8 +43,8 @@ DISMISSED = -2
 """The episode of a landmark that was imagined and is not there."""
 OBSTACLE = 20.0
 """Spacings that a way counts more for each time it was tried in vain, and each obstacle in between."""
-BRUSHES = 2
-"""How often something is met on a way that was walked for it to be in the way, and not beside it."""
+BRUSHES = 4
+"""How often something is met on a way that was walked for it to be in the way: a corner is often brushed twice."""
 CLOSED = 1e6
 """Steps that a way counts more when it was found closed: it is the last to be tried again."""
 
@@ -373,7 +373,7 @@ class LandmarkGraph:
     def obstruct(self, beyond: Tensor) -> None:
         """Note that one should have come to latents `[1, Z]` and did not: all edges that lead through there failed.
 
-        The first on a way that was walked, and not tried in vain since, is passed over: it stands beside the way.
+        The first few on a way that was walked, and not tried in vain since, are passed over: they stand beside it.
         """
         there = self.ruler.goals(self.model.goal_point(beyond))
         known = self.ruler.steps(self.ruler.states(self.obstacles), there)
