@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from forethought.agent.memory.graph import (
-    CLOSED,
     BRUSHES,
+    CLOSED,
     DISMISSED,
     NOTE,
     NOWHERE,
