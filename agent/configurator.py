@@ -139,7 +139,7 @@ class Choice:
         target: a landmark, or their number for the goal.
         hops: landmarks on the way to the target, itself included.
         walked: whether the first leg of it was ever walked.
-        corner: the landmark from which it leads on, if that is known to be clear, or `NOWHERE`.
+        corner: the landmark from which it leads on, if that is clear and the place is learned, or `NOWHERE`.
     """
 
     target: int
@@ -317,9 +317,8 @@ class Configurator:
             else:
                 spent[at] += 1
             idle[at] = 0
-            corner = choice.corner if self.learns else NOWHERE
-            if corner != NOWHERE and steps[row, corner] <= CORNER * graph.options.spacing:
-                spent[row, corner] = VISITED  # one goes on from there, and not back to it
+            if choice.corner != NOWHERE and steps[row, choice.corner] <= CORNER * graph.options.spacing:
+                spent[row, choice.corner] = VISITED  # one goes on from there, and not back to it
         least_now, spent_now, idle_now = (torch.from_numpy(x).to(goal) for x in (least, spent, idle))
         course = replace(course, mode=mode, least=least_now, spent=spent_now, idle=idle_now)
         return targets, self._close(course, steps, stuck) if stuck else course
@@ -340,7 +339,7 @@ class Configurator:
         """
         choice = self._onward(steps, direct, way, left)
         corner, spacing = choice.corner, self.graph.options.spacing
-        if not self.learns or corner == NOWHERE or steps[corner] <= CORNER * spacing:
+        if corner == NOWHERE or steps[corner] <= CORNER * spacing:
             return choice
         if way.spent[choice.target] < STALLED or way.spent[corner] >= VISITED:
             return choice
@@ -371,7 +370,8 @@ class Configurator:
                     return Choice(here, [here])
                 walked = graph.was_walked(here, first)
                 beyond = 0.0 if first == goal else float(way.value[first])
-                if (walked or first == goal) and rest - beyond < graph.toll and not way.avoided[here]:
+                clear = rest - beyond < graph.toll and not way.avoided[here]
+                if self.learns and clear and (walked or first == goal):
                     corner = here
                 straight = np.inf if way.closed[here] else straight
             else:

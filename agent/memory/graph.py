@@ -379,8 +379,7 @@ class LandmarkGraph:
         known = self.ruler.steps(self.ruler.states(self.obstacles), there)
         if len(known) and float(known.min()) <= self.options.spacing / 4:
             return
-        begin, end = torch.from_numpy(self.edges).to(self.latents.device).unbind(dim=1)
-        through = self._through(beyond, self.states[begin], self.targets[end], self.length)[:, 0]
+        through = self._on_edges(beyond)[:, 0]
         beside = through & self.proven
         self.brushed[beside] += 1
         if beside.any() and self.brushed[beside].max() < BRUSHES:
@@ -399,9 +398,7 @@ class LandmarkGraph:
         if not gone.any():
             return
         rows = torch.from_numpy(gone).to(self.obstacles.device)
-        begin, end = torch.from_numpy(self.edges).to(self.latents.device).unbind(dim=1)
-        hits = self._through(self.obstacles[rows], self.states[begin], self.targets[end], self.length).sum(axis=1)
-        self.failed = np.maximum(self.failed - hits, 0).astype(np.float32)
+        self.failed = np.maximum(self.failed - self._on_edges(self.obstacles[rows]).sum(axis=1), 0).astype(np.float32)
         self.obstacles = self.obstacles[~rows]
         self.version += 1
 
@@ -415,6 +412,11 @@ class LandmarkGraph:
             length: learned steps from each of them to its own, `[n]`.
         """
         return np.asarray(self._through(self.obstacles, begin, end, length).sum(axis=1))
+
+    def _on_edges(self, places: Tensor) -> NDArray[np.bool_]:
+        """Whether places `[k, Z]` lie between the ends of edges, `[E, k]`."""
+        begin, end = torch.from_numpy(self.edges).to(self.latents.device).unbind(dim=1)
+        return self._through(places, self.states[begin], self.targets[end], self.length)
 
     def _through(self, places: Tensor, begin: Tensor, end: Tensor, length: Array) -> NDArray[np.bool_]:
         """Whether places `[k, Z]` lie between, `[n, k]`: whether going through them is hardly a detour."""
