@@ -98,7 +98,7 @@ class Maze(MujocoGoalTask):
             middle = (column + (length - 1) / 2 - (width - 1) / 2, (height - 1) / 2 - row)
             world.add_geom(
                 type=shape.mjGEOM_BOX, pos=[self.CELL * middle[0], self.CELL * middle[1], half / 2],
-                size=[half * length, half, half / 2], rgba=_COLOURS["wall"], friction=[0, 0, 0],
+                size=[half * length, half, half / 2], rgba=_COLOURS["wall"], condim=1,
             )  # fmt: skip
         ball = world.add_body(name="ball", pos=[0, 0, self.RADIUS])
         for axis, name in enumerate("xy"):
@@ -114,7 +114,7 @@ class Maze(MujocoGoalTask):
             size=[self.RADIUS, 0, 0],
             mass=0.4,
             rgba=_COLOURS["ball"],
-            friction=[0, 0, 0],
+            condim=1,
         )
         return spec.compile()
 

@@ -509,6 +509,24 @@ def test_a_mark_may_stand_alone():
     assert goals == {4, 5, 6}
 
 
+@pytest.mark.parametrize("layout", ["medium", "open", "rooms"])
+def test_a_ball_held_against_walls_stays_there(layout):
+    """With contacts that have a friction of 0, instead of none, MuJoCo threw balls out of corners and through walls."""
+    task, rng = Maze(layout=layout), np.random.default_rng(0)
+    fastest, limit = task.frame_skip * 0.01 * 0.5 * np.sqrt(2), 0
+    for seed in range(12):
+        last = task.reset(seed=seed)[0]["position"]
+        for step in range(200):
+            if step % 10 == 0:
+                action = rng.uniform(-1, 1, 2).astype(np.float32)
+            position = task.step(action)[0]["position"]
+            limit = max(limit, np.linalg.norm(position - last))
+            gap = np.abs(position - task.centres[task.cell_of(position)]).max()
+            assert gap < task.CELL / 2 + 0.01  # never inside of a wall
+            last = position
+    assert 0.9 * fastest < limit < 1.05 * fastest
+
+
 def test_the_layout_of_a_maze_is_an_argument_of_its_environment():
     env = make_vector("forethought/Maze-v0", 1, EnvOptions(kwargs={"layout": "two_doors"}))
     starts = np.concatenate([env.reset([seed])[0]["position"] for seed in range(5)])
