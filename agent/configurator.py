@@ -478,13 +478,13 @@ class Configurator:
                 if len(graph.obstacles):
                     ends = course.ends[row].expand(len(graph), -1)
                     expected = expected + graph.toll * graph.obstructed(graph.states, ends, last)
-            barred = course.barred[row].cpu().numpy()
-            value, successor = graph.ways(expected, barred)
+            barred, costs = course.barred[row].cpu().numpy(), graph.costs()
+            value, successor = graph.ways(expected, costs + CLOSED * barred)
             at = int(course.at[row])
             if self.learns and not self._exploring and at != NOWHERE:
                 # A way that somebody walked is worth more than a hope, unless that is of something shorter by far.
                 sure = np.where(graph.imagined | (last > graph.believed), np.inf, expected)
-                known, along = graph.ways(sure, among=(graph.walked > 0) & ~barred)
+                known, along = graph.ways(sure, np.where((graph.walked > 0) & ~barred, costs, np.inf))
                 if known[at] <= min(PROVEN * value[at], CLOSED):
                     value, successor = known, along
             for kept, found in ((course.last, last), (course.value, value), (course.successor, successor)):

@@ -185,6 +185,7 @@ class LandmarkGraph:
         self.brushed = np.zeros(0, np.int64)
         self.obstacles = torch.zeros(0, model.latent_dim, device=device)
         self._index: dict[tuple[int, int], int] = {}
+        self._into: Any = None  # edges in the order in which ways are found, as long as there are no others
         self._believed = 0  # landmarks whose neighbours are known
         self.next_episode = 0
         self.version = 0
@@ -437,7 +438,7 @@ class LandmarkGraph:
         if new:
             for way in new:
                 self._index[way] = len(self._index)
-            added = np.array(new, np.int64)
+            added, self._into = np.array(new, np.int64), None
             self.edges = np.concatenate([self.edges, added])
             self.length = np.concatenate([self.length, self._measured(added)])
             begin, end = torch.from_numpy(added).to(self.latents.device).unbind(dim=1)
@@ -533,6 +534,7 @@ class LandmarkGraph:
         ways = number[self.edges]
         apart = ways[:, 0] != ways[:, 1]
         self.edges, which = np.unique(ways[apart], axis=0, return_inverse=True)
+        self._into = None
         self._index = {(begin, end): edge for edge, (begin, end) in enumerate(self.edges.tolist())}
         self.walked, self.failed = (
             np.bincount(which.reshape(-1), counts[apart], len(self.edges)).astype(np.float32)
@@ -577,30 +579,31 @@ class LandmarkGraph:
         return np.where(within, last / np.where(within, self.trust(last), 1.0), far)
 
     def ways(
-        self, last: NDArray[np.float64], barred: Array | None = None, among: Array | None = None
+        self, last: NDArray[np.float64], costs: NDArray[np.float64] | None = None
     ) -> tuple[Array, NDArray[np.int64]]:
         """Shortest ways of all landmarks to a goal (Dijkstra 1959).
 
         Args:
             last: expected steps of the last leg from each landmark, `[N]`, as of `expected`.
-            barred: edges that are closed, `[E]` bool.
-            among: edges of which ways may be made, `[E]` bool; None for all.
+            costs: expected steps of the edges, `[E]`, inf where there is no way; None for those of `costs`.
 
         Returns:
             expected steps to the goal, `[N]`; and the next landmark on the way, `[N]`, which is `N` for the goal.
         """
-        count, costs = len(self), self.costs()
-        if barred is not None:
-            costs = costs + CLOSED * barred
-        edges = self.edges
-        if among is not None:
-            edges, costs = edges[among], costs[among]
-        goal = np.full(count, count)
-        begin, end = np.concatenate([edges[:, 0], np.arange(count)]), np.concatenate([edges[:, 1], goal])
-        weights = np.concatenate([costs, last])
-        backwards = csr_matrix((weights, (end, begin)), shape=(count + 1, count + 1))
+        count, into = len(self), self._edges_into()
+        weights = np.concatenate([self.costs() if costs is None else costs, last])[into.data]
+        backwards = csr_matrix((weights, into.indices, into.indptr), shape=into.shape)
         value, successor = dijkstra(backwards, indices=count, return_predecessors=True)
         return value[:count], np.where(successor[:count] < 0, NOWHERE, successor[:count]).astype(np.int64)
+
+    def _edges_into(self) -> Any:
+        """Numbers of edges, by where they lead and where they begin, `[N+1, N+1]`; those to the goal come last."""
+        count = len(self)
+        if self._into is None or self._into.shape != (count + 1, count + 1):
+            last = np.stack([np.arange(count), np.full(count, count)], axis=-1)
+            begin, end = np.concatenate([self.edges, last]).T
+            self._into = csr_matrix((np.arange(len(begin)), (end, begin)), shape=(count + 1, count + 1))
+        return self._into
 
     @torch.no_grad()
     def steps_nearby(self, z: Tensor, states: Tensor, ends: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from .stacked import StackedMLP
 
 def cautious(steps: Tensor, dim: int) -> Tensor:
     """What heads `M` along `dim` say, as one number: their mean plus standard deviation; what they doubt is far."""
+    if steps.shape[dim] == 2:
+        return torch.maximum(*steps.unbind(dim))  # the same number, in a tenth of the time
     return steps.mean(dim=dim) + steps.std(dim=dim, unbiased=False)
 
 

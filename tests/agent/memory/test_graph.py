@@ -325,7 +325,7 @@ def test_ways_are_the_shortest(plane_model: Maker, seed: int, count: int, densit
     graph.fail(rng.integers(len(pairs), size=2) if pairs else np.zeros(0, np.int64))
     last = np.where(rng.random(count) < 0.5, np.inf, rng.uniform(0, 20, count))
     closed = rng.random(len(pairs)) < barred
-    value, successor = graph.ways(last, closed)
+    value, successor = graph.ways(last, graph.costs() + CLOSED * closed)
     costs = dict(zip(pairs, graph.costs() + CLOSED * closed, strict=True)) if pairs else {}
     best = last.copy()
     for _ in range(count):  # Bellman and Ford

@@ -6,13 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from forethought.agent.world_model.distance import PairwiseDistance, Quasimetric
+from forethought.agent.world_model.distance import PairwiseDistance, Quasimetric, cautious
 
 B, N, Z, G, M = 2, 5, 6, 3, 2
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize("dim", [0, -1])
+def test_what_heads_doubt_is_far(heads: int, dim: int) -> None:
+    steps = noise(heads, N, heads)
+    assert torch.allclose(cautious(steps, dim), steps.mean(dim) + steps.std(dim, unbiased=False), atol=1e-6)
 
 
 def test_pairwise_distance_is_positive_and_broadcasts() -> None:
