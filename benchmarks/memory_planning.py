@@ -51,6 +51,9 @@ TASKS = {
         ("preset=maze", "env_options.observation=pixels", "learner.even_share=0.5"),
         0.85,
     ),
+    "antmaze": Task(
+        "OGBench antmaze-medium", ("preset=antmaze_medium",), 0.50, "HIQL 96 %, with data of an ant that can walk"
+    ),
 }
 ARMS: dict[str, tuple[str, ...]] = {
     "memory": (),
