@@ -246,13 +246,18 @@ class Configurator:
                 graph.imagine(landmark, self._around(graph.latents[landmark : landmark + 1]))
             graph.believe()
             course = self._course(goal, course)
-        rows = torch.arange(len(z))
-        lost = (course.at != NOWHERE) & (course.value[rows, course.at.clamp(min=0)] >= CLOSED) if len(graph) else None
-        if lost is None or not bool(lost.any()) or self.options.mode == "explore":
+        lost = [row for row in range(len(z)) if self._is_lost(course, row)]
+        if not lost or self.options.mode == "explore":
             return course
         graph.reconsider()
-        kept = ~lost[:, None]
+        kept = torch.ones_like(course.at, dtype=torch.bool)[:, None]
+        kept[lost] = False
         return self._course(goal, replace(course, barred=course.barred & kept, closed=course.closed & kept))
+
+    def _is_lost(self, course: Course, row: int) -> bool:
+        """Whether every way from where the episode is was found closed."""
+        at = int(course.at[row])
+        return at != NOWHERE and bool(course.value[row, at] >= CLOSED)
 
     def _last(self, course: Course, row: int) -> int | None:
         """The landmark at the end of the way to the goal, if nobody looked beyond it and no sure last leg is there."""
