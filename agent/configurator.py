@@ -239,14 +239,16 @@ class Configurator:
         """
         graph = self.graph
         for _ in range(self.AHEAD):
-            beyond = {last for row in range(len(z)) if (last := self._last(course, row)) is not None}
+            beyond = self._beyond(course)
             if not beyond:
                 break
             for landmark in beyond:
                 graph.imagine(landmark, self._around(graph.latents[landmark : landmark + 1]))
             graph.believe()
             course = self._course(goal, course)
-        lost = [row for row in range(len(z)) if self._is_lost(course, row)]
+        at, value = course.at.cpu().numpy(), course.value.cpu().numpy()
+        # Every way from where the episode is was found closed.
+        lost = [row for row in np.flatnonzero(at != NOWHERE).tolist() if value[row, at[row]] >= CLOSED]
         if not lost or self.options.mode == "explore":
             return course
         graph.reconsider()
@@ -254,24 +256,20 @@ class Configurator:
         kept[lost] = False
         return self._course(goal, replace(course, barred=course.barred & kept, closed=course.closed & kept))
 
-    def _is_lost(self, course: Course, row: int) -> bool:
-        """Whether every way from where the episode is was found closed."""
-        at = int(course.at[row])
-        return at != NOWHERE and bool(course.value[row, at] >= CLOSED)
-
-    def _last(self, course: Course, row: int) -> int | None:
-        """The landmark at the end of the way to the goal, if nobody looked beyond it and no sure last leg is there."""
-        at, count = int(course.at[row]), len(self.graph)
-        if at == NOWHERE:
-            return None
-        if self.options.mode == "explore":
-            return None if self.graph.expanded[at] else at
-        successor = course.successor[row].cpu().numpy()
-        while 0 <= successor[at] < count:
-            at = int(successor[at])
-        last = float(course.last[row, at])
-        clear = last <= self.graph.believed and float(course.value[row, at]) < last + self.graph.toll
-        return None if self.graph.expanded[at] or clear else at
+    def _beyond(self, course: Course) -> set[int]:
+        """The landmarks at the ends of the ways to the goals that nobody looked beyond, unless the last leg is sure."""
+        graph, count, found = self.graph, len(self.graph), set[int]()
+        at, value, last, successor = (x.cpu().numpy() for x in (course.at, course.value, course.last, course.successor))
+        for row in np.flatnonzero(at != NOWHERE).tolist():
+            end = int(at[row])
+            if self.options.mode != "explore":
+                while 0 <= (following := int(successor[row, end])) < count:
+                    end = following
+                if last[row, end] <= graph.believed and value[row, end] < last[row, end] + graph.toll:
+                    continue
+            if not graph.expanded[end]:
+                found.add(end)
+        return found
 
     @torch.no_grad()
     def aim(self, z: Tensor, goal: Tensor, course: Course | None, left: Tensor | None = None) -> tuple[Tensor, Course]:
@@ -288,12 +286,11 @@ class Configurator:
         """
         graph, count, options = self.graph, len(self.graph), self.options
         course = self._course(goal, course)
-        course = replace(course, avoided=(course.avoided - 1).clamp(min=0))
         if self.learns:
             course = self._look_ahead(z, goal, course)
             count = len(graph)
         states = graph.ruler.states(z)
-        every = graph.steps_nearby(z, states, course.ends).cpu().numpy()  # [B, N+1]
+        every = graph.steps_nearby(z, states, course.ends)  # [B, N+1]
         steps, direct = every[:, :-1], every[:, -1]
         tolls = np.zeros((len(z), count + 1))  # of obstacles between here and each landmark, and the goal
         if len(graph.obstacles):
@@ -303,12 +300,17 @@ class Configurator:
         imagined, exploring = graph.imagined, self._exploring
         mode, targets = torch.empty_like(course.mode), goal.clone()
         # As arrays, whose single numbers are read and written several times as fast.
-        least, spent, idle = (x.cpu().numpy().copy() for x in (course.least, course.spent, course.idle + 1))
-        stuck, there = dict[int, Choice](), REACHED * graph.options.spacing
+        least, spent = (x.cpu().numpy().copy() for x in (course.least, course.spent))
+        idle, avoided = course.idle.cpu().numpy() + 1, np.maximum(course.avoided.cpu().numpy() - 1, 0)
+        last, value, successor, closed = (
+            x.cpu().numpy() for x in (course.last, course.value, course.successor, course.closed)
+        )
+        stuck, there, real = dict[int, Choice](), REACHED * graph.options.spacing, ~imagined
         for row in range(len(z)):
             far = np.inf if exploring else float(direct[row])
             time = np.inf if left is None else float(left[row])
-            choice = self._choose(steps[row], far, _row(course, row, ~imagined, tolls[row]), time)
+            way = _Way(last[row], value[row], successor[row], closed[row], avoided[row], spent[row], real, tolls[row])
+            choice = self._choose(steps[row], far, way, time)
             if choice.target < count:
                 targets[row] = graph.goals[choice.target]
                 mode[row] = EXPLORE if imagined[choice.target] else MEMORY
@@ -324,8 +326,8 @@ class Configurator:
             idle[at] = 0
             if choice.corner != NOWHERE and steps[row, choice.corner] <= CORNER * graph.options.spacing:
                 spent[row, choice.corner] = VISITED  # one goes on from there, and not back to it
-        least_now, spent_now, idle_now = (torch.from_numpy(x).to(goal) for x in (least, spent, idle))
-        course = replace(course, mode=mode, least=least_now, spent=spent_now, idle=idle_now)
+        names = {"least": least, "spent": spent, "idle": idle, "avoided": avoided}
+        course = replace(course, mode=mode, **{k: torch.from_numpy(x).to(goal) for k, x in names.items()})
         return targets, self._close(course, steps, stuck) if stuck else course
 
     @property
@@ -537,16 +539,3 @@ class _Way:
     spent: Floats
     real: NDArray[np.bool_]
     tolls: Floats
-
-
-def _row(course: Course, row: int, real: NDArray[np.bool_], tolls: Floats) -> _Way:
-    return _Way(
-        last=course.last[row].cpu().numpy(),
-        value=course.value[row].cpu().numpy(),
-        successor=course.successor[row].cpu().numpy(),
-        closed=course.closed[row].cpu().numpy(),
-        avoided=course.avoided[row].cpu().numpy(),
-        spent=course.spent[row].cpu().numpy(),
-        real=real,
-        tolls=tolls,
-    )

@@ -606,7 +606,7 @@ class LandmarkGraph:
         return self._into
 
     @torch.no_grad()
-    def steps_nearby(self, z: Tensor, states: Tensor, ends: Tensor) -> Tensor:
+    def steps_nearby(self, z: Tensor, states: Tensor, ends: Tensor) -> Array:
         """Learned steps `[B, N+1]` to the landmarks that look nearest, and inf to all others; and, last, to a goal.
 
         Args:
@@ -616,8 +616,9 @@ class LandmarkGraph:
         """
         near = self._alike(z, self.NEARBY)
         found = self.ruler.paired(states, torch.cat([embedding(near, self.targets), ends.unsqueeze(1)], dim=1))
-        at = torch.cat([near, near.new_full((len(z), 1), len(self))], dim=1)
-        return z.new_full((len(z), len(self) + 1), torch.inf).scatter_(1, at, found.to(z.dtype))
+        measured, steps = found.cpu().numpy(), np.full((len(z), len(self) + 1), np.inf, np.float32)
+        steps[np.arange(len(z))[:, None], near.cpu().numpy()], steps[:, -1] = measured[:, :-1], measured[:, -1]
+        return steps
 
     def length_of(self, begin: int, end: int) -> float:
         """Learned steps along an edge."""
