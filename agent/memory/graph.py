@@ -142,6 +142,19 @@ class Ruler:
                 steps = torch.maximum(steps, self.head.floor(states[..., -size:], goals[..., -size:])[..., None])
             return cautious(steps, dim=-1)
 
+    @torch.no_grad()
+    def to_one(self, columns: Tensor, goal: Tensor) -> Tensor:
+        """Steps `[n]` from states to one goal `[...]`, as features; of states as columns `[..., n]`."""
+        if self.head is None:
+            return self.steps(columns.T, goal[None])[:, 0]
+        size, shape = self.model.goal_dim, (self.head.members, 2, self.head.GROUPS, self.head.SIZE)
+        with threads_for(0):
+            x, y = (part[:-size].reshape(*shape, -1) for part in (columns, goal))
+            steps = self.head.between_columns(x, y) / self.head.get_buffer("unit")  # [M, n]
+            if self.model.options.distance_floor:
+                steps = torch.maximum(steps, self.head.floor(columns[-size:].T, goal[-size:]))
+            return cautious(steps, dim=0)
+
 
 class LandmarkGraph:
     """Landmarks of one environment as one world model sees them, and the ways between them.
@@ -186,6 +199,7 @@ class LandmarkGraph:
         self.obstacles = torch.zeros(0, model.latent_dim, device=device)
         self._index: dict[tuple[int, int], int] = {}
         self._into: Any = None  # edges in the order in which ways are found, as long as there are no others
+        self._columns: Tensor | None = None  # the states, each a column, as long as there are no others
         self._believed = 0  # landmarks whose neighbours are known
         self.next_episode = 0
         self.version = 0
@@ -239,7 +253,7 @@ class LandmarkGraph:
         self.expanded = np.concatenate([self.expanded, np.zeros(len(moments), np.bool_)])
         self.latents, self.goals = torch.cat([self.latents, latents]), torch.cat([self.goals, goals])
         with torch.no_grad():
-            self.states = torch.cat([self.states, self.ruler.states(latents)])
+            self.states, self._columns = torch.cat([self.states, self.ruler.states(latents)]), None
             self.targets = torch.cat([self.targets, self.ruler.goals(goals)])
         self.version += 1
 
@@ -303,6 +317,7 @@ class LandmarkGraph:
         self.moments[landmark], self.latents[landmark], self.goals[landmark] = moment[0], z[0], goal[0]
         self._believed, self.expanded[landmark] = 0, False  # it may have neighbours now
         self.states[landmark], self.targets[landmark] = self.ruler.states(z)[0], self.ruler.goals(goal)[0]
+        self._columns = None
         self.version += 1
 
     @property
@@ -534,7 +549,7 @@ class LandmarkGraph:
         ways = number[self.edges]
         apart = ways[:, 0] != ways[:, 1]
         self.edges, which = np.unique(ways[apart], axis=0, return_inverse=True)
-        self._into = None
+        self._into, self._columns = None, None
         self._index = {(begin, end): edge for edge, (begin, end) in enumerate(self.edges.tolist())}
         self.walked, self.failed = (
             np.bincount(which.reshape(-1), counts[apart], len(self.edges)).astype(np.float32)
@@ -566,8 +581,9 @@ class LandmarkGraph:
     @torch.no_grad()
     def to_goal(self, end: Tensor) -> NDArray[np.float64]:
         """Learned steps `[N]` of the last leg from each landmark to a goal `[...]`, as features."""
-        steps = self.ruler.steps(self.states, end[None])[:, 0]
-        return np.asarray(steps.cpu().numpy(), np.float64)
+        if self._columns is None:
+            self._columns = self.states.T.contiguous()
+        return np.asarray(self.ruler.to_one(self._columns, end).cpu().numpy(), np.float64)
 
     def expected(self, last: NDArray[np.float64]) -> NDArray[np.float64]:
         """Expected steps of a last leg of so many learned ones; beyond belief, `hope` times as many.

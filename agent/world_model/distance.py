@@ -159,11 +159,19 @@ class Quasimetric(nn.Module):
 
     def between(self, x: Tensor, y: Tensor) -> Tensor:
         """Learned distances `[M, ...]` between features as of `embed`, which are broadcast; a step is one `unit`."""
-        difference = x - y
-        one_way = F.relu(difference[..., 0, :, :].amax(dim=-1))
+        return self._length(x - y, dim=-1)
+
+    def between_columns(self, x: Tensor, y: Tensor) -> Tensor:
+        """The same `[M, n]` between features `[M, 2, GROUPS, SIZE, n]`: of thousands in a tenth of the time."""
+        return self._length(x - y, dim=-2)
+
+    @staticmethod
+    def _length(difference: Tensor, dim: int) -> Tensor:
+        """Of differences of features whose groups are along `dim`."""
+        one_way, both_ways = difference.unbind(dim=dim - 2)
         # The square root has no gradient at 0.
-        both_ways = (difference[..., 1, :, :].square().sum(dim=-1) + 1e-6).sqrt()
-        return (one_way + both_ways).mean(dim=-1)
+        both_ways = (both_ways.square().sum(dim=dim) + 1e-6).sqrt()
+        return (F.relu(one_way.amax(dim=dim)) + both_ways).mean(dim=dim)
 
     def loss(self, states: Tensor, ahead: Tensor, same: Tensor | None, goals: Tensor, far: float) -> Tensor:
         """How near unrelated states and goals are, plus the price of steps that are longer than 1.

@@ -474,8 +474,26 @@ def test_the_ruler_measures_what_the_model_says(
         found = ruler.steps(ruler.states(z), ruler.goals(goals))
         nearest = torch.tensor([[0, 1], [4, 4], [2, 3], [1, 0], [3, 3], [0, 0], [2, 1]])
         paired = ruler.paired(ruler.states(z), ruler.goals(goals)[nearest])
+        to_one = ruler.to_one(ruler.states(z).T.contiguous(), ruler.goals(goals)[2])
+    torch.testing.assert_close(to_one, expected[:, 2], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(paired, expected.gather(1, nearest), rtol=1e-4, atol=1e-4)
+
+
+def test_the_way_to_a_goal_is_measured_from_where_landmarks_are_now(plane_model: Maker) -> None:
+    def steps(graph: LandmarkGraph) -> list[float]:
+        return list(graph.to_goal(graph.ruler.goals(torch.zeros(1, 2))[0]))
+
+    graph = laid(plane_model(), [[3, 4], [6, 8], [6, 8.1]], [])
+    graph.moments[1] = NOWHERE
+    assert steps(graph) == pytest.approx([7, 14, 14.1], abs=0.01)
+    z = torch.tensor([[6.0, 8.1]])
+    graph._come_true(1, np.array([[0, 7]]), z, z)
+    assert steps(graph) == pytest.approx([7, 14.1, 14.1], abs=0.01)
+    graph.merge()
+    assert steps(graph) == pytest.approx([7, 14.1], abs=0.01)
+    graph.place(np.array([[0, 8]]), torch.zeros(1, 2), torch.zeros(1, 2))
+    assert steps(graph) == pytest.approx([7, 14.1, 0], abs=0.01)
 
 
 @pytest.mark.parametrize("recurrence", ["none", "gru"])
