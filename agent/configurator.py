@@ -326,8 +326,10 @@ class Configurator:
             idle[at] = 0
             if choice.corner != NOWHERE and steps[row, choice.corner] <= CORNER * graph.options.spacing:
                 spent[row, choice.corner] = VISITED  # one goes on from there, and not back to it
-        names = {"least": least, "spent": spent, "idle": idle, "avoided": avoided}
-        course = replace(course, mode=mode, **{k: torch.from_numpy(x).to(goal) for k, x in names.items()})
+        least_now, spent_now, idle_now, avoided_now = (
+            torch.from_numpy(x).to(goal) for x in (least, spent, idle, avoided)
+        )
+        course = replace(course, mode=mode, least=least_now, spent=spent_now, idle=idle_now, avoided=avoided_now)
         return targets, self._close(course, steps, stuck) if stuck else course
 
     @property
