@@ -606,19 +606,19 @@ class LandmarkGraph:
         Returns:
             expected steps to the goal, `[N]`; and the next landmark on the way, `[N]`, which is `N` for the goal.
         """
-        count, into = len(self), self._edges_into()
-        weights = np.concatenate([self.costs() if costs is None else costs, last])[into.data]
-        backwards = csr_matrix((weights, into.indices, into.indptr), shape=into.shape)
+        count, (order, backwards) = len(self), self._edges_into()
+        backwards.data = np.concatenate([self.costs() if costs is None else costs, last])[order]
         value, successor = dijkstra(backwards, indices=count, return_predecessors=True)
         return value[:count], np.where(successor[:count] < 0, NOWHERE, successor[:count]).astype(np.int64)
 
-    def _edges_into(self) -> Any:
-        """Numbers of edges, by where they lead and where they begin, `[N+1, N+1]`; those to the goal come last."""
+    def _edges_into(self) -> tuple[NDArray[np.int64], Any]:
+        """Edges by where they lead and where they begin, those to the goal last: numbers, and a matrix for costs."""
         count = len(self)
-        if self._into is None or self._into.shape != (count + 1, count + 1):
+        if self._into is None or self._into[1].shape != (count + 1, count + 1):
             last = np.stack([np.arange(count), np.full(count, count)], axis=-1)
             begin, end = np.concatenate([self.edges, last]).T
-            self._into = csr_matrix((np.arange(len(begin)), (end, begin)), shape=(count + 1, count + 1))
+            numbers = csr_matrix((np.arange(len(begin)), (end, begin)), shape=(count + 1, count + 1))
+            self._into = numbers.data, numbers.astype(np.float64)
         return self._into
 
     @torch.no_grad()
