@@ -478,7 +478,10 @@ class Configurator:
     def _find(self, course: Course, rows: list[int]) -> None:
         """Find the ways of these episodes, in place."""
         graph = self.graph
-        for row in rows if len(graph) else ():
+        if not rows or not len(graph):
+            return
+        costs = graph.costs()
+        for row in rows:
             last = graph.to_goal(course.ends[row])
             if self._exploring:
                 expected = np.where(graph.unknown, 0.0, np.inf)
@@ -487,7 +490,7 @@ class Configurator:
                 if len(graph.obstacles):
                     ends = course.ends[row].expand(len(graph), -1)
                     expected = expected + graph.toll * graph.obstructed(graph.states, ends, last)
-            barred, costs = course.barred[row].cpu().numpy(), graph.costs()
+            barred = course.barred[row].cpu().numpy()
             value, successor = graph.ways(expected, costs + CLOSED * barred)
             at = int(course.at[row])
             if self.learns and not self._exploring and at != NOWHERE:

@@ -198,7 +198,9 @@ class LandmarkGraph:
         self.brushed = np.zeros(0, np.int64)
         self.obstacles = torch.zeros(0, model.latent_dim, device=device)
         self._index: dict[tuple[int, int], int] = {}
-        self._into: Any = None  # edges in the order in which ways are found, as long as there are no others
+        self._into: tuple[NDArray[np.int64], Any] | None = (
+            None  # edges in the order in which ways are found, as long as there are no others
+        )
         self._columns: Tensor | None = None  # the states, each a column, as long as there are no others
         self._believed = 0  # landmarks whose neighbours are known
         self.next_episode = 0
@@ -572,11 +574,13 @@ class LandmarkGraph:
 
     def costs(self) -> NDArray[np.float64]:
         """Expected steps of each edge, `[E]`: its length over the chance that it works, and a toll where it failed."""
-        prior = np.clip(self.trust(self.length), 1 / self.options.hope, 1.0)
-        least = self.moments[:, 0][self.edges].min(axis=-1, initial=0) if self.imagined.any() else np.zeros(len(prior))
-        prior[least < 0] = 1 / self.options.hope
+        prior, closed = np.clip(self.trust(self.length), 1 / self.options.hope, 1.0), 0.0
+        if self.imagined.any():
+            least = self.moments[:, 0][self.edges].min(axis=-1, initial=0)
+            prior[least < 0] = 1 / self.options.hope
+            closed = CLOSED * (least == DISMISSED)
         chance = (self.walked + prior) / (self.walked + 1)
-        return np.asarray(self.length / chance + self.toll * self.failed + CLOSED * (least == DISMISSED), np.float64)
+        return np.asarray(self.length / chance + self.toll * self.failed + closed, np.float64)
 
     @torch.no_grad()
     def to_goal(self, end: Tensor) -> NDArray[np.float64]:
