@@ -198,10 +198,9 @@ class LandmarkGraph:
         self.brushed = np.zeros(0, np.int64)
         self.obstacles = torch.zeros(0, model.latent_dim, device=device)
         self._index: dict[tuple[int, int], int] = {}
-        self._into: tuple[NDArray[np.int64], Any] | None = (
-            None  # edges in the order in which ways are found, as long as there are no others
-        )
-        self._columns: Tensor | None = None  # the states, each a column, as long as there are no others
+        # What ways are found with, as long as edges and states are the same.
+        self._into: tuple[NDArray[np.int64], Any] | None = None
+        self._columns: Tensor | None = None
         self._believed = 0  # landmarks whose neighbours are known
         self.next_episode = 0
         self.version = 0
