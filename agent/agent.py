@@ -240,7 +240,7 @@ class Agent:
         a model that was trained with `learner.vector_dropout` takes that for unknown.
 
         Raises:
-            AgentError: a key is missing.
+            AgentError: a key is missing, or a number is not finite.
         """
         model = self.model
         if obs and set(obs) == set(model.image_keys) and not model.measured_dim:
@@ -249,7 +249,14 @@ class Agent:
         missing = [k for k in self.model.spec.obs if k not in obs]
         if missing:
             raise AgentError(f"observation must have the keys {sorted(self.model.spec.obs)}, got {sorted(obs)}")
-        return {k: torch.as_tensor(obs[k], device=self.device) for k in self.model.spec.obs}
+        found = {k: self._tensor(obs[k], array.dtype) for k, array in self.model.spec.obs.items()}
+        for key, values in found.items():
+            if values.is_floating_point() and not bool(values.isfinite().all()):
+                raise AgentError(f"observation must be finite, got {key}={values.tolist()}")
+        return found
+
+    def _tensor(self, values: Any, dtype: str) -> Tensor:
+        return torch.as_tensor(values, device=self.device, dtype=getattr(torch, dtype))
 
     @torch.no_grad()
     def embed_goal(self, goal_obs: Mapping[str, Any]) -> Tensor:
@@ -261,9 +268,7 @@ class Agent:
         if self.model.achieved is not None:
             if "desired_goal" not in goal_obs:
                 raise AgentError(f"goal must have the key desired_goal, got {sorted(goal_obs)}")
-            return self.model.embed_goal(
-                {"desired_goal": torch.as_tensor(goal_obs["desired_goal"], device=self.device)}
-            )
+            return self.model.embed_goal({"desired_goal": self._tensor(goal_obs["desired_goal"], "float32")})
         return self.model.embed_goal(self.tensors(goal_obs))
 
     def warm_up(self) -> None:

@@ -111,6 +111,7 @@ class Course:
         idle: plans since it was headed for at all, `[B, N+1]`.
         mode: what was chosen last, an index into `MODES`, `[B]`.
         at: the landmark that each episode was at last, `[B]`, or `NOWHERE`; noted where the graph learns.
+        number: which of the episodes that began together each one is, `[B]`.
         step: which moment of the episode was noticed last; noted where the graph learns.
     """
 
@@ -128,6 +129,7 @@ class Course:
     idle: Tensor
     mode: Tensor
     at: Tensor
+    number: Tensor
     step: int = 0
 
 
@@ -179,10 +181,10 @@ class Configurator:
         if not self.learns:
             return course
         self._feel(before, action, z)
-        at = course.at.clone()
+        at, episodes = course.at.clone(), (self.episode + course.number).tolist()
         for row in range(len(z)):
             step = np.array([course.step + 1])
-            (found,) = self.graph.add(z[row : row + 1], here[row : row + 1], self.episode + row, step).tolist()
+            (found,) = self.graph.add(z[row : row + 1], here[row : row + 1], episodes[row], step).tolist()
             came_from = int(at[row])
             if found != NOWHERE:
                 at[row] = found
@@ -452,6 +454,7 @@ class Configurator:
             idle=goal.new_full((batch, count + 1), torch.inf),
             mode=number.clone(),
             at=number + NOWHERE,
+            number=torch.arange(batch, device=goal.device),
         )
         stale = torch.ones_like(number, dtype=torch.bool)
         if course is not None:
@@ -466,6 +469,7 @@ class Configurator:
                 fresh,
                 mode=course.mode,
                 at=course.at,
+                number=course.number,
                 step=course.step,
             )
             if course.version == graph.version:

@@ -245,6 +245,8 @@ def _live(
     result |= {"memory": str(memory.path), "episodes_in_memory": len(memory), "random": None, "arms": {}}
     result |= {"true_dynamics": None, "reason_true_dynamics": "not where episodes are kept"}
     times = decision_time(policy.statistics.milliseconds)
+    for name in ("rollout.mp4", "diagnostics.json"):  # of an evaluation before
+        (run_dir / name).unlink(missing_ok=True)
     return result | {"decision_ms": times, "video": None, "video_reason": "not where episodes are kept"}
 
 

@@ -28,12 +28,12 @@ from ... import ForethoughtError
 from ..threads import threads_for
 from ..world_model.distance import Quasimetric, cautious
 from ..world_model.model import WorldModel
-from .moments import encoder_key, moments_of
+from .moments import encoder_key, moments_of, note_name
 from .store import EpisodeStore, GivenUpError
 
 Array = NDArray[Any]
 NOTE = "graph/"
-"""Where a store keeps the graph of an environment: under this and its id."""
+"""Where a store keeps the graph of an environment, see `note_name`."""
 NOWHERE = -1
 """No landmark: of a moment, or as the successor of one from which there is no way. The episode of an imagined one."""
 
@@ -201,7 +201,7 @@ class LandmarkGraph:
         # What ways are found with, as long as edges and states are the same.
         self._into: tuple[NDArray[np.int64], Any] | None = None
         self._columns: Tensor | None = None
-        self._believed = 0  # landmarks whose neighbours are known
+        self._alone = np.zeros(0, np.bool_)  # whether the neighbours of a landmark are not known
         self.next_episode = 0
         self.version = 0
         self.looks = 0
@@ -252,6 +252,7 @@ class LandmarkGraph:
         """Lay landmarks at these moments `[n, 2]`, wherever others are."""
         self.moments = np.concatenate([self.moments, moments])
         self.expanded = np.concatenate([self.expanded, np.zeros(len(moments), np.bool_)])
+        self._alone = np.concatenate([self._alone, np.ones(len(moments), np.bool_)])
         self.latents, self.goals = torch.cat([self.latents, latents]), torch.cat([self.goals, goals])
         with torch.no_grad():
             self.states, self._columns = torch.cat([self.states, self.ruler.states(latents)]), None
@@ -316,9 +317,10 @@ class LandmarkGraph:
     def _come_true(self, landmark: int, moment: NDArray[np.int64], z: Tensor, goal: Tensor) -> None:
         """Put an imagined landmark where somebody was."""
         self.moments[landmark], self.latents[landmark], self.goals[landmark] = moment[0], z[0], goal[0]
-        self._believed, self.expanded[landmark] = 0, False  # it may have neighbours now
         self.states[landmark], self.targets[landmark] = self.ruler.states(z)[0], self.ruler.goals(goal)[0]
-        self._columns = None
+        self.expanded[landmark], self._alone[landmark], self._columns = False, True, None
+        legs = np.flatnonzero((self.edges == landmark).any(axis=1))
+        self.length[legs] = self._measured(self.edges[legs])
         self.version += 1
 
     @property
@@ -476,24 +478,27 @@ class LandmarkGraph:
         steps = self.ruler.paired(self.states[begin], self.targets[end].unsqueeze(1))[:, 0]
         return np.asarray(np.maximum(steps.cpu().numpy(), 1), np.float32)
 
+    BELIEVED = 512
+    """Landmarks whose neighbours are looked for at once."""
+
     def believe(self) -> None:
         """Join landmarks that were laid since the last call with those that the learned distance says are near."""
-        first, count = self._believed, min(self.CANDIDATES, len(self))
-        if first == len(self):
+        alone, count = np.flatnonzero(self._alone), min(self.CANDIDATES, len(self))
+        if not len(alone):
             return
-        near = self._alike(self.latents[first:], count)
-        out, back = self._both_ways(self.states[first:], self.targets[first:], near)
-        here = torch.arange(first, len(self), device=near.device)[:, None].expand_as(near)
-        kept = min(self.options.neighbours + 1, count)  # one of them is the landmark itself
-        ways = []
-        for steps, begin, end in ((out, here, near), (back, near, here)):
-            least = steps.topk(kept, largest=False)
-            begin, end = begin.gather(1, least.indices), end.gather(1, least.indices)
-            short = least.values <= self.believed
-            ways.append(torch.stack([begin[short], end[short]], dim=-1))
+        kept, ways = min(self.options.neighbours + 1, count), []  # one of them is the landmark itself
+        for rows in torch.split(torch.from_numpy(alone).to(self.latents.device), self.BELIEVED):
+            near = self._alike(self.latents[rows], count)
+            out, back = self._both_ways(self.states[rows], self.targets[rows], near)
+            here = rows[:, None].expand_as(near)
+            for steps, begin, end in ((out, here, near), (back, near, here)):
+                least = steps.topk(kept, largest=False)
+                begin, end = begin.gather(1, least.indices), end.gather(1, least.indices)
+                short = least.values <= self.believed
+                ways.append(torch.stack([begin[short], end[short]], dim=-1))
         pairs = torch.cat(ways).cpu().numpy()
         self._edges_of(np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))
-        self._believed = len(self)
+        self._alone[:] = False
         self.version += 1
 
     # -- merging landmarks --------------------------------------------------------------------------------------------
@@ -562,7 +567,7 @@ class LandmarkGraph:
         self.latents, self.goals = self.latents[rows], self.goals[rows]
         self.states, self.targets = self.states[rows], self.targets[rows]
         self.length = self._measured(self.edges)
-        self._believed = 0  # those that stay may have other neighbours now
+        self._alone = np.ones(len(self), np.bool_)  # those that stay may have other neighbours now
         self.version += 1
 
     # -- finding ways -------------------------------------------------------------------------------------------------
@@ -676,7 +681,7 @@ def open_graph(
         GraphError: what was kept does not fit the store.
     """
     graph = LandmarkGraph(model, options)
-    note = store.note(NOTE + model.spec.env_id)
+    note = store.note(note_name(NOTE, model.spec))
     if note is not None:
         _restore(graph, store, note)
     new = [i for i in store.ids(spec=model.spec).tolist() if i >= graph.next_episode]
@@ -721,7 +726,8 @@ def save_graph(graph: LandmarkGraph, store: EpisodeStore) -> None:
         "failed": graph.failed[lived],
         "next_episode": np.array([graph.next_episode]),
     }
-    store.annotate({NOTE + graph.model.spec.env_id: save({k: np.ascontiguousarray(v) for k, v in arrays.items()})})
+    note = save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
+    store.annotate({note_name(NOTE, graph.model.spec): note})
 
 
 def _restore(graph: LandmarkGraph, store: EpisodeStore, note: bytes) -> None:

@@ -27,7 +27,7 @@ from typing_extensions import override
 from ... import ForethoughtError
 from ..threads import threads_for
 from ..world_model.model import WorldModel
-from .moments import encoder_key, moments_of
+from .moments import encoder_key, moments_of, note_name
 from .store import EpisodeStore, GivenUpError
 
 NOTE = "index/"
@@ -268,8 +268,8 @@ def open_index(
         keep: note latents that were computed, if the store can be written.
         on_episode: told how many of how many episodes were computed.
     """
-    key, name = encoder_key(model, options.stride), NOTE + model.spec.env_id
-    known = _recalled(store.note(name), key, model, store, options.stride)
+    key, name = encoder_key(model, options.stride), note_name(NOTE, model.spec)
+    known = _recalled(name, key, store, options.stride)
     ids = store.ids(spec=model.spec).tolist()
     new, done = [i for i in ids if i not in known], 0
     episodes: dict[int, tuple[Tensor, Tensor]] = {}
@@ -303,11 +303,12 @@ def _latents(model: WorldModel, obs: dict[str, NDArray[Any]], actions: NDArray[A
     return latents.float().cpu()
 
 
-def _recalled(note: bytes | None, key: bytes, model: WorldModel, store: EpisodeStore, stride: int) -> dict[int, Tensor]:
+def _recalled(name: str, key: bytes, store: EpisodeStore, stride: int) -> dict[int, Tensor]:
     """Latents by episode that a note holds, none if they are not those of this encoder or it is damaged."""
-    if note is None:
-        return {}
     try:
+        note = store.note(name)
+        if note is None:
+            return {}
         arrays = load(note)
         if arrays["key"].tobytes() != key:
             return {}

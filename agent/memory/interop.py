@@ -54,7 +54,7 @@ def export_episodes(store: EpisodeStore, ids: Sequence[int], out: Path, format: 
     specs = [store.spec_of(i) for i in ids]
     different = [spec for spec in specs if spec.to_json() != specs[0].to_json()]
     if not specs or different:
-        found = "none" if not specs else f"{specs[0].env_id} and {different[0].env_id}"
+        found = "none" if not specs else _difference(specs[0], different[0])
         raise InteropError(f"a dataset holds episodes of one environment and time limit, got {found}")
     if out.exists():
         raise InteropError(f"{out} exists already; a dataset is written into a folder of its own")
@@ -126,6 +126,21 @@ def spec_of(data: Mapping[str, Any]) -> EnvSpec:
     if data.get("version") != 1:
         raise InteropError(f"the dataset was exported in version {data.get('version')!r}; this release reads 1")
     return EnvSpec.from_json(data["spec"])
+
+
+def _difference(one: EnvSpec, other: EnvSpec) -> str:
+    """What two environments differ in, in words."""
+    if one.env_id != other.env_id:
+        return f"{one.env_id} and {other.env_id}"
+    first, second = one.to_json(), other.to_json()
+    fields = [f"{k}={first[k]!r} and {second[k]!r}" for k in first if first[k] != second.get(k)]
+    return f"{one.env_id} with {', '.join(fields)}; --episodes chooses among them"
+
+
+def content_of(episode: Episode) -> str:
+    """What tells an episode from others: what happened in it."""
+    arrays = [episode.actions, episode.rewards, *(episode.obs[k] for k in sorted(episode.obs))]
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:16]
 
 
 def digest_of(*files: Path) -> str:
@@ -223,7 +238,9 @@ def _read_minari(source: Path) -> Dataset:
     def episodes() -> Iterator[tuple[str | None, Episode]]:
         raw = zip(storage.get_episodes(range(count)), storage.get_episode_metadata(range(count)), strict=True)
         for number, (data, of_episode) in enumerate(raw):
-            key, episode = f"{prefix}/{number}", _minari_episode(spec, data)
+            episode = _minari_episode(spec, data)
+            # What describes the dataset tells nothing of what is in it.
+            key = f"{prefix}/{number}/{content_of(episode)}"
             if OURS in of_episode:
                 record = json.loads(of_episode[OURS])
                 yield record["key"] or key, replace(episode, meta=record["meta"])

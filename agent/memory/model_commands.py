@@ -135,11 +135,12 @@ def _graph(parsed: argparse.Namespace, console: Console, agent: "Agent") -> int:
 
 def _compact(parsed: argparse.Namespace, console: Console, agent: "Agent") -> int:
     from .graph import NOTE, open_graph, save_graph
+    from .moments import note_name
     from .store import EpisodeStore
 
     EpisodeStore.open(parsed.dir).close()  # mode "a" would make a memory where there is none
     with EpisodeStore.open(parsed.dir, "a") as store:
-        if store.note(NOTE + agent.model.spec.env_id) is None:
+        if store.note(note_name(NOTE, agent.model.spec)) is None:
             raise ViewError(f"{parsed.dir} must keep landmarks of {agent.model.spec.env_id} to merge them, got none")
         graph = open_graph(agent.model, store, agent.options.graph)
         graph.merge()

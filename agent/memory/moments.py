@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...envs.spec import EnvSpec
 from ..world_model.model import WorldModel
 
 Array = NDArray[Any]
@@ -40,6 +41,15 @@ def moments_of(
         done = torch.as_tensor(np.array(actions)).to(device).unsqueeze(0)
         latents = model.encode_sequence(whole, done)[0, torch.from_numpy(at).to(device)]
     return latents, model.embed_reached(chosen), at
+
+
+def note_name(prefix: str, spec: EnvSpec) -> str:
+    """Where a store notes what was made of the episodes of an environment, `EpisodeStore.ids(spec=spec)`.
+
+    One id is several environments: with pictures or without, with something hidden, with other times of decisions.
+    """
+    told = {**spec.to_json(), "max_episode_steps": None}
+    return f"{prefix}{spec.env_id}/{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def encoder_key(model: WorldModel, stride: int) -> bytes:

@@ -287,9 +287,8 @@ class _Rows:
 
     def update(self, ids: _Ints, lengths: _Ints) -> None:
         """Hold these episodes from now on."""
-        if not self._first_row.keys() <= set(ids.tolist()):  # some are gone: start again
-            self._cached, self._first_row, self._num_rows = {}, {}, 0
-        used, new = self._num_rows, []
+        self._close_up(dict(zip(ids.tolist(), (lengths + 1).tolist(), strict=True)))
+        used, new, known = self._num_rows, [], bool(self._first_row)
         for episode_id, length in zip(ids.tolist(), lengths.tolist(), strict=True):
             if episode_id not in self._first_row:
                 new.append(episode_id)
@@ -297,14 +296,28 @@ class _Rows:
                 self._num_rows += length + 1
         self._ids = ids
         self._starts = np.array([self._first_row[i] for i in ids.tolist()], dtype=np.int64)
-        # More rows never make room for another array: what is cached now was cached before, or nothing was.
-        self._cached = {name: self._grown(name, used) for name in self._fitting()}
+        # Of episodes that were read before, nothing is read again.
+        self._cached = {k: self._grown(k, used) for k in self._fitting() if not known or k in self._cached}
         with self._store.reading() as reader:
             for episode_id in new:
                 row = self._first_row[episode_id]
                 for name, rows in self._cached.items():
                     array = reader.array(episode_id, name)
                     rows[row : row + len(array)] = array
+
+    def _close_up(self, rows: dict[int, int]) -> None:
+        """Leave out the episodes that are not among those with so many rows each; the others move up."""
+        if self._first_row.keys() <= rows.keys():
+            return
+        before, self._first_row, self._num_rows = self._first_row, {}, 0
+        for episode_id, first in sorted(before.items(), key=lambda item: item[1]):
+            if episode_id in rows:
+                at, count = self._num_rows, rows[episode_id]
+                for cached in self._cached.values():
+                    cached[at : at + count] = cached[first : first + count]
+                self._first_row[episode_id], self._num_rows = at, at + count
+        if not self._first_row:
+            self._cached = {}
 
     def _fitting(self) -> list[str]:
         """Names of the arrays to hold in memory: the smallest that fit together."""

@@ -387,6 +387,11 @@ class EpisodeStore:
                 continue
             except (StoreError, EpisodeError) as error:
                 problems.append(f"episode {episode_id}: {error}")
+        for name in self.notes():
+            try:
+                self.note(name)
+            except StoreError as error:
+                problems.append(str(error))
         try:
             with self._read() as txn:
                 problems += [f"key {k!r} does not lead to episode {i}" for k, i in keys.items() if _find(txn, k) != i]

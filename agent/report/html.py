@@ -318,8 +318,8 @@ def _interval(name: str, block: _Block, value: str, interval: str) -> plots.Inte
 
 
 def _add_video(page: Page, run_dir: Path, result: _Block) -> None:
-    named = result.data.get("video")
-    path = (run_dir / str(named or "rollout.mp4")).resolve()
+    named = result.data.get("video", "rollout.mp4")
+    path = (run_dir / str(named or "")).resolve()
     if not path.is_relative_to(run_dir.resolve()):  # an eval.json from elsewhere must not pull in other files
         page.missing["video"] = f"eval.json names a video outside the run folder: {named}."
     elif not path.is_file():

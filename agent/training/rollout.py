@@ -66,6 +66,11 @@ class Environments(Protocol):
         """Start episodes; returns observations and goals (None without goals) of all rows."""
         ...
 
+    @property
+    def goal(self) -> Obs | None:
+        """Goals of all rows as they are now, None without goals: an environment may move them."""
+        ...
+
     def change_goals(self, seeds: Sequence[int], indices: Sequence[int]) -> Obs:
         """Give running rows other goals without a reset; returns the goals of all rows."""
         ...
@@ -102,8 +107,14 @@ class Policy(Protocol):
         """Actions `[b, A]` in real units for the episodes `rows [b]` that still run, seen as `obs {key: [b, ...]}`."""
         ...
 
-    def change_goals(self, goal: Obs, rows: Array) -> None:
-        """Go on toward other goals `{key: [b, ...]}` in the episodes `rows [b]`; nothing where goals do not matter."""
+    def change_goals(self, goal: Obs, rows: Array, anew: bool = True) -> None:
+        """Go on toward other goals `{key: [b, ...]}` in the episodes `rows [b]`; nothing where goals do not matter.
+
+        Args:
+            goal: the goals.
+            rows: the episodes.
+            anew: whether there is as much time as for the first ones again; a goal that moves leaves what is left.
+        """
         return
 
 
@@ -228,7 +239,8 @@ class AgentPolicy(Policy):
         plan_noise: more of it, in units of the spread that the search ended with: wide where it found no preference.
         noise_beta: colour of the noise over an episode, 0 white and 1 pink, see `planners.noise`.
         switch_every: decisions after which each episode takes over the goal of the next one, so that exploration keeps
-            travelling; an agent that hovers at its goal teaches the time-to-goal head that near takes long. 0 never.
+            travelling; an agent that hovers at its goal teaches the time-to-goal head that near takes long. 0 never; an
+            episode that runs alone keeps its own.
         goal_obs: one goal `{key: [...]}` for all episodes, in place of those that the environment states.
         limit: decisions that there are for each goal; None for those of an episode as the agent was trained.
     """
@@ -250,7 +262,7 @@ class AgentPolicy(Policy):
         self.colour: Tensor | None = None
         if noise_beta:
             self.colour = colour_matrix(self.steps, noise_beta, dtype=torch.float32, device=agent.device)
-        self.draws = torch.zeros(0)
+        self.draws, self.spread = torch.zeros(0), torch.zeros(0)
         self.time = 0
         self.due = torch.zeros(0, dtype=torch.int64)  # the time by which each goal should be reached
         self.statistics = PlanStatistics()
@@ -271,16 +283,19 @@ class AgentPolicy(Policy):
         self.goal = self.agent.embed_goal(goal) if goal is not None and for_goals else None
         self.rows, self.time = np.arange(len(seeds)), 0
         self.due = torch.full((len(seeds),), self.limit, device=self.agent.device)
+        self.spread = torch.zeros(len(seeds), 1, device=self.agent.device)
         if self.noise or self.plan_noise:
             shape = (1, len(seeds), self.steps, self.agent.model.spec.action_dim)
             like = torch.zeros((), device=self.agent.device)
             self.draws = sample_noise(shape, self.colour, self.agent.generator, like)[0]
 
     @override
-    def change_goals(self, goal: Obs, rows: Array) -> None:
-        if self.goal is not None:
-            at = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
-            self.goal = self.goal.index_copy(0, at, self.agent.embed_goal(goal))
+    def change_goals(self, goal: Obs, rows: Array, anew: bool = True) -> None:
+        if self.goal is None or self.goal_obs is not None or (self.switch_every and not anew):
+            return
+        at = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
+        self.goal = self.goal.index_copy(0, at, self.agent.embed_goal(goal))
+        if anew:
             self.due[at] = self.time + self.limit
 
     @override
@@ -293,16 +308,21 @@ class AgentPolicy(Policy):
             keep = torch.as_tensor(np.searchsorted(self.rows, rows), device=self.agent.device)
             self.carry, self.rows = select(self.carry, keep), rows
             self.goal = None if self.goal is None else self.goal[keep]
-            self.due = self.due[keep]
+            self.due, self.spread = self.due[keep], self.spread[keep]
         start, before = perf_counter(), self.carry
         action, self.carry, plan = self.agent.act(obs, self.carry, self.goal, left=self._left())
         mode = self.carry.mode
-        if plan is not None or (mode is not None and bool((mode == REACT).all())):
+        reacts = plan is None and mode is not None and bool((mode == REACT).all())
+        if plan is not None or reacts:
             self.statistics.add(plan, 1e3 * (perf_counter() - start), mode, self.carry.horizon)
         if self.noise or self.plan_noise:
             noise = self.draws[torch.as_tensor(rows, device=action.device), (self.time - 1) % self.steps]
-            spread = plan.std.unsqueeze(1) if plan is not None else torch.zeros_like(action[:, :1])
-            size = (self.noise**2 + (self.plan_noise * spread) ** 2).sqrt()
+            if plan is not None:
+                self.spread = plan.std.unsqueeze(1)
+            elif reacts:
+                self.spread = torch.zeros_like(self.spread)
+            # Between plans it is that of the last one.
+            size = (self.noise**2 + (self.plan_noise * self.spread) ** 2).sqrt()
             action = self.agent.limited(action + size * noise * (self.high - self.low) / 2, before)
         action = torch.minimum(torch.maximum(action, self.low), self.high)
         # A recurrent belief must hear what was done, not what was planned.
@@ -337,7 +357,7 @@ class SimulatorPolicy(Policy):
         self.state, self.rows = None, np.arange(len(seeds))
 
     @override
-    def change_goals(self, goal: Obs, rows: Array) -> None:
+    def change_goals(self, goal: Obs, rows: Array, anew: bool = True) -> None:
         self.goal = self.environments.simulator_goals() or {}
 
     @override
@@ -364,25 +384,37 @@ class SimulatorPolicy(Policy):
 
 @dataclass
 class _Recorder:
-    """Steps of all rows as they came, `[B, ...]` each; cut into episodes at the end, when it is cheap."""
+    """Steps of the rows that ran, as they came, `[b, ...]` each; cut into episodes at the end, when it is cheap."""
 
     obs: list[dict[str, Array]]
     actions: list[Array] = field(default_factory=list)
     rewards: list[Array] = field(default_factory=list)
     success: list[Array] = field(default_factory=list)
 
-    def episodes(self, lengths: Array, terminated: Array, truncated: Array) -> Iterator[dict[str, Any]]:
-        """Arguments of each row's `Episode`, without goal and metadata."""
-        obs = {k: np.stack([step[k] for step in self.obs]) for k in self.obs[0]}
-        actions, rewards, success = np.stack(self.actions), np.stack(self.rewards), np.stack(self.success)
-        for row, length in enumerate(lengths):
+    def add(self, rows: Array, actions: Array, step: Step) -> None:
+        """Take in what these rows did and what it gave."""
+        self.obs.append({k: v[rows] for k, v in step.obs.items()})
+        self.actions.append(actions[rows])
+        self.rewards.append(step.reward[rows])
+        self.success.append(step.success[rows])
+
+    def episodes(self, lengths: Array) -> Iterator[dict[str, Any]]:
+        """Arrays of each row's `Episode`."""
+        for row, length in enumerate(lengths.tolist()):
+            # All rows began together: before this one in a step are those of the rows before that ran as long.
+            at = (lengths[:row, None] > np.arange(length)).sum(axis=0).tolist()
+
+            def cut(steps: list[Array], at: list[int] = at) -> Array:
+                return np.stack([step[k] for step, k in zip(steps, at, strict=False)])
+
             yield {
-                "obs": {k: v[: length + 1, row].copy() for k, v in obs.items()},
-                "actions": actions[:length, row].copy(),
-                "rewards": rewards[:length, row].astype(np.float32),
-                "success": success[:length, row].astype(bool),
-                "terminated": bool(terminated[row]),
-                "truncated": bool(truncated[row]),
+                "obs": {
+                    k: np.concatenate([v[row : row + 1], cut([o[k] for o in self.obs[1:]])])
+                    for k, v in self.obs[0].items()
+                },
+                "actions": cut(self.actions),
+                "rewards": cut(self.rewards).astype(np.float32),
+                "success": cut(self.success).astype(bool),
             }
 
 
@@ -414,7 +446,7 @@ def run_episodes(
     count = len(seeds)
     obs, goal = environments.reset(list(seeds), list(range(count)))
     goals = None if goal is None else {k: np.array(v[:count]) for k, v in goal.items()}
-    recorder = _Recorder([_copy(obs, count)])
+    recorder, told = _Recorder([{k: np.array(v[:count]) for k, v in obs.items()}]), goals
     lengths, reached, since = (np.zeros(count, np.int64) for _ in range(3))
     patience = environments.env_spec.max_episode_steps // goals_per_episode
     terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
@@ -427,10 +459,7 @@ def run_episodes(
         actions[rows] = policy.act({k: v[rows] for k, v in obs.items()}, rows)
         step = environments.step(actions, active)
         obs = step.obs
-        recorder.obs.append(_copy(obs, count))
-        recorder.actions.append(actions[:count].copy())
-        recorder.rewards.append(np.array(step.reward[:count]))
-        recorder.success.append(np.array(step.success[:count]))
+        recorder.add(rows, actions, step)
         lengths[rows] += 1
         terminated[rows], truncated[rows] = step.terminated[rows], step.truncated[rows]
         over = step.terminated | step.truncated
@@ -447,15 +476,35 @@ def run_episodes(
                 changed = environments.change_goals(new, again.tolist())
                 policy.change_goals({k: v[again] for k, v in changed.items()}, again)
                 since[again] = lengths[again]
+                told = {k: np.array(v[:count]) for k, v in changed.items()}
+        told = _follow_goals(environments, policy, told, active[:count])
     shared = dict(meta or {})
     return [
         Episode(
             **recorded,
+            terminated=bool(terminated[i]),
+            truncated=bool(truncated[i]),
             goal=None if goals is None else {k: v[i] for k, v in goals.items()},
             meta={**shared, "seed": int(seeds[i])},
         )
-        for i, recorded in enumerate(recorder.episodes(lengths, terminated, truncated))
+        for i, recorded in enumerate(recorder.episodes(lengths))
     ]
+
+
+def _follow_goals(
+    environments: Environments, policy: Policy, told: dict[str, Array] | None, active: Array
+) -> dict[str, Array] | None:
+    """Tell the policy of goals that the environments have moved in episodes that run; returns what it knows now."""
+    goals = environments.goal if told is not None else None
+    if told is None or goals is None:
+        return told
+    count = len(active)
+    now = {k: np.array(v[:count]) for k, v in goals.items()}
+    moved = active & np.any([(now[k] != told[k]).reshape(count, -1).any(axis=1) for k in told], axis=0)
+    rows = np.flatnonzero(moved)
+    if len(rows):
+        policy.change_goals({k: v[rows] for k, v in now.items()}, rows, anew=False)
+    return now
 
 
 def _goal_seed(seed: int, number: int) -> int:
@@ -490,7 +539,3 @@ def live_or_recall(
     if len(known) == len(keys):
         return known, False
     return store.append_many(run_episodes(environments, policy(), seeds, meta=meta), keys), True
-
-
-def _copy(obs: Obs, count: int) -> dict[str, Array]:
-    return {k: np.array(v[:count]) for k, v in obs.items()}

@@ -140,6 +140,7 @@ class FakeEnvironments(Environments):
 
     def __post_init__(self) -> None:
         self.state = np.zeros((self.num_envs, 2), np.float32)
+        self.goals = np.zeros((self.num_envs, 2), np.float32)
         self.running = np.zeros(self.num_envs, bool)
 
     def reset(self, seeds: Sequence[int], indices: Sequence[int] | None = None) -> tuple[Any, Any]:
@@ -147,9 +148,8 @@ class FakeEnvironments(Environments):
         assert len(seeds) == len(rows)
         self.running[:] = False
         for row, seed in zip(rows, seeds, strict=True):
-            self.state[row], self.running[row] = (seed, 0), True
-        goal = self.state * np.array([-1, 0], np.float32)
-        return {"position": self.state.copy()}, {"position": goal}
+            self.state[row], self.running[row], self.goals[row] = (seed, 0), True, (-seed, 0)
+        return {"position": self.state.copy()}, self.goal
 
     def step(self, actions: Array, active: Array | None = None) -> FakeStep:
         active = np.ones(self.num_envs, bool) if active is None else active
@@ -167,13 +167,16 @@ class FakeEnvironments(Environments):
             active & (time == 2 + seed % 5),
         )
 
+    @property
+    def goal(self) -> dict[str, Array]:
+        return {"position": self.goals.copy()}
+
     def change_goals(self, seeds: Sequence[int], indices: Sequence[int]) -> dict[str, Array]:
         assert self.running[list(indices)].all()
         assert len(set(seeds)) == len(seeds) == len(indices)
         self.changes.append((self.state[list(indices), 1].tolist(), list(indices)))
-        goal = -self.state
-        goal[list(indices), 0] -= 100
-        return {"position": goal}
+        self.goals[list(indices)] = -self.state[list(indices)] - (100, 0)
+        return self.goal
 
     def simulator_states(self) -> Array | None:
         return self.state.astype(np.float64)

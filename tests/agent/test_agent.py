@@ -312,6 +312,23 @@ def test_arrays_of_numpy_will_do(make_agent: AgentMaker, watch: Maker) -> None:
     assert sorted(agent.tensors({**arrays, "extra": arrays["grid"]})) == ["grid", "position"]
 
 
+def test_double_precision_will_do(make_agent: AgentMaker, watch: Maker) -> None:
+    for agent in (make_agent(), make_agent(goal="achieved")):
+        obs = watch(agent, 2, 1)[0]
+        double = {k: v.double().numpy() for k, v in obs.items()}
+        goal = {"desired_goal": torch.ones(2, agent.model.goal_dim)} if agent.model.achieved else obs
+        assert torch.equal(agent.embed_goal({k: v.double() for k, v in goal.items()}), agent.embed_goal(goal))
+        assert agent.perceive(double, agent.init(2)).latent.dtype == torch.float32
+
+
+def test_what_is_no_number_is_refused(make_agent: AgentMaker, watch: Maker) -> None:
+    agent = make_agent()
+    obs = watch(agent, 1, 1)[0]
+    obs["position"] = torch.full_like(obs["position"], torch.nan)
+    with pytest.raises(AgentError, match=r"observation must be finite, got position=\[\[nan"):
+        agent.act(obs, agent.init(1), None)
+
+
 def test_pictures_alone_will_do_where_z_is_learned(make_agent: AgentMaker, watch: Maker) -> None:
     agent = make_agent(observation="both")
     obs = watch(agent, 3, 1)[0]

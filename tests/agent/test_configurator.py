@@ -361,6 +361,16 @@ def test_episodes_of_a_batch_do_not_know_of_each_other(configurator: Configurato
             assert torch.equal(getattr(own, name)[0], getattr(course, name)[row]), name
 
 
+def test_what_is_learned_belongs_to_the_episode_it_was_learned_in(configurator: Configurator) -> None:
+    configurator.learns, configurator.episode = True, 100
+    z, goal = at((0, 0), (3, 1), (9, 40)), at((30, 0), (4, 0), (9, 90))
+    _, course = configurator.aim(z, goal, None)
+    kept = select(Carry(planner=None, course=course), torch.tensor([2])).course
+    far = at((9, 60))
+    configurator.notice(far - 1, at((1, 1)), far, far, kept)
+    assert configurator.graph.moments[-1].tolist() == [102, 1]
+
+
 def test_episodes_can_be_taken_out_of_a_batch_and_exchanged(configurator: Configurator) -> None:
     z, goal = at((0, 0), (30, 0), (3, 1)), at((30, 0), (2, 0), (4, 0))
     there, course = run(configurator, z, goal, 5)

@@ -350,7 +350,11 @@ def living(small_run: Path, tmp_path: Path, cli: Any) -> Callable[..., dict[str,
 def test_episodes_that_are_remembered_are_in_the_memory_with_their_graph(
     living: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
+    for name in ("rollout.mp4", "diagnostics.json"):
+        (tmp_path / "run" / name).write_text("of an evaluation before")
     result = living()
+    assert not (tmp_path / "run" / "rollout.mp4").exists()
+    assert not (tmp_path / "run" / "diagnostics.json").exists()
     assert result["episodes_in_memory"] == 10
     assert result["episodes"] == 2
     with EpisodeStore.open(tmp_path / "run" / "memory") as store:
@@ -358,7 +362,8 @@ def test_episodes_that_are_remembered_are_in_the_memory_with_their_graph(
         assert [(meta["policy"], meta["seed"], meta["run"]) for meta in infos] == [
             ("live", seed, "run") for seed in episode_seeds("test", 0, 0, 2)
         ]
-        note = load_arrays(store.note("graph/forethought/PointMass-v0") or b"")
+        (name,) = store.notes("graph/forethought/PointMass-v0/")
+        note = load_arrays(store.note(name) or b"")
         assert note["next_episode"].tolist() == [10]
         assert {8, 9} & set(note["moments"][:, 0].tolist())
 
@@ -401,7 +406,8 @@ def test_the_next_evaluation_goes_on_from_what_is_remembered(
     living()
     assert living("seed=1")["episodes_in_memory"] == 12
     with EpisodeStore.open(tmp_path / "run" / "memory") as store:
-        note = load_arrays(store.note("graph/forethought/PointMass-v0") or b"")
+        (name,) = store.notes("graph/forethought/PointMass-v0/")
+        note = load_arrays(store.note(name) or b"")
         assert note["next_episode"].tolist() == [12]
 
 

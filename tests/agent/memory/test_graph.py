@@ -25,7 +25,7 @@ from forethought.agent.memory.graph import (
     open_graph,
     save_graph,
 )
-from forethought.agent.memory.moments import moments_of
+from forethought.agent.memory.moments import moments_of, note_name
 from forethought.agent.memory.store import EpisodeReader, EpisodeStore, GivenUpError
 from forethought.agent.world_model.model import WorldModel
 
@@ -180,6 +180,21 @@ def test_near_landmarks_are_believed_to_be_joined_in_the_direction_that_is_short
     }
 
 
+def test_neighbours_are_looked_for_in_parts_and_once(plane_model: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = added(plane_model(), LINE)
+    monkeypatch.setattr(LandmarkGraph, "BELIEVED", 2)
+    graph, measured = added(plane_model(), LINE), list[int]()
+    assert edges(graph) == edges(whole)
+    graph.place(np.full((1, 2), NOWHERE), torch.tensor([[13.0, 4.0]]), torch.tensor([[13.0, 4.0]]))
+    graph.believe()
+    alike = graph._alike
+    monkeypatch.setattr(graph, "_alike", lambda z, count: (measured.append(len(z)), alike(z, count))[1])
+    graph._come_true(len(graph) - 1, np.array([[0, 9]]), torch.tensor([[12.0, 3.0]]), torch.tensor([[12.0, 3.0]]))
+    graph.believe()
+    graph.believe()
+    assert measured == [1]
+
+
 @pytest.mark.parametrize("neighbours", [1, 2])
 def test_only_so_many_neighbours_are_believed(plane_model: Maker, neighbours: int) -> None:
     graph = laid(plane_model(), [[x, 0.0] for x in (0, 3, 7, 12, 18)], [], reach=30.0, neighbours=neighbours)
@@ -211,6 +226,7 @@ def test_an_imagined_landmark_comes_true_where_somebody_comes(plane_model: Maker
     assert at.tolist() == [0, 1]
     assert graph.moments.tolist() == [[0, 0], [7, 21]]
     assert torch.equal(graph.latents[1], z[1])
+    assert graph.length.tolist() == [5, 5], "of where it is now"
     assert edges(graph) == {(0, 1): 1, (1, 0): 0}
 
 
@@ -543,7 +559,7 @@ def test_a_graph_is_kept_with_its_store(plane_model: Maker, store: EpisodeStore)
     told: list[tuple[int, int]] = []
     again = open_graph(plane_model(), store, options(), lambda *counts: told.append(counts))
     assert told == []  # no episode is taken in twice
-    assert store.notes(NOTE) == ["graph/Plane-v0"]
+    assert store.notes(NOTE) == [note_name(NOTE, plane_model().spec)]
     assert known(again) == known(graph)
     assert {(0, 0), (0, 3), (1, 3)} <= set(known(graph)["place"])
 
@@ -570,7 +586,7 @@ def test_a_kept_graph_sees_the_episodes_that_came_since(plane_model: Maker, walk
     told: list[tuple[int, int]] = []
     after = open_graph(plane_model(), store, options(), lambda *counts: told.append(counts))
     assert told == [(1, 1)]
-    store.annotate({NOTE + "Plane-v0": None})
+    store.annotate({note_name(NOTE, plane_model().spec): None})
     assert known(after) == known(open_graph(plane_model(), store, options()))
     assert {moment[0] for moment in known(after)["place"]} == {0, 1, 3}
 
@@ -617,7 +633,7 @@ def test_what_another_model_takes_for_one_place_is_merged_on_opening(plane_model
 
 
 def test_a_note_that_is_no_graph_is_refused(plane_model: Maker, store: EpisodeStore) -> None:
-    store.annotate({NOTE + "Plane-v0": save({"moments": np.zeros((1, 2), np.int64)})})
+    store.annotate({note_name(NOTE, plane_model().spec): save({"moments": np.zeros((1, 2), np.int64)})})
     with pytest.raises(GraphError, match=r"the graph kept in .* does not fit it: KeyError\('edges'\)"):
         open_graph(plane_model(), store, options())
 
@@ -629,6 +645,18 @@ def test_other_environments_in_the_store_are_not_looked_at(
     store.append(walk(LINE + np.array([50.0, 0.0])), spec=spec)
     graph = open_graph(plane_model(), store, options())
     assert float(graph.latents[:, 0].max()) == 12.0
+
+
+def test_one_id_may_be_several_environments(plane_model: Maker, walk: Maker, store: EpisodeStore) -> None:
+    slow = plane_model()
+    slow.spec = dataclasses.replace(slow.spec, control_dt=2 * slow.spec.control_dt)
+    store.append(walk(LINE + np.array([50.0, 0.0])), spec=slow.spec)
+    before = open_graph(plane_model(), store, options())
+    for model in (slow, plane_model()):
+        save_graph(open_graph(model, store, options()), store)
+    assert len(store.notes(NOTE)) == 2
+    assert known(open_graph(plane_model(), store, options())) == known(before)
+    assert float(open_graph(slow, store, options()).latents[:, 0].min()) >= 50.0
 
 
 def test_imagined_landmarks_are_kept_for_the_model_that_imagined_them(plane_model: Maker, store: EpisodeStore) -> None:
@@ -647,6 +675,6 @@ def test_imagined_landmarks_are_kept_for_the_model_that_imagined_them(plane_mode
 
 
 def test_a_note_that_is_nothing_is_refused(plane_model: Maker, store: EpisodeStore) -> None:
-    store.annotate({NOTE + "Plane-v0": b"nothing"})
+    store.annotate({note_name(NOTE, plane_model().spec): b"nothing"})
     with pytest.raises(GraphError):
         open_graph(plane_model(), store, options())

@@ -25,7 +25,8 @@ from forethought.agent.memory.index import (
     make_search,
     open_index,
 )
-from forethought.agent.memory.store import EpisodeStore
+from forethought.agent.memory.moments import note_name
+from forethought.agent.memory.store import EpisodeStore, StoreError
 from forethought.agent.objectives import GoalObjective, GoalOptions
 from forethought.planners import make_planner
 
@@ -257,7 +258,7 @@ def test_latents_are_kept_and_extended(
 ) -> None:
     told: list[tuple[int, int]] = []
     first = open_index(plane_model(), store, RetrievalOptions(), on_episode=lambda *counts: told.append(counts))
-    assert store.notes() == [NOTE + "Plane-v0"]
+    assert store.notes() == [note_name(NOTE, plane_model().spec)]
     assert encoded == [12, 12, 2]
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert same(first, open_index(plane_model(), store, RetrievalOptions()))
@@ -270,7 +271,7 @@ def test_latents_are_kept_and_extended(
     fewer = open_index(plane_model(), store, RetrievalOptions())
     assert encoded[4:] == []
     assert set(fewer.moments[:, 0].tolist()) == {1, 2, 3}
-    store.annotate({NOTE + "Plane-v0": None})
+    store.annotate({note_name(NOTE, plane_model().spec): None})
     assert same(fewer, open_index(plane_model(), store, RetrievalOptions()))
 
 
@@ -308,7 +309,7 @@ def test_the_key_follows_from_all_that_latents_come_from(toy_model: Maker, recur
 
 
 def test_a_note_that_says_nothing_is_replaced(plane_model: Maker, store: EpisodeStore, encoded: list[int]) -> None:
-    first, name = open_index(plane_model(), store, RetrievalOptions()), NOTE + "Plane-v0"
+    first, name = open_index(plane_model(), store, RetrievalOptions()), note_name(NOTE, plane_model().spec)
     good = load(store.note(name) or b"")
     for bad in (
         b"nothing",
@@ -322,6 +323,20 @@ def test_a_note_that_says_nothing_is_replaced(plane_model: Maker, store: Episode
         assert len(encoded) == 3
         assert same(first, open_index(plane_model(), store, RetrievalOptions()))
         assert len(encoded) == 3
+
+
+def test_a_damaged_note_is_replaced(
+    plane_model: Maker, store: EpisodeStore, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_index(plane_model(), store, RetrievalOptions())
+
+    def note(self: EpisodeStore, name: str) -> bytes | None:
+        raise StoreError(f"note {name!r} does not match its checksum")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeStore, "note", note)
+        assert same(first, open_index(plane_model(), store, RetrievalOptions()))
+    assert len(encoded) == 6
 
 
 def test_a_memory_that_is_only_read_stays_as_it_is(plane_model: Maker, store: EpisodeStore, encoded: list[int]) -> None:

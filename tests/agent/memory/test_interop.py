@@ -100,6 +100,20 @@ def test_what_is_exported_comes_back_the_same(
             assert import_episodes(read_dataset(root / "arm-v0", format), store) == (len(lengths), 0)  # all are known
 
 
+def test_two_datasets_of_one_shape_are_not_taken_for_one(
+    format: Format, folder: Path, spec: EnvSpec, make_episode: Maker, tmp_path: Path
+) -> None:
+    for name, first in (("one", 0), ("two", 10)):
+        with EpisodeStore.open(tmp_path / name, "a", spec, quick) as store:
+            store.append_many([make_episode(spec, 5, first + i) for i in range(3)])
+            export_episodes(store, [0, 1, 2], tmp_path / f"out-{name}" / "arm-v0", format)
+    with EpisodeStore.open(folder, "a", options=quick) as store:
+        for name in ("one", "two"):
+            dataset = read_dataset(tmp_path / f"out-{name}" / "arm-v0", format)
+            assert import_episodes(dataset, store) == (3, 3)
+        assert import_episodes(read_dataset(tmp_path / "out-one" / "arm-v0", format), store) == (3, 0)
+
+
 def test_some_are_exported_and_a_failure_leaves_nothing(
     format: Format, folder: Path, spec: EnvSpec, make_episode: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +125,9 @@ def test_some_are_exported_and_a_failure_leaves_nothing(
             export_episodes(store, [0, 4], out, format)
         with pytest.raises(InteropError, match="got none"):
             export_episodes(store, [], out, format)
+        store.append(make_episode(spec, 3, 5), spec=replace(spec, control_dt=9.0))
+        with pytest.raises(InteropError, match=r"with control_dt=None and 9\.0; --episodes chooses"):
+            export_episodes(store, [0, 5], out, format)
         with monkeypatch.context() as patch:
             patch.setattr(EpisodeStore, "get", lambda self, i: make_episode(spec, 3, i) if i == 1 else 1 / 0)
             with pytest.raises(ZeroDivisionError):

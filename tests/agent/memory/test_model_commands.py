@@ -15,6 +15,7 @@ from rich.console import Console
 from forethought.agent.build import load_agent
 from forethought.agent.memory.graph import NOTE, GraphOptions, LandmarkGraph, open_graph, save_graph
 from forethought.agent.memory.model_commands import ViewError, run
+from forethought.agent.memory.moments import note_name
 from forethought.agent.memory.store import EpisodeStore
 
 
@@ -91,7 +92,7 @@ def test_the_graph_in_numbers_and_as_a_picture(cli: Any, small_run: Path, memory
 def test_a_graph_that_is_kept_is_gone_on_from(cli: Any, small_run: Path, memory: Path, at: Path) -> None:
     assert cli("memory", "graph", memory, "--run", small_run, "--keep").code == 0
     with EpisodeStore.open(memory, "a") as store:
-        assert store.notes() == [NOTE + "forethought/PointMass-v0"]
+        assert store.notes() == [note_name(NOTE, load_agent(small_run).model.spec)]
         graph = open_graph(load_agent(small_run).model, store, GraphOptions())
         assert graph.next_episode == 8
         store.append(store.get(0), spec=store.specs[0])

@@ -221,6 +221,24 @@ def test_only_new_episodes_are_read(store: EpisodeStore, monkeypatch: pytest.Mon
     assert set(read) == {2}
 
 
+def test_only_new_episodes_are_read_where_old_ones_have_gone(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, [20, 30, 10])
+    sampler = SequenceSampler(store, SPEC, 4)
+    store.forget([0, 2])
+    fill(store, [40])
+    read: list[int] = []
+    original = store._record
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_record", lambda txn, i, number: (read.append(i), original(txn, i, number))[1])
+        sampler.refresh()
+        batch = sampler.sample(16, np.random.default_rng(0))
+    assert set(read) == {3}
+    check(batch, 4)
+    assert same(batch, SequenceSampler(store, SPEC, 4).sample(16, np.random.default_rng(0)))
+
+
 def test_later_episodes_are_followed_when_all_were_asked_for(store: EpisodeStore) -> None:
     fill(store, [20])
     sampler = SequenceSampler(store, SPEC, 4)

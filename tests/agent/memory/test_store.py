@@ -358,6 +358,17 @@ def test_a_flipped_bit_is_found(
         assert_same(opened.get(10), make_episode(spec, 81, 10))
 
 
+def test_a_damaged_note_is_found(filled: Path) -> None:
+    with EpisodeStore.open(filled, "a") as opened:
+        opened.annotate({"graph/one": b"good", "graph/two": b"damaged"})
+    with lmdb.open(str(filled), map_size=1 << 30) as env, env.begin(write=True) as txn:
+        key = next(bytes(k) for k, v in txn.cursor() if bytes(v).endswith(b"damaged"))
+        txn.put(key, bytes(txn.get(key) or b"")[:-1] + b"D")
+    with EpisodeStore.open(filled) as opened:
+        (problem,) = opened.verify()
+        assert "note 'graph/two' does not match its checksum" in problem
+
+
 def test_wrong_keys_are_found(filled: Path) -> None:
     with lmdb.open(str(filled), map_size=1 << 30) as env, env.begin(write=True) as txn:
         txn.put(b"ckey3", struct.pack(">Q", 4))

@@ -394,6 +394,9 @@ def test_a_video_outside_the_run_or_too_large_is_not_embedded(tmp_path: Path, mo
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     run_dir = tmp_path / "run"
     run_dir.mkdir()
+    (run_dir / "rollout.mp4").write_bytes(b"of an evaluation before")
+    write_json(run_dir / "eval.json", {"video": None, "video_reason": "not this time"})
+    assert "No video: not this time" in parse(run_dir).text["video"]
     write_json(run_dir / "eval.json", {"video": "../secret.mp4"})
     assert "outside the run folder" in parse(run_dir).text["video"]
     (run_dir / "eval.json").unlink()

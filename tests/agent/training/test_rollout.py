@@ -12,6 +12,7 @@ from torch import Tensor
 
 from forethought.agent.agent import Agent, AgentOptions, Carry
 from forethought.agent.objectives import GoalObjective, GoalOptions
+from forethought.agent.training import rollout
 from forethought.agent.training.rollout import (
     AgentPolicy,
     Array,
@@ -117,7 +118,7 @@ def test_another_goal_follows_on_success_without_a_reset(fake_environments: Make
     environments, seen = fake_environments(4), []
 
     class Told(Constant):
-        def change_goals(self, goal: Any, rows: Array) -> None:
+        def change_goals(self, goal: Any, rows: Array, anew: bool = True) -> None:
             seen.append((goal["position"][:, 0].tolist(), rows.tolist()))
 
     seeds = [3, 11, 15, 2]  # 6, 6, 6 and 5 decisions; successes after 5, 3, 2 and 4
@@ -137,7 +138,7 @@ class Servo(Policy):
     def reset(self, seeds: Sequence[int], goal: Any) -> None:
         self.goal = {k: v.copy() for k, v in goal.items()}
 
-    def change_goals(self, goal: Any, rows: Array) -> None:
+    def change_goals(self, goal: Any, rows: Array, anew: bool = True) -> None:
         for k, v in goal.items():
             self.goal[k][rows] = v
 
@@ -358,6 +359,51 @@ def test_a_goal_that_is_given_replaces_those_of_the_environments(fake_environmen
     spy, policy = spy_policy(environments, goal_obs={"position": np.array([7.0, 0.0], np.float32)})
     run_episodes(environments, policy, [2, 0])
     assert spy.goals == [[7, 7]] * 3 + [[7]] * 2
+
+
+def test_goals_that_an_environment_moves_are_followed(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    spy, policy = spy_policy(environments)
+    step = environments.step
+
+    def moving(actions: Array, active: Array | None = None) -> Any:
+        environments.goals[1] += 10
+        return step(actions, active)
+
+    environments.step = moving
+    episodes = run_episodes(environments, policy, [2, 0])  # 5 and 3 decisions
+    assert spy.goals == [[-2, 0], [-2, 10], [-2, 20], [-2], [-2]]
+    assert spy.left == [[7, 7], [6, 6], [5, 5], [4], [3]], "there is no more time than there was"
+    assert [e.goal["position"][0] for e in episodes if e.goal] == [-2, 0]
+
+
+def test_exploration_between_plans_is_as_wide_as_the_last_plan(fake_environments: Maker) -> None:
+    environments = fake_environments(4)
+    spy, policy = spy_policy(environments, plan_noise=1.0)
+    act = spy.act
+
+    def planned(*arguments: Any, **options: Any) -> Any:
+        action, carry, _ = act(*arguments, **options)
+        first, width = len(spy.goals) == 1, torch.tensor([0.0, 0.1])
+        plan = SimpleNamespace(
+            std=width, cost=width, best_costs=width[:, None], num_invalid=width, actions=action[None]
+        )
+        return action, replace(carry, horizon=1), plan if first else None
+
+    spy.act = planned  # type: ignore[method-assign]
+    still, moved = run_episodes(environments, policy, [2, 6])
+    assert (still.actions[:, 1] == 0.25).all()
+    assert (moved.actions[:, 1] != 0.25).all()
+
+
+def test_rows_that_have_ended_are_not_recorded(fake_environments: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, add = list[int](), rollout._Recorder.add
+    monkeypatch.setattr(
+        rollout._Recorder, "add", lambda self, rows, *rest: (taken.append(len(rows)), add(self, rows, *rest))[1]
+    )
+    episodes = run_episodes(fake_environments(4), Constant([1.0, 0.25]), [2, 0, 3])
+    assert taken == [3, 3, 3, 2, 2, 1]
+    assert sum(taken) == sum(len(e.actions) for e in episodes)
 
 
 def test_goals_wander_every_switch_every_decisions(fake_environments: Maker) -> None:
