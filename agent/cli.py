@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _EXAMPLES = {
     "quickstart": """
-  forethought quickstart                       learn to reach with a two-link arm, evaluate, film: two minutes
+  forethought quickstart                       learn to reach with a two-link arm, evaluate, film (runs/reacher)
   forethought quickstart out=runs/first        choose the run folder
-  forethought quickstart seed=3 episodes=200   trained from another seed, evaluated on more held-out goals""",
+  forethought quickstart out=runs/third seed=3 episodes=200   from another seed, evaluated on more held-out goals""",
     "collect": """
   forethought collect env=forethought/Reacher-v0 steps=20000 out=data/reacher
   forethought collect env=Pendulum-v1 steps=5000 out=data/pendulum seed=7
@@ -262,7 +262,7 @@ def _quickstart(parsed: argparse.Namespace, console: Console) -> int:
     from ..configs.register import load
     from ..configs.schema import EvalConfig
 
-    given = dict(_split(o) for o in parsed.overrides)
+    given = {"out": "runs/reacher", **dict(_split(o) for o in parsed.overrides)}
     for key in given:
         if key not in _QUICKSTART_KEYS:
             raise UnknownNameError("key of quickstart (`train` takes all)", key, _QUICKSTART_KEYS)

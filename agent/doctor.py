@@ -40,6 +40,8 @@ _EXTRAS = {
     "faiss": ("faiss", "ann"),
     "huggingface_hub": ("Hugging Face Hub", "hub"),
     "mcap": ("MCAP", "logs"),
+    "optuna": ("Optuna", "sweep"),
+    "stable_worldmodel": ("stable-worldmodel", "worldmodel"),
 }
 
 

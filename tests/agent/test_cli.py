@@ -560,7 +560,7 @@ def test_quickstart_trains_and_then_evaluates(cli: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "_run_training", lambda overrides, console: calls.append(overrides) or tmp_path)
     monkeypatch.setattr(module, "_run_evaluation", lambda overrides, console: calls.append(overrides) or 0)
     assert cli("quickstart", "seed=3", "episodes=7", "threads=1").code == 0
-    assert {"seed=3", "threads=1"} <= set(calls[0])
+    assert {"seed=3", "threads=1", "out=runs/reacher"} <= set(calls[0])
     assert calls[1] == [f"run={tmp_path}", "episodes=7", "threads=1"]
 
 
