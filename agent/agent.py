@@ -252,7 +252,8 @@ class Agent:
         found = {k: self._tensor(obs[k], array.dtype) for k, array in self.model.spec.obs.items()}
         for key, values in found.items():
             if values.is_floating_point() and not bool(values.isfinite().all()):
-                raise AgentError(f"observation must be finite, got {key}={values.tolist()}")
+                count = int((~values.isfinite()).sum())
+                raise AgentError(f"observation must be finite, got {count} bad numbers in {key}")
         return found
 
     def _tensor(self, values: Any, dtype: str) -> Tensor:
