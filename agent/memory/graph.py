@@ -255,8 +255,9 @@ class LandmarkGraph:
         self._alone = np.concatenate([self._alone, np.ones(len(moments), np.bool_)])
         self.latents, self.goals = torch.cat([self.latents, latents]), torch.cat([self.goals, goals])
         with torch.no_grad():
-            self.states, self._columns = torch.cat([self.states, self.ruler.states(latents)]), None
+            self.states = torch.cat([self.states, self.ruler.states(latents)])
             self.targets = torch.cat([self.targets, self.ruler.goals(goals)])
+        self._into, self._columns = None, None
         self.version += 1
 
     @torch.no_grad()
@@ -621,8 +622,8 @@ class LandmarkGraph:
 
     def _edges_into(self) -> tuple[NDArray[np.int64], Any]:
         """Edges by where they lead and where they begin, those to the goal last: numbers, and a matrix for costs."""
-        count = len(self)
-        if self._into is None or self._into[1].shape != (count + 1, count + 1):
+        if self._into is None:
+            count = len(self)
             last = np.stack([np.arange(count), np.full(count, count)], axis=-1)
             begin, end = np.concatenate([self.edges, last]).T
             numbers = csr_matrix((np.arange(len(begin)), (end, begin)), shape=(count + 1, count + 1))

@@ -68,7 +68,7 @@ class Environments(Protocol):
 
     @property
     def goal(self) -> Obs | None:
-        """Goals of all rows as they are now, None without goals: an environment may move them."""
+        """A copy of the goals of all rows as they are now, None without goals: an environment may move them."""
         ...
 
     def change_goals(self, seeds: Sequence[int], indices: Sequence[int]) -> Obs:
@@ -499,7 +499,7 @@ def _follow_goals(
     if told is None or goals is None:
         return told
     count = len(active)
-    now = {k: np.array(v[:count]) for k, v in goals.items()}
+    now = {k: v[:count] for k, v in goals.items()}
     moved = active & np.any([(now[k] != told[k]).reshape(count, -1).any(axis=1) for k in told], axis=0)
     rows = np.flatnonzero(moved)
     if len(rows):
