@@ -2,14 +2,14 @@
 
 Ids with goals: `forethought/Reacher-v0`, `forethought/PointMass-v0`, `forethought/Cartpole-v0`, `forethought/Push-v0`,
 `forethought/Rooms-v0`, `forethought/Maze-v0`. Ids with a reward, for a working memory: `forethought/Cue-v0`,
-`forethought/Screen-v0`. MuJoCo is only imported when one of them is made.
+`forethought/Screen-v0`; with the extra `robotics` one to learn a skill by, `forethought/AntWalk-v0`. MuJoCo is only imported when one of them is made.
 """
 
 import gymnasium
 
 _DECISIONS = {"Reacher": 50, "PointMass": 50, "Cartpole": 250, "Push": 100, "Rooms": 100, "Maze": 400}
-_REWARD_DECISIONS = {"Cue": 18, "Screen": 12}
-_MODULES = {"Rooms": "maze", "Cue": "unseen", "Screen": "unseen"}
+_REWARD_DECISIONS = {"Cue": 18, "Screen": 12, "AntWalk": 200}
+_MODULES = {"Rooms": "maze", "Cue": "unseen", "Screen": "unseen", "AntWalk": "walk"}
 
 TASK_IDS: tuple[str, ...] = tuple(f"forethought/{name}-v0" for name in _DECISIONS)
 """Ids of the own tasks with goals."""
