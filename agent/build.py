@@ -126,10 +126,10 @@ def load_agent(
     return agent
 
 
-def load_alone(run: str | Path, checkpoint: str = "best") -> Agent:
-    """As `load_agent`, an agent with the options of its run that goes by no memory."""
+def load_alone(run: str | Path, checkpoint: str = "best", mode: str = "plan") -> Agent:
+    """As `load_agent`, an agent with the options of its run that goes by no memory: it plans, or reacts."""
     options = AgentOptions.from_json(read_card(Path(run).expanduser(), checkpoint)["config"]["agent"])
-    configurator = dataclasses.replace(options.configurator, mode="plan")
+    configurator = dataclasses.replace(options.configurator, mode=mode)
     retrieval = dataclasses.replace(options.retrieval, seeds=0)
     options = dataclasses.replace(
         options, configurator=configurator, retrieval=retrieval, compile="never", deadline_s=None

@@ -53,6 +53,8 @@ def check_options(options: EnvOptions) -> None:
     timeout = options.step_timeout_s
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
         raise EnvError(f"step_timeout_s must be a finite number of seconds of at least 0, got {timeout!r}")
+    if options.skill is not None and not isinstance(options.skill, str):
+        raise EnvError(f"skill must be the folder of a run, got {options.skill!r}")
     if not isinstance(options.shift, ShiftOptions):
         raise EnvError(f"shift must be ShiftOptions, got {options.shift!r}")
     if not isinstance(options.link, LinkOptions):

@@ -5,6 +5,7 @@ import functools
 import importlib
 import importlib.util
 import io
+import pkgutil
 import re
 import sys
 import warnings
@@ -34,6 +35,8 @@ _EXTRAS = {
 PLUGINS = "gymnasium.envs"
 """Entry points of installed packages, `<namespace> = "module:function"`, that register environments: Gymnasium's own
 way before its version 1.0. The namespace `__root__` stands for none."""
+SKILLED = "forethought.agent.skill:Skilled"
+"""Puts an agent between an environment and its commands; named, not imported, for it is above all environments."""
 
 
 def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
@@ -59,6 +62,8 @@ def make_env(env_id: str, options: EnvOptions | None = None) -> ForethoughtEnv:
     options = options or EnvOptions()
     env, native_limit = make_raw(env_id, options)
     try:
+        if options.skill is not None:
+            env = pkgutil.resolve_name(SKILLED)(env, options.skill)
         if options.goal_ahead is not None:
             env = _ahead(env, env_id, options.goal_ahead, native_limit or DEFAULT_EPISODE_STEPS)
             native_limit = 2 * options.goal_ahead

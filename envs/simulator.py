@@ -90,6 +90,8 @@ def make_simulator(env_id: str, options: EnvOptions | None = None) -> Simulator:
         EnvError: the environment has no MuJoCo physics or no such goals.
     """
     options = options or EnvOptions()
+    if options.skill is not None:
+        raise EnvError(f"{env_id} has no simulator to plan in: its actions are commands to skill={options.skill}")
     env = make_env(env_id, options)
     if isinstance(env.unwrapped, MujocoGoalTask):
         return TaskSimulator(env.unwrapped, env.env_spec, options.action_repeat)

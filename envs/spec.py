@@ -190,6 +190,9 @@ class EnvOptions:
     """Rendered frames stacked along the channels, newest last."""
     step_timeout_s: float = 60.0
     """Seconds after which a reset or step counts as hung and raises; 0 waits for ever."""
+    skill: str | None = None
+    """Run folder of an agent that acts here on commands: actions are then what it is to do, not what its joints do.
+    Made for that are runs in `forethought/AntWalk-v0`, in OGBench's ant mazes."""
     shift: ShiftOptions = field(default_factory=ShiftOptions)
     """Changes of the physical world, to see how an agent stands them; for environments on MuJoCo."""
     link: LinkOptions = field(default_factory=LinkOptions)

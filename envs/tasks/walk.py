@@ -22,10 +22,10 @@ _ORDER = np.array([3, 0, 1, 2])
 
 
 class AntHeading:
-    """How an ant that is to go somewhere sees itself: its way lies along x, and the leg that points there most is first.
+    """How an ant that is told where to go sees itself: its way lies along x, and the side that faces it is its front.
 
     Four equal legs make four equal ants of one: whichever way it is to go, it turns by 45 degrees at most, and what is
-    learned of one direction holds for all. Which leg is first stays as it is until another command comes.
+    learned of one direction holds for all. Which side is the front stays as it is until another command comes.
     """
 
     command_size = 2
@@ -38,7 +38,7 @@ class AntHeading:
     def reset(self) -> None:
         """Forget the last command."""
         self._command: Vector | None = None
-        self._angle, self._first = 0.0, 0
+        self._angle, self._front = 0.0, 0
 
     def perceive(self, observation: Vector, command: Vector) -> NDArray[np.float32]:
         """What the walker sees.
@@ -58,31 +58,32 @@ class AntHeading:
             if np.hypot(*self._command) > 1e-6:
                 self._angle = math.atan2(self._command[1], self._command[0])
             yaw = math.atan2(torso[1, 0], torso[0, 0])
-            self._first = round((self._angle - yaw) / (math.pi / 2)) % 4
+            self._front = round((self._angle - yaw) / (math.pi / 2)) % 4
         to_way = _about_z(-self._angle)
-        turned = to_way @ torso @ _about_z(self._first * math.pi / 2)
+        turned = to_way @ torso @ _about_z(self._front * math.pi / 2)
         parts = (
             body[:1],
             turned[:, 0],
             turned[:, 2],
             self._legs(body[5:13]),
             to_way @ body[13:16],
-            _about_z(-self._first * math.pi / 2) @ body[16:19],
+            _about_z(-self._front * math.pi / 2) @ body[16:19],
             self._legs(body[19:27]),
         )
         return np.concatenate(parts).astype(np.float32)
 
     def actuate(self, action: Vector) -> NDArray[np.float32]:
-        """Torques of the ant `[8]` for those of the walker, which are by legs, the first one first, hip before ankle."""
+        """The ant's torques `[8]` for the walker's, which are by legs from the front left on, hip before ankle."""
         walker = np.asarray(action, np.float64).reshape(4, 2)
         legs = np.empty((4, 2))
-        actual = (np.arange(4) + self._first) % 4
+        actual = (np.arange(4) + self._front) % 4
         legs[actual, 0] = walker[:, 0]
         legs[actual, 1] = walker[:, 1] * _ANKLES * _ANKLES[actual]
-        return legs[_ORDER].ravel().astype(np.float32)
+        torques: NDArray[np.float32] = legs[_ORDER].ravel().astype(np.float32)
+        return torques
 
     def _legs(self, joints: Vector) -> Vector:
-        actual = (np.arange(4) + self._first) % 4
+        actual = (np.arange(4) + self._front) % 4
         legs = joints.reshape(4, 2)[actual].copy()
         legs[:, 1] *= _ANKLES * _ANKLES[actual]
         return legs.ravel()

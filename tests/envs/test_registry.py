@@ -14,7 +14,7 @@ from forethought import UnknownNameError
 from forethought.envs import registry
 from forethought.envs.registry import list_envs, make_env
 from forethought.envs.spec import EnvError, EnvOptions, EnvSpec
-from forethought.envs.tasks import REWARD_TASK_IDS, TASK_IDS
+from forethought.envs.tasks import REWARD_TASK_IDS, SKILL_TASK_IDS, TASK_IDS
 
 robotics = pytest.mark.skipif(importlib.util.find_spec("gymnasium_robotics") is None, reason="needs the extra robotics")
 ogbench = pytest.mark.skipif(importlib.util.find_spec("ogbench") is None, reason="needs the extra robotics")
@@ -35,6 +35,7 @@ CONTRACT = [
     pytest.param("FetchReach-v4", marks=robotics),
     pytest.param("PointMaze_UMaze-v3", marks=robotics),
     pytest.param("pointmaze-medium-v0", marks=ogbench),
+    *(pytest.param(env_id, marks=ogbench) for env_id in SKILL_TASK_IDS),
     *(pytest.param(f"swm/{name}", marks=worldmodel) for name in ("TwoRoom-v1", "PushT-v1", "ReacherDMControl-v0")),
 ]
 DT = {
@@ -307,7 +308,7 @@ def test_list_envs():
         "worldmodel",
         "plug-ins",
     ]
-    assert sources["forethought"] == sorted([*TASK_IDS, *REWARD_TASK_IDS])
+    assert sources["forethought"] == sorted([*TASK_IDS, *REWARD_TASK_IDS, *SKILL_TASK_IDS])
     assert "HalfCheetah-v5" in sources["gymnasium-mujoco"]
     assert "dm_control/cartpole-swingup-v0" in sources["dm_control"]
     for ids in sources.values():

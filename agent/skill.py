@@ -1,0 +1,101 @@
+"""Skills: what an agent learned by reward in one place, as the actions of another that plans with it somewhere else.
+
+The one above says where to go, the one below moves the joints that way: a hierarchy in which each level has its own
+model, its own stride and its own actions (Sutton, Precup and Singh, "Between MDPs and semi-MDPs", 1999).
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ..envs.registry import make_raw
+from ..envs.spec import EnvError, EnvOptions
+from .agent import Agent
+from .build import load_alone
+from .runs import RunError, read_card
+from .threads import threads_for
+
+
+class Body(Protocol):
+    """Between a robot and what a skill knows of it: `env.unwrapped.skill` where skills are learned."""
+
+    command_size: int
+    """Numbers that a command has, each between -1 and 1."""
+
+    def reset(self) -> None:
+        """An episode begins."""
+
+    def perceive(self, observation: NDArray[Any], command: NDArray[Any]) -> NDArray[np.float32]:
+        """What the skill sees of the robot's observation, when it is told to do this."""
+
+    def actuate(self, action: NDArray[Any]) -> NDArray[np.float32]:
+        """What the robot does for an action of the skill."""
+
+
+class Skilled(gymnasium.Wrapper[Any, NDArray[np.float32], Any, Any]):
+    """An environment whose actions are commands to an agent, which acts there by its policy, without planning.
+
+    Observations, goals and success are the environment's. A command is followed for one environment step, or with
+    `action_repeat` for as many; the agent below sees each of them.
+
+    Args:
+        env: with the body that the skill was learned with.
+        run: folder of a run in an environment with a `skill`, trained with `objective=reward`.
+
+    Raises:
+        RunError: there is no such run, or it learned no skill.
+        CheckpointError: its weights are damaged.
+        EnvError: `env` has another body.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], run: str) -> None:
+        super().__init__(env)
+        self._agent, self._body = _open(run)
+        low, high = self._agent.model.spec.action_low, self._agent.model.spec.action_high
+        own: Any = env.action_space
+        fits = isinstance(own, spaces.Box) and own.shape == (len(low),)
+        if not fits or not (np.allclose(own.low, low) and np.allclose(own.high, high)):
+            raise EnvError(
+                f"skill={run} moves a body whose actions are from {list(low)} to {list(high)}, not one with {own}"
+            )
+        self.action_space = spaces.Box(-1.0, 1.0, (self._body.command_size,), np.float32)
+        self._seen: Any = None
+        (self._key,) = self._agent.model.spec.obs
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; the agent begins anew, too."""
+        self._seen, info = self.env.reset(seed=seed, options=options)
+        self._body.reset()
+        self._carry = self._agent.init(1)
+        return self._seen, info
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Let the agent follow a command `[C]` for one environment step."""
+        view = self._body.perceive(_vector(self._seen), action)
+        with threads_for(0):
+            chosen, self._carry, _ = self._agent.act({self._key: view[None]}, self._carry, None)
+        self._seen, reward, terminated, truncated, info = self.env.step(self._body.actuate(chosen[0].numpy()))
+        return self._seen, reward, terminated, truncated, info
+
+
+def _vector(observation: Any) -> NDArray[Any]:
+    """The robot's own numbers: an observation itself, or what it calls so beside its goals."""
+    return np.asarray(observation["observation"] if isinstance(observation, dict) else observation)
+
+
+def _open(run: str) -> tuple[Agent, Body]:
+    """The agent of a run, which reacts, and the body that it knows."""
+    config = read_card(Path(run).expanduser(), "best")["config"]
+    raw, _ = make_raw(config["env"], EnvOptions())
+    body = getattr(raw.unwrapped, "skill", None)
+    raw.close()
+    if body is None or config["objective"]["name"] != "reward":
+        raise RunError(
+            f"skill={run} must be a run with objective=reward in an environment with a skill, such as "
+            f"forethought/AntWalk-v0, got objective={config['objective']['name']} in {config['env']}"
+        )
+    return load_alone(run, mode="react"), body

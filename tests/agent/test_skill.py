@@ -1,0 +1,144 @@
+"""Skills: an agent that acts on commands, as an environment sees it and as one that plans with it does."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ogbench")
+
+from forethought.agent.runs import RunError, read_card
+from forethought.agent.skill import Skilled
+from forethought.agent.training.checkpoint import CheckpointError
+from forethought.envs.registry import make_env, make_raw
+from forethought.envs.simulator import make_simulator
+from forethought.envs.spec import EnvError, EnvOptions
+from forethought.envs.vector import make_vector
+
+MAZE = "antmaze-medium-v0"
+FEW = (
+    "preset=ant_walk", "steps=120", "env_options.max_episode_steps=20", "training.updates=4", "training.rounds=1",
+    "training.initial_fraction=0.5", "training.validation_episodes=1", "learner.batch_size=8", "planner.num_samples=32",
+    "learner.compile=never", "agent.compile=never", "threads=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def walker(tmp_path_factory):
+    from forethought.agent.cli import main
+
+    run = tmp_path_factory.mktemp("runs") / "walker"
+    assert main(["train", *FEW, f"out={run}"]) == 0
+    return str(run)
+
+
+def test_actions_are_commands_and_the_rest_is_the_environments(walker):
+    plain, skilled = make_env(MAZE), make_env(MAZE, EnvOptions(skill=walker, action_repeat=5))
+    assert plain.env_spec.action_dim == 8
+    assert skilled.env_spec.action_low == (-1, -1)
+    assert skilled.env_spec.action_high == (1, 1)
+    assert skilled.env_spec.obs == plain.env_spec.obs
+    assert skilled.env_spec.goal == plain.env_spec.goal
+    first, info = skilled.reset(seed=3)
+    other, other_info = plain.reset(seed=3)
+    np.testing.assert_array_equal(first["observation"], other["observation"])
+    np.testing.assert_array_equal(info["goal"]["observation"], other_info["goal"]["observation"])
+    assert skilled.step(np.array([1.0, 0.0], np.float32))[4]["frames"] == 5
+    for env in (plain, skilled):
+        env.close()
+
+
+def test_the_same_commands_do_the_same_and_others_do_not(walker):
+    env = make_env(MAZE, EnvOptions(skill=walker))
+
+    def play(command):
+        env.reset(seed=0)
+        return np.stack([env.step(np.array(command, np.float32))[0]["observation"] for _ in range(5)])
+
+    east = play([1, 0])
+    np.testing.assert_array_equal(play([1, 0]), east)
+    assert np.abs(play([0, 1]) - east).max() > 1e-3
+    env.close()
+
+
+def test_the_skill_sees_what_is_hidden_from_above(walker):
+    options = {"skill": walker, "action_repeat": 2}
+    hidden = make_env(MAZE, EnvOptions(hide=["observation[2:29]"], **options))
+    whole = make_env(MAZE, EnvOptions(**options))
+    places = []
+    for env in (hidden, whole):
+        env.reset(seed=1)
+        places.append([env.step(np.array([0, 1], np.float32))[0]["observation"][:2] for _ in range(3)])
+        env.close()
+    np.testing.assert_array_equal(places[0], places[1])
+    assert hidden.env_spec.obs["observation"].shape == (2,)
+
+
+def test_several_environments_with_skills_do_not_disturb_each_other(walker):
+    options = EnvOptions(skill=walker)
+    alone, both = make_vector(MAZE, 1, options), make_vector(MAZE, 2, options)
+    alone.reset([5])
+    both.reset([5, 6])
+    east, north = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
+    for _ in range(4):
+        single, several = alone.step(east[None]), both.step(np.stack([east, north]))
+    np.testing.assert_array_equal(single.obs["observation"][0], several.obs["observation"][0])
+    alone.close()
+    both.close()
+
+
+def test_a_training_above_a_skill_remembers_it_and_evaluates_with_it(walker, cli, tmp_path):
+    run = tmp_path / "above"
+    train = [
+        "train", "preset=antmaze_skill", f"env_options.skill={walker}", "steps=40", "env_options.max_episode_steps=10",
+        "training.updates=4", "training.validation_episodes=1", "learner.batch_size=8", "threads=1",
+    ]  # fmt: skip
+    assert cli(*train, f"out={run}").code == 0
+    assert read_card(run, "last")["config"]["env_options"]["skill"] == walker
+    switches = ["evaluation.random=false", "evaluation.video=false", "evaluation.report=false"]
+    outcome = cli("eval", f"run={run}", "episodes=1", *switches)
+    assert outcome.code == 0, outcome.err
+    assert "its actions are commands" in json.loads((run / "eval.json").read_text())["reason_true_dynamics"]
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunError, match="nowhere must be the folder of a run"):
+        make_env(MAZE, EnvOptions(skill=str(tmp_path / "nowhere")))
+
+
+def test_another_body_is_refused(walker):
+    with pytest.raises(EnvError, match="moves a body whose actions are from"):
+        make_env("pointmaze-medium-v0", EnvOptions(skill=walker))
+
+
+def test_a_run_that_learned_no_skill_is_refused(small_run):
+    with pytest.raises(RunError, match="must be a run with objective=reward in an environment with a skill"):
+        make_env(MAZE, EnvOptions(skill=str(small_run)))
+
+
+def test_damaged_weights_are_refused(walker, tmp_path):
+    (tmp_path / "best.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError):
+        make_env(MAZE, EnvOptions(skill=str(tmp_path)))
+
+
+def test_there_is_no_simulator_above_a_skill(walker):
+    with pytest.raises(EnvError, match="its actions are commands to skill="):
+        make_simulator("FetchReach-v4", EnvOptions(skill=walker))
+
+
+def test_a_folder_must_be_a_string():
+    with pytest.raises(EnvError, match="skill must be the folder of a run, got 3"):
+        make_env(MAZE, EnvOptions(skill=3))  # type: ignore[arg-type]
+
+
+def test_the_wrapper_can_be_used_alone(walker):
+    raw, _ = make_raw(MAZE, EnvOptions())
+    env = Skilled(raw, walker)
+    env.reset(seed=0)
+    observation, *_ = env.step(np.zeros(2, np.float32))
+    assert observation.shape == (29,)
+    env.close()
