@@ -12,6 +12,8 @@ Arms: `memory` is the agent as it comes. `flat` has the same model and planner, 
 memory and closes no way that it is stuck on. `retrieval` goes by memory, and tries in every plan what was done in four
 moments like the present one. `macro` needs no memory while it plans: sub-goals are jumps of a macro-action model, which
 is given to a copy of the finished run by `macro_model.py`. Nobody sees the simulator or the map.
+
+Above a skill, that is trained first, by reward and in another place: its commands are the actions of all arms.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from macro_model import fit
-from trainings import call, finished, outcome, parse, wanted
+from trainings import call, finished, outcome, parse, train_seconds, wanted
 
 from forethought.agent.files import write_json
 
@@ -40,6 +42,8 @@ class Task:
     """Success rate of `memory` that counts as solved."""
     reported: str = ""
     """What others report."""
+    skill: str = ""
+    """Preset of the skill that acts below, one training of its own per seed."""
 
 
 TASKS = {
@@ -51,9 +55,14 @@ TASKS = {
         ("preset=maze", "env_options.observation=pixels", "learner.even_share=0.5"),
         0.85,
     ),
-    "antmaze": Task(
-        "OGBench antmaze-medium", ("preset=antmaze_medium",), 0.50, "HIQL 96 %, with data of an ant that can walk"
+    "antmaze_skill": Task(
+        "OGBench antmaze-medium, above an ant that learned to walk",
+        ("preset=antmaze_skill",),
+        0.50,
+        "HIQL 96 %, with data of an ant that can walk",
+        skill="ant_walk",
     ),
+    "antmaze": Task("OGBench antmaze-medium, from its own trials", ("preset=antmaze_medium",), 0.50),
 }
 ARMS: dict[str, tuple[str, ...]] = {
     "memory": (),
@@ -90,7 +99,15 @@ def jobs(tasks: Sequence[str], seeds: Sequence[int] | None, arms: Sequence[str])
 
 def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate; returns the content of the result file."""
-    train = ["forethought", "train", *TASKS[job.task].overrides, f"seed={job.seed}", f"out={run}", *arguments.extra]
+    overrides, learned = [*TASKS[job.task].overrides], {}
+    if skill := TASKS[job.task].skill:
+        below = arguments.runs / f"{skill}-{job.seed}"
+        learn = ["forethought", "train", f"preset={skill}", f"seed={job.seed}", f"out={below}", *arguments.extra]
+        if not finished(below):
+            call(learn)
+        overrides.append(f"env_options.skill={below}")
+        learned = {"skill_command": " ".join(learn), "skill_seconds": round(train_seconds(below), 1)}
+    train = ["forethought", "train", *overrides, f"seed={job.seed}", f"out={run}", *arguments.extra]
     random, seen = str(job.arm == "memory").lower(), run
     if job.arm == "macro":
         if not finished(run):
@@ -104,7 +121,7 @@ def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, A
         "forethought", "eval", f"run={seen}", f"episodes={arguments.episodes}", f"seed={job.seed}", *ARMS[job.arm],
         f"evaluation.random={random}", "evaluation.true_dynamics=false", "evaluation.video=false", *arguments.extra,
     ]  # fmt: skip
-    return outcome(job, train, evaluate, seen)
+    return {**outcome(job, train, evaluate, seen), **learned}
 
 
 def main() -> None:

@@ -303,7 +303,7 @@ def memory_planning(results: Path) -> str:
             f"{median(steps):.0f}" if steps else NONE,
             f"{median(r['graph']['landmarks'] for r in ours):.0f}",
             f"{median(r['decision_ms']['p50'] for r in ours):.0f} ms",
-            _duration(max(r["train_seconds"] for r in ours)),
+            _duration(max(r["train_seconds"] + r.get("skill_seconds", 0.0) for r in ours)),
             NONE if task.bar is None else f"{verdict} ({GE} {_percent(task.bar)} %)",
             task.reported or NONE,
         ])  # fmt: skip
