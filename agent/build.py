@@ -271,8 +271,8 @@ def evaluated_in(trained: EnvOptions, chosen: EvalEnvOptions) -> EnvOptions:
     """Options of the environment that a run is evaluated in."""
     limit = trained.max_episode_steps if chosen.goal_ahead == trained.goal_ahead else None
     return dataclasses.replace(
-        trained, shift=chosen.shift, link=chosen.link, goal_ahead=chosen.goal_ahead, max_episode_steps=limit,
-        kwargs={**trained.kwargs, **chosen.kwargs},
+        trained, skill=chosen.skill or trained.skill, shift=chosen.shift, link=chosen.link,
+        goal_ahead=chosen.goal_ahead, max_episode_steps=limit, kwargs={**trained.kwargs, **chosen.kwargs},
     )  # fmt: skip
 
 

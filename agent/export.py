@@ -55,6 +55,8 @@ def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> li
     card["config"]["memory"]["path"] = None  # what it goes by comes along
     if card["config"].get("out"):
         card["config"]["out"] = Path(card["config"]["out"]).name  # where it lay is nobody's business
+    if card["config"]["env_options"].get("skill"):
+        card["config"]["env_options"]["skill"] = Path(card["config"]["env_options"]["skill"]).name
     known = _optional(run_dir / "config.json")
     origin = known.get("weights_of", checkpoint)  # an export may be exported
     scores = _optional(run_dir / "eval.json")
@@ -106,6 +108,17 @@ def _goes_by_memory(options: AgentOptions) -> bool:
     return landmarks or options.retrieval.seeds > 0
 
 
+def _below(card: dict[str, Any]) -> list[str]:
+    """What the model card says of the skill that an agent acts by."""
+    if (skill := card["spec"].get("skill")) is None:
+        return []
+    return [
+        f"Its actions are commands to a skill, `{skill}`, which is an agent of its own and not in here: "
+        "`env_options.skill` says where it lies.",
+        "",
+    ]
+
+
 def model_card(description: dict[str, Any], scores: dict[str, Any]) -> str:
     """The README of an export: a head in YAML for the Hub, then what the agent is, how to use it, how good it is.
 
@@ -148,6 +161,7 @@ def model_card(description: dict[str, Any], scores: dict[str, Any]) -> str:
         "",
         "Weights are safetensors; loading runs no code from this repository.",
         "",
+        *_below(description["agent"]),
         "## Scores",
         "",
     ]

@@ -52,7 +52,7 @@ def card_of(path: Path, saved: Checkpoint) -> dict[str, Any]:
 
 def check_same(trained: EnvSpec, now: EnvSpec) -> None:
     """An environment may have changed since the run; what the agent was trained for must still be there."""
-    for name in ("obs", "action_low", "action_high", "goal"):
+    for name in ("obs", "action_low", "action_high", "goal", "skill"):
         before, after = getattr(trained, name), getattr(now, name)
         if before != after:
             raise RunError(f"{name} of {now.env_id} must be that of the run, {before}, got {after}")

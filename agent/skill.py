@@ -4,6 +4,7 @@ The one above says where to go, the one below moves the joints that way: a hiera
 model, its own stride and its own actions (Sutton, Precup and Singh, "Between MDPs and semi-MDPs", 1999).
 """
 
+import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,11 +13,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from ..envs.gymnasium_adapter import control_timestep
 from ..envs.registry import make_raw
 from ..envs.spec import EnvError, EnvOptions
 from .agent import Agent
 from .build import load_alone
-from .runs import RunError, read_card
+from .runs import RunError, card_of, open_checkpoint
 from .threads import threads_for
 
 
@@ -30,7 +32,11 @@ class Body(Protocol):
         """An episode begins."""
 
     def perceive(self, observation: NDArray[Any], command: NDArray[Any]) -> NDArray[np.float32]:
-        """What the skill sees of the robot's observation, when it is told to do this."""
+        """What the skill sees of the robot's observation, when it is told to do this, which is not zero.
+
+        Raises:
+            EnvError: the observation is that of another robot.
+        """
 
     def actuate(self, action: NDArray[Any]) -> NDArray[np.float32]:
         """What the robot does for an action of the skill."""
@@ -40,7 +46,8 @@ class Skilled(gymnasium.Wrapper[Any, NDArray[np.float32], Any, Any]):
     """An environment whose actions are commands to an agent, which acts there by its policy, without planning.
 
     Observations, goals and success are the environment's. A command is followed for one environment step, or with
-    `action_repeat` for as many; the agent below sees each of them.
+    `action_repeat` for as many; the agent below sees each of them. A command of zeros is rest: the robot's own action
+    of zeros, or what is nearest to it.
 
     Args:
         env: with the body that the skill was learned with.
@@ -52,19 +59,30 @@ class Skilled(gymnasium.Wrapper[Any, NDArray[np.float32], Any, Any]):
         EnvError: `env` has another body.
     """
 
+    # Those of the robot are not those of commands.
+    action_rate: tuple[float, ...] = ()
+    action_acceleration: tuple[float, ...] = ()
+
     def __init__(self, env: gymnasium.Env[Any, Any], run: str) -> None:
         super().__init__(env)
-        self._agent, self._body = _open(run)
-        low, high = self._agent.model.spec.action_low, self._agent.model.spec.action_high
-        own: Any = env.action_space
-        fits = isinstance(own, spaces.Box) and own.shape == (len(low),)
-        if not fits or not (np.allclose(own.low, low) and np.allclose(own.high, high)):
+        self._agent, self._body, self.skill_id = _open(run)
+        spec, own = self._agent.model.spec, env.action_space
+        low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
+        same = isinstance(own, spaces.Box) and own.shape == low.shape
+        if not same or not (np.allclose(own.low, low) and np.allclose(own.high, high)):  # type: ignore[attr-defined]
             raise EnvError(
-                f"skill={run} moves a body whose actions are from {list(low)} to {list(high)}, not one with {own}"
+                f"env_options.skill={run} moves a body whose actions are from {list(spec.action_low)} to "
+                f"{list(spec.action_high)}, not one with {own}"
             )
+        if not math.isclose(control_timestep(env), spec.control_dt):
+            raise EnvError(
+                f"env_options.skill={run} acts every {spec.control_dt:g} s, this environment every "
+                f"{control_timestep(env):g} s"
+            )
+        self._rest = np.clip(np.zeros_like(low), low, high)
         self.action_space = spaces.Box(-1.0, 1.0, (self._body.command_size,), np.float32)
         self._seen: Any = None
-        (self._key,) = self._agent.model.spec.obs
+        (self._key,) = spec.obs
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; the agent begins anew, too."""
@@ -74,12 +92,22 @@ class Skilled(gymnasium.Wrapper[Any, NDArray[np.float32], Any, Any]):
         return self._seen, info
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Let the agent follow a command `[C]` for one environment step."""
-        view = self._body.perceive(_vector(self._seen), action)
-        with threads_for(0):
-            chosen, self._carry, _ = self._agent.act({self._key: view[None]}, self._carry, None)
-        self._seen, reward, terminated, truncated, info = self.env.step(self._body.actuate(chosen[0].numpy()))
+        """Let the agent follow a command `[C]` for one environment step.
+
+        Raises:
+            EnvError: the observation is that of another robot.
+        """
+        native = self._rest
+        if np.any(action):
+            view = self._body.perceive(_vector(self._seen), action)
+            with threads_for(0):
+                chosen, self._carry, _ = self._agent.act({self._key: view[None]}, self._carry, None)
+            native = self._body.actuate(chosen[0].numpy())
+        self._seen, reward, terminated, truncated, info = self.env.step(native)
         return self._seen, reward, terminated, truncated, info
+
+    def behaviour(self, seed: int) -> None:
+        """None: what the environment would do of its own accord is not a command."""
 
 
 def _vector(observation: Any) -> NDArray[Any]:
@@ -87,15 +115,25 @@ def _vector(observation: Any) -> NDArray[Any]:
     return np.asarray(observation["observation"] if isinstance(observation, dict) else observation)
 
 
-def _open(run: str) -> tuple[Agent, Body]:
-    """The agent of a run, which reacts, and the body that it knows."""
-    config = read_card(Path(run).expanduser(), "best")["config"]
-    raw, _ = make_raw(config["env"], EnvOptions())
+def _open(run: str) -> tuple[Agent, Body, str]:
+    """The agent of a run, which reacts, the body that it knows, and which skill at which update that is."""
+    try:
+        path, saved = open_checkpoint(Path(run).expanduser(), "best")
+    except RunError as error:
+        raise RunError(f"env_options.skill: {error}") from error
+    card = card_of(path, saved)
+    config, options = card["config"], EnvOptions.from_json(card["config"]["env_options"])
+    raw, _ = make_raw(config["env"], EnvOptions(kwargs=options.kwargs))
     body = getattr(raw.unwrapped, "skill", None)
     raw.close()
     if body is None or config["objective"]["name"] != "reward":
         raise RunError(
-            f"skill={run} must be a run with objective=reward in an environment with a skill, such as "
+            f"env_options.skill={run} must be a run with objective=reward in an environment with a skill, such as "
             f"forethought/AntWalk-v0, got objective={config['objective']['name']} in {config['env']}"
         )
-    return load_alone(run, mode="react"), body
+    if options.action_repeat != 1 or options.observation != "state" or options.hide:
+        raise RunError(
+            f"env_options.skill={run} must have been trained with action_repeat=1 on all of the state, got "
+            f"action_repeat={options.action_repeat}, observation={options.observation} and hide={options.hide}"
+        )
+    return load_alone(run, mode="react"), body, f"{card['run_id']} at {saved.state['updates']}"

@@ -26,7 +26,7 @@ from typing import Any
 from macro_model import fit
 from trainings import call, finished, outcome, parse, train_seconds, wanted
 
-from forethought.agent.files import write_json
+from forethought.agent.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "memory_planning"
 
@@ -103,10 +103,18 @@ def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, A
     if skill := TASKS[job.task].skill:
         below = arguments.runs / f"{skill}-{job.seed}"
         learn = ["forethought", "train", f"preset={skill}", f"seed={job.seed}", f"out={below}", *arguments.extra]
+        if arguments.resume == "never" and job.arm == "memory":
+            shutil.rmtree(below, ignore_errors=True)
         if not finished(below):
+            if arguments.only_eval:
+                raise SystemExit(f"{below} holds no finished training")
             call(learn)
         overrides.append(f"env_options.skill={below}")
-        learned = {"skill_command": " ".join(learn), "skill_seconds": round(train_seconds(below), 1)}
+        learned = {
+            "skill_command": " ".join(learn),
+            "skill_seconds": round(train_seconds(below), 1),
+            "skill_commit": read_json(below / "run.json")["commit"],
+        }
     train = ["forethought", "train", *overrides, f"seed={job.seed}", f"out={run}", *arguments.extra]
     random, seen = str(job.arm == "memory").lower(), run
     if job.arm == "macro":

@@ -38,7 +38,7 @@ _GROUPS: dict[type[Any], tuple[str, ...]] = {
     DriveConfig: ("planner", "objective"),
     SweepConfig: (),
 }
-_PATHS = ("out", "run", "init", "memory", "memory.path", "log", "evaluation.goal")
+_PATHS = ("out", "run", "init", "memory", "memory.path", "log", "evaluation.goal", "env_options.skill")
 """Keys whose values are folders and files."""
 _FREE: dict[type[Any], str] = {
     Config: "env_options.kwargs",
@@ -110,7 +110,8 @@ def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
     """Add the preset tuned for the environment and objective that `overrides` name, unless they choose one.
 
     Control by reward in an environment without a preset of its own takes `nano`, which is made for two cores. A preset
-    for what `env_options.hide` hides is taken before one for the environment as it is.
+    for what `env_options.hide` hides is taken before one for the environment as it is; one above a skill, where
+    `env_options.skill` names one.
 
     Returns:
         the overrides, and the name of the preset that was added (None if none was).
@@ -120,12 +121,16 @@ def with_preset(overrides: Sequence[str]) -> tuple[list[str], str | None]:
         return list(overrides), None
     observation = given.get("env_options.observation", "state")
     known, found = presets(), dict[frozenset[str], str]()
+    skilled = given.get("env_options.skill", "null") not in ("", "null")
     for name, preset in known.items():
         made = preset.get("env_options", {})
         same = made.get("observation", "state") == observation
         objective = _objective_of(preset, known)
-        if preset.get("env") == given["env"] and same and given.get("objective", objective) == objective:
-            found.setdefault(frozenset(made.get("hide", [])), name)
+        if preset.get("env") != given["env"] or bool(made.get("skill")) != skilled:
+            continue
+        if same and given.get("objective", objective) == objective:
+            # What is above a skill need not see the body.
+            found.setdefault(frozenset() if skilled else frozenset(made.get("hide", [])), name)
     chosen = found.get(_names(given.get("env_options.hide", "")), found.get(frozenset()))
     if chosen is None and given.get("objective") == "reward":
         chosen = "nano"

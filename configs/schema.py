@@ -66,6 +66,8 @@ class Config:
 class EvalEnvOptions:
     """What an evaluation may change of the environment; the rest is what the agent was trained for."""
 
+    skill: str | None = None
+    """Where the skill that acts below lies now; None for where it lay. It must be the one that the run knows."""
     shift: ShiftOptions = field(default_factory=ShiftOptions)
     """Changes of the physical world, to see how an agent stands them; for environments on MuJoCo."""
     link: LinkOptions = field(default_factory=LinkOptions)

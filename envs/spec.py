@@ -66,6 +66,7 @@ class EnvSpec:
         goal: how goals are stated; None for an environment without goals.
         action_rate: most that each action may change per second, `A` numbers; None where nothing limits it.
         action_acceleration: most that this rate may change per second, `A` numbers; None where nothing limits it.
+        skill: which skill, at which update of its training, actions are commands to; None where they are the robot's.
     """
 
     env_id: str
@@ -77,6 +78,7 @@ class EnvSpec:
     goal: GoalSpec | None = None
     action_rate: tuple[float, ...] | None = None
     action_acceleration: tuple[float, ...] | None = None
+    skill: str | None = None
 
     @property
     def action_dim(self) -> int:
@@ -88,6 +90,8 @@ class EnvSpec:
         data = dataclasses.asdict(self)
         if math.isnan(self.control_dt):
             data["control_dt"] = None
+        if self.skill is None:  # as specs were before there were skills
+            del data["skill"]
         return data
 
     @classmethod
@@ -110,6 +114,7 @@ class EnvSpec:
                 # Specs that were written before there were limits have none.
                 action_rate=_floats(data.get("action_rate")),
                 action_acceleration=_floats(data.get("action_acceleration")),
+                skill=data.get("skill"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EnvError(f"malformed environment spec: {error!r}") from error

@@ -75,6 +75,7 @@ class ForethoughtEnv(gymnasium.Wrapper[Obs, NDArray[np.float32], Any, Any]):
             goal=self._guard.call("reset", self._goal_spec),
             action_rate=self._limit("action_rate", options.action_rate),
             action_acceleration=self._limit("action_acceleration", options.action_acceleration),
+            skill=env.get_wrapper_attr("skill_id") if env.has_wrapper_attr("skill_id") else None,
         )
         self.action_space = self._actions.space
         space: Any = spaces.Dict({key: _space(spec) for key, spec in obs_specs.items()})

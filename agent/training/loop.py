@@ -156,6 +156,7 @@ FREE = (
     "config.agent.fused ",
     "config.learner.compile ",
     "config.env_options.step_timeout_s ",
+    "config.env_options.skill ",  # where it lies; the spec says which it is
 )
 """What may differ when a run is resumed."""
 

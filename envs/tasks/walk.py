@@ -44,19 +44,23 @@ class AntHeading:
         """What the walker sees.
 
         Args:
-            observation: of the ant, `[..., at least 27]`; what comes before its body's numbers is not looked at.
-            command: where to go, `[2]`. One of no length keeps the last direction.
+            observation: of the ant, its body's 27 numbers, or 29 with its place in front, which is not looked at.
+            command: where to go, `[2]`, not zero.
 
         Returns:
             `[29]`: height, axes x and z of the torso (Zhou et al. 2019, "On the continuity of rotation
             representations"), joints, velocity, turning, joints' velocities.
+
+        Raises:
+            EnvError: the observation is not that of an ant.
         """
+        if observation.shape not in ((BODY,), (BODY + 2,)):
+            raise EnvError(f"an ant's observation must have {BODY} or {BODY + 2} numbers, got {observation.shape}")
         body = np.asarray(observation, np.float64)[-BODY:]
         torso = _rotation(body[1:5])
         if self._command is None or not np.array_equal(command, self._command):
             self._command = np.array(command, np.float64)
-            if np.hypot(*self._command) > 1e-6:
-                self._angle = math.atan2(self._command[1], self._command[0])
+            self._angle = math.atan2(self._command[1], self._command[0])
             yaw = math.atan2(torso[1, 0], torso[0, 0])
             self._front = round((self._angle - yaw) / (math.pi / 2)) % 4
         to_way = _about_z(-self._angle)
@@ -114,10 +118,10 @@ class AntWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             ) from error
         self.skill = AntHeading()
         self.render_mode, self._hold = render_mode, hold
-        self._ant: Any = AntEnv(
+        self.ant_env: Any = AntEnv(
             terminate_when_unhealthy=False, render_mode=render_mode, width=width, height=height, camera_name="track"
         )
-        self.dt: float = self._ant.dt
+        self.dt: float = self.ant_env.dt
         self.observation_space = spaces.Box(-np.inf, np.inf, (AntHeading.observation_size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (8,), np.float32)
         self._directions, self._steps = np.random.default_rng(0), 0
@@ -129,16 +133,16 @@ class AntWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         super().reset(seed=seed)
         if seed is not None:
             self._directions, _ = seeding.np_random(seed + 1)  # the ant's own draws come from `seed`
-        observation, _ = self._ant.reset(seed=seed)
+        observation, _ = self.ant_env.reset(seed=seed)
         self.skill.reset()
         self._steps, self._command = 0, self._direction()
         return self.skill.perceive(observation, self._command), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Apply the walker's torques `[8]` for 0.1 s."""
-        before = self._ant.data.qpos[:2].copy()
-        observation, *_ = self._ant.step(self.skill.actuate(action))
-        speed = float((self._ant.data.qpos[:2] - before) @ self._command) / self.dt
+        before = self.ant_env.data.qpos[:2].copy()
+        observation, *_ = self.ant_env.step(self.skill.actuate(action))
+        speed = float((self.ant_env.data.qpos[:2] - before) @ self._command) / self.dt
         self._steps += 1
         if self._steps % self._hold == 0:
             self._command = self._direction()
@@ -147,11 +151,11 @@ class AntWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def render(self) -> Any:
         """The ant as its camera sees it."""
-        return self._ant.render()
+        return self.ant_env.render()
 
     def close(self) -> None:
         """Close the renderer."""
-        self._ant.close()
+        self.ant_env.close()
 
     def _direction(self) -> Vector:
         angle = self._directions.uniform(-math.pi, math.pi)

@@ -1,15 +1,20 @@
 """Skills: an agent that acts on commands, as an environment sees it and as one that plans with it does."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("ogbench")
 
+from forethought.agent.export import export_run
+from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.runs import RunError, read_card
 from forethought.agent.skill import Skilled
 from forethought.agent.training.checkpoint import CheckpointError
+from forethought.envs.goal_ahead import behaviour_of
 from forethought.envs.registry import make_env, make_raw
 from forethought.envs.simulator import make_simulator
 from forethought.envs.spec import EnvError, EnvOptions
@@ -87,18 +92,96 @@ def test_several_environments_with_skills_do_not_disturb_each_other(walker):
     both.close()
 
 
-def test_a_training_above_a_skill_remembers_it_and_evaluates_with_it(walker, cli, tmp_path):
-    run = tmp_path / "above"
+@pytest.fixture(scope="module")
+def above(walker, tmp_path_factory):
+    from forethought.agent.cli import main
+
+    run = tmp_path_factory.mktemp("runs") / "above"
     train = [
         "train", "preset=antmaze_skill", f"env_options.skill={walker}", "steps=40", "env_options.max_episode_steps=10",
         "training.updates=4", "training.validation_episodes=1", "learner.batch_size=8", "threads=1",
     ]  # fmt: skip
-    assert cli(*train, f"out={run}").code == 0
-    assert read_card(run, "last")["config"]["env_options"]["skill"] == walker
+    assert main([*train, f"out={run}"]) == 0
+    return run
+
+
+def test_a_training_above_a_skill_remembers_it_and_evaluates_with_it(above, walker, cli):
+    assert read_card(above, "last")["config"]["env_options"]["skill"] == walker
     switches = ["evaluation.random=false", "evaluation.video=false", "evaluation.report=false"]
-    outcome = cli("eval", f"run={run}", "episodes=1", *switches)
+    outcome = cli("eval", f"run={above}", "episodes=1", *switches)
     assert outcome.code == 0, outcome.err
-    assert "its actions are commands" in json.loads((run / "eval.json").read_text())["reason_true_dynamics"]
+    assert "its actions are commands" in json.loads((above / "eval.json").read_text())["reason_true_dynamics"]
+
+
+def test_zeros_are_rest(walker):
+    env, plain = make_env(MAZE, EnvOptions(skill=walker)), make_env(MAZE)
+    env.reset(seed=0)
+    plain.reset(seed=0)
+    for _ in range(3):
+        ours, rest = env.step(np.zeros(2, np.float32))[0], plain.step(np.zeros(8, np.float32))[0]
+        np.testing.assert_array_equal(ours["observation"], rest["observation"])
+    env.close()
+    plain.close()
+
+
+def test_limits_and_behaviour_of_the_robot_are_not_those_of_commands(walker):
+    raw, _ = make_raw(MAZE, EnvOptions())
+    raw.unwrapped.action_rate, raw.unwrapped.behaviour = [2.0], lambda seed: lambda: np.zeros(8)
+    assert raw.get_wrapper_attr("action_rate") == [2.0]
+    env = Skilled(raw, walker)
+    assert env.get_wrapper_attr("action_rate") == ()
+    assert behaviour_of(env, 0) is None
+    env.close()
+
+
+# -- which skill it is -------------------------------------------------------------------------------------------------
+
+
+def test_the_spec_says_which_skill_it_is(walker, tmp_path):
+    card = read_card(Path(walker), "best")
+    moved = tmp_path / "moved"
+    shutil.copytree(walker, moved)
+    specs = []
+    for options in (EnvOptions(skill=walker), EnvOptions(skill=str(moved)), EnvOptions()):
+        env = make_env(MAZE, options)
+        specs.append(env.env_spec)
+        env.close()
+    assert specs[0].skill is not None
+    assert specs[0].skill.startswith(card["run_id"])
+    assert specs[0] == specs[1] == type(specs[0]).from_json(specs[0].to_json())
+    assert specs[2].skill is None
+    assert "skill" not in specs[2].to_json()
+
+
+def test_a_run_is_evaluated_above_its_own_skill_alone(above, walker, tmp_path, cli):
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    shutil.copytree(walker, moved)
+    switches = ["episodes=1", "evaluation.random=false", "evaluation.video=false", "evaluation.report=false"]
+    assert cli("eval", f"run={above}", f"env_options.skill={moved}", *switches).code == 0
+    assert cli("train", *FEW, "seed=1", f"out={other}").code == 0
+    refused = cli("eval", f"run={above}", f"env_options.skill={other}", *switches)
+    assert refused.code == 2
+    assert "skill of antmaze-medium-v0 must be that of the run" in " ".join(refused.err.split())
+
+
+def test_an_export_says_that_it_needs_a_skill(above, tmp_path):
+    export_run(above, tmp_path / "export")
+    skill = read_card(above, "best")["spec"]["skill"]
+    assert f"Its actions are commands to a skill, `{skill}`" in (tmp_path / "export" / "README.md").read_text()
+    assert read_card(tmp_path / "export", "best")["config"]["env_options"]["skill"] == "walker"
+
+
+def test_what_was_collected_above_a_skill_is_found_again_wherever_it_lies(walker, cli, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(walker, moved)
+    counts = []
+    for skill in (walker, moved):
+        options = ["steps=20", "training.num_envs=1", "env_options.max_episode_steps=10", f"out={tmp_path / 'data'}"]
+        outcome = cli("collect", f"env={MAZE}", f"env_options.skill={skill}", "preset=default", *options)
+        assert outcome.code == 0, outcome.err
+        with EpisodeStore.open(tmp_path / "data" / "memory") as store:
+            counts.append(len(store))
+    assert counts == [2, 2]
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -112,6 +195,18 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
 def test_another_body_is_refused(walker):
     with pytest.raises(EnvError, match="moves a body whose actions are from"):
         make_env("pointmaze-medium-v0", EnvOptions(skill=walker))
+
+
+def test_another_pace_is_refused(walker):
+    with pytest.raises(EnvError, match=r"acts every 0\.1 s, this environment every 0\.05 s"):
+        make_env("AntMaze_UMaze-v5", EnvOptions(skill=walker))
+
+
+def test_a_skill_of_longer_decisions_is_refused(cli, tmp_path):
+    run = tmp_path / "slow"
+    assert cli("train", *FEW, "env_options.action_repeat=2", f"out={run}").code == 0
+    with pytest.raises(RunError, match="must have been trained with action_repeat=1 on all of the state"):
+        make_env(MAZE, EnvOptions(skill=str(run)))
 
 
 def test_a_run_that_learned_no_skill_is_refused(small_run):

@@ -181,7 +181,8 @@ def test_every_preset_loads_says_what_it_holds_and_is_found_by_its_environment(n
         made = preset.get("env_options", {})
         hide = ",".join(f"'{name}'" for name in made.get("hide", []))
         given = [f"env={preset['env']}", f"env_options.observation={made.get('observation', 'state')}"]
-        given += [f"env_options.hide=[{hide}]"] * bool(hide)
+        given += [f"env_options.hide=[{hide}]"] * bool(hide and "skill" not in made)
+        given += [f"env_options.skill={made.get('skill')}"] * ("skill" in made)
         assert with_preset(given) == ([f"preset={name}", *given], name)
 
 

@@ -11,7 +11,9 @@ pytest.importorskip("ogbench")
 
 from gymnasium.utils.env_checker import check_env
 
-from forethought.envs.spec import EnvError
+from forethought.envs.registry import make_env
+from forethought.envs.simulator import find_physics
+from forethought.envs.spec import EnvError, EnvOptions, ShiftOptions
 from forethought.envs.tasks.walk import AntHeading, AntWalk
 
 ANKLES = np.array([1, -1, -1, 1])
@@ -50,7 +52,7 @@ def same_ant(qpos, qvel, quarters):
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_legs_can_change_places_in_the_simulator(walk, quarters):
     rng = np.random.default_rng(0)
-    ant, command, actions = walk._ant, np.array([0.3, 1.0]), rng.uniform(-1, 1, (10, 8))
+    ant, command, actions = walk.ant_env, np.array([0.3, 1.0]), rng.uniform(-1, 1, (10, 8))
     ant.reset(seed=3)
     for action in actions[:5]:
         ant.step(action)
@@ -87,14 +89,16 @@ def test_the_world_may_be_turned(angle, way, seed):
         np.testing.assert_allclose(turned_view, view, atol=1e-4)
 
 
-def test_only_the_body_is_seen(walk):
+def test_only_the_body_is_seen():
     body = np.random.default_rng(0).normal(size=27)
     heading, command = AntHeading(), np.array([1.0, 0.5])
     view = heading.perceive(body, command)
     np.testing.assert_array_equal(heading.perceive(np.concatenate([[7.0, -3.0], body]), command), view)
+    with pytest.raises(EnvError, match="must have 27 or 29 numbers, got"):
+        heading.perceive(np.zeros(42), command)  # an ant with a ball
 
 
-def test_the_front_stays_until_another_command_and_no_command_keeps_the_way():
+def test_the_front_stays_until_another_command():
     heading, body = AntHeading(), np.zeros(27)
 
     def look(degrees, command):
@@ -104,9 +108,9 @@ def test_the_front_stays_until_another_command_and_no_command_keeps_the_way():
 
     assert look(0, [1.0, 0.0]) == pytest.approx(1)
     assert look(80, [1.0, 0.0]) == pytest.approx(math.cos(math.radians(80)))  # has turned since
-    assert look(80, [0.0, 0.0]) == pytest.approx(math.cos(math.radians(-10)))  # the same way, another front
+    assert look(80, [2.0, 0.0]) == pytest.approx(math.cos(math.radians(-10)))  # the same way, another front
     heading.reset()
-    assert look(80, [2.0, 0.0]) == pytest.approx(math.cos(math.radians(-10)))  # length does not count
+    assert look(10, [2.0, 0.0]) == pytest.approx(math.cos(math.radians(10)))
 
 
 @pytest.mark.filterwarnings("ignore:.*infinity.*")
@@ -118,22 +122,33 @@ def test_the_reward_is_the_speed_along_the_way_and_ways_change(walk):
     walk.reset(seed=0)
     rng, commands = np.random.default_rng(0), []
     for _ in range(100):
-        before, command = walk._ant.data.qpos[:2].copy(), walk._command.copy()
+        before, command = walk.ant_env.data.qpos[:2].copy(), walk._command.copy()
         commands.append(tuple(command))
         _, reward, *ended, _ = walk.step(rng.uniform(-1, 1, 8))
-        assert reward == pytest.approx(float((walk._ant.data.qpos[:2] - before) @ command) / 0.1)
+        assert reward == pytest.approx(float((walk.ant_env.data.qpos[:2] - before) @ command) / 0.1)
         assert not any(ended)
     assert [commands.count(c) for c in dict.fromkeys(commands)] == [40, 40, 20]
 
 
 def test_on_its_back_the_episode_ends(walk):
     walk.reset(seed=0)
-    qpos, qvel = walk._ant.data.qpos.copy(), walk._ant.data.qvel.copy()
+    qpos, qvel = walk.ant_env.data.qpos.copy(), walk.ant_env.data.qvel.copy()
     qpos[3:7] = 0, 1, 0, 0
-    walk._ant.set_state(qpos, qvel)
+    walk.ant_env.set_state(qpos, qvel)
     assert walk.step(np.zeros(8))[2]
 
 
 def test_options_are_checked():
     with pytest.raises(EnvError, match="hold must be at least 1, got 0"):
         AntWalk(hold=0)
+
+
+def test_it_can_be_drawn_and_its_physics_shifted():
+    env = make_env("forethought/AntWalk-v0", EnvOptions(shift=ShiftOptions(mass=1.5)))
+    env.reset(seed=0)
+    heavy = env.unwrapped.ant_env.model.body_mass.sum()
+    plain = make_env("forethought/AntWalk-v0")
+    assert heavy == pytest.approx(1.5 * plain.unwrapped.ant_env.model.body_mass.sum())
+    assert find_physics(plain) is not None  # so whoever draws it finds out how first
+    env.close()
+    plain.close()
