@@ -213,8 +213,8 @@ def test_presets_are_not_added_where_none_fits_or_one_was_chosen() -> None:
 
 @pytest.mark.parametrize("name", ["1.10", "1e3", "0x10", "true", "007"])
 def test_folders_keep_the_names_that_they_are_given(name: str) -> None:
-    config = load(Config, [ENV, f"out={name}", f"memory.path={name}", f"init={name}"])
-    assert (config.out, config.memory.path, config.init) == (name, name, name)
+    config = load(Config, [ENV, *(f"{key}={name}" for key in ("out", "memory.path", "init", "env_options.skill"))])
+    assert (config.out, config.memory.path, config.init, config.env_options.skill) == (name,) * 4
     assert load(Config, [ENV, "memory.path=null"]).memory.path is None
 
 
