@@ -68,8 +68,11 @@ class Skilled(gymnasium.Wrapper[Any, NDArray[np.float32], Any, Any]):
         self._agent, self._body, self.skill_id = _open(run)
         spec, own = self._agent.model.spec, env.action_space
         low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
-        same = isinstance(own, spaces.Box) and own.shape == low.shape
-        if not same or not (np.allclose(own.low, low) and np.allclose(own.high, high)):  # type: ignore[attr-defined]
+        if (
+            not isinstance(own, spaces.Box)
+            or own.shape != low.shape
+            or not (np.allclose(own.low, low) and np.allclose(own.high, high))
+        ):
             raise EnvError(
                 f"env_options.skill={run} moves a body whose actions are from {list(spec.action_low)} to "
                 f"{list(spec.action_high)}, not one with {own}"

@@ -225,8 +225,7 @@ def make_vector(env_id: str, num_envs: int, options: EnvOptions | None = None, b
         raise EnvError(f"num_envs must be at least 1, got {num_envs}")
     options = options or EnvOptions()
     plain = options.observation == "state" and options.goal_ahead is None and options.link == LinkOptions()
-    plain = plain and options.skill is None
-    native = plain and env_id.split(":")[-1] in TASK_IDS
+    native = plain and options.skill is None and env_id.split(":")[-1] in TASK_IDS
     if backend == "mujoco" and not native:
         raise EnvError(
             f"backend='mujoco' needs one of {', '.join(TASK_IDS)} with observation='state', goal_ahead=None and no "

@@ -34,10 +34,7 @@ def collect(config: Config, progress: Progress | None = None) -> tuple[Path, int
         total, done, first = config.steps, 0, 0
         how = "behaviour" if config.training.behaviour else config.training.max_hold
         made = dataclasses.asdict(collection_options(config)) | {"step_timeout_s": None}
-        if made["skill"] is not None:
-            made["skill"] = spec.skill  # wherever it lies
-        else:
-            del made["skill"]
+        del made["skill"]  # where it lies; the spec says which it is
         source = json.dumps([spec.to_json(), made, how, config.seed], default=str).encode()
         policy = partial(first_policy, environments, config.training)
         meta = {"policy": first_policy_name(config.training)}

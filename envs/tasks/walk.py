@@ -15,6 +15,8 @@ Vector = NDArray[np.floating[Any]]
 
 BODY = 27
 """Numbers that an ant's observation ends with: height, quaternion, joints; velocities, turning, joints' velocities."""
+_UPRIGHT = 6
+"""Where the walker sees how far up the torso's axis z points."""
 _ANKLES = np.array([1.0, -1.0, -1.0, 1.0])
 """Which way each ankle bends, front left leg first and against the clock."""
 _ORDER = np.array([3, 0, 1, 2])
@@ -80,17 +82,19 @@ class AntHeading:
         """The ant's torques `[8]` for the walker's, which are by legs from the front left on, hip before ankle."""
         walker = np.asarray(action, np.float64).reshape(4, 2)
         legs = np.empty((4, 2))
-        actual = (np.arange(4) + self._front) % 4
-        legs[actual, 0] = walker[:, 0]
-        legs[actual, 1] = walker[:, 1] * _ANKLES * _ANKLES[actual]
+        actual, bends = self._counted()
+        legs[actual] = walker * bends
         torques: NDArray[np.float32] = legs[_ORDER].ravel().astype(np.float32)
         return torques
 
     def _legs(self, joints: Vector) -> Vector:
+        actual, bends = self._counted()
+        return (joints.reshape(4, 2)[actual] * bends).ravel()
+
+    def _counted(self) -> tuple[NDArray[np.int64], Vector]:
+        """The legs in the order of the walker, and the signs of hip and ankle that make them alike, `[4, 2]`."""
         actual = (np.arange(4) + self._front) % 4
-        legs = joints.reshape(4, 2)[actual].copy()
-        legs[:, 1] *= _ANKLES * _ANKLES[actual]
-        return legs.ravel()
+        return actual, np.stack([np.ones(4), _ANKLES * _ANKLES[actual]], axis=-1)
 
 
 class AntWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
@@ -146,8 +150,9 @@ class AntWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._steps += 1
         if self._steps % self._hold == 0:
             self._command = self._direction()
-        fallen = bool(_rotation(np.asarray(observation)[-BODY:][1:5])[2, 2] < 0)
-        return self.skill.perceive(observation, self._command), speed, fallen, False, {}
+        view = self.skill.perceive(observation, self._command)
+        fallen = bool(view[_UPRIGHT] < 0)
+        return view, speed, fallen, False, {}
 
     def render(self) -> Any:
         """The ant as its camera sees it."""
