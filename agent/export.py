@@ -7,6 +7,7 @@ An exported folder is a run folder with nothing in it but what it takes to act, 
     README.md          the model card, whose head the Hub reads
     eval.json          scores, where the run was evaluated with these weights
     memory/            its memory, where it goes by that
+    skill/             the skill that it acts by, if it does: an export of its own
 """
 
 import json
@@ -20,10 +21,11 @@ from . import provenance
 from .agent import AgentOptions
 from .files import FileError, read_json, write_bytes, write_json
 from .memory.database import DATA_FILE, lock_writer
-from .runs import card_of, open_checkpoint
+from .runs import SKILL, RunError, card_of, open_checkpoint, skill_id
 from .training.checkpoint import save_checkpoint
 
-FILES = ("best.safetensors", "config.json", "README.md", "eval.json", f"memory/{DATA_FILE}")
+_OWN = ("best.safetensors", "config.json", "README.md", "eval.json")
+FILES = (*_OWN, f"memory/{DATA_FILE}", *(f"{SKILL}/{name}" for name in _OWN))
 """All that an export may hold; nothing else is downloaded."""
 
 
@@ -42,7 +44,7 @@ def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> li
     Raises:
         RunError: there is no such run.
         CheckpointError: no checkpoint, or a damaged one.
-        ExportError: `out` is a run, or the agent goes by a memory that is not there.
+        ExportError: `out` is a run, or the agent goes by a memory, or acts by a skill, that is not there.
         FileError: it cannot be written.
         StoreError: the memory is being written to.
     """
@@ -55,8 +57,10 @@ def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> li
     card["config"]["memory"]["path"] = None  # what it goes by comes along
     if card["config"].get("out"):
         card["config"]["out"] = Path(card["config"]["out"]).name  # where it lay is nobody's business
-    if card["config"]["env_options"].get("skill"):
-        card["config"]["env_options"]["skill"] = Path(card["config"]["env_options"]["skill"]).name
+    skill = card["config"]["env_options"].get("skill")
+    if skill is not None:
+        _check_skill(Path(skill).expanduser(), card["spec"]["skill"])
+        card["config"]["env_options"]["skill"] = SKILL
     known = _optional(run_dir / "config.json")
     origin = known.get("weights_of", checkpoint)  # an export may be exported
     scores = _optional(run_dir / "eval.json")
@@ -96,6 +100,8 @@ def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> li
         (out / "memory").mkdir(exist_ok=True)
         with lock_writer(memory):
             shutil.copyfile(memory / DATA_FILE, out / "memory" / DATA_FILE)
+    if skill is not None:
+        export_run(skill, out / SKILL)
     return [name for name in FILES if (out / name).exists()]
 
 
@@ -108,13 +114,25 @@ def _goes_by_memory(options: AgentOptions) -> bool:
     return landmarks or options.retrieval.seeds > 0
 
 
+def _check_skill(folder: Path, wanted: str) -> None:
+    """Refuse to export an agent without the skill that its actions are commands to."""
+    try:
+        found = skill_id(*open_checkpoint(folder, "best"))
+    except RunError as error:
+        raise ExportError(f"this agent acts by a skill, which must be where it lay: {error}") from error
+    if found != wanted:
+        raise ExportError(f"this agent acts by the skill {wanted}, but in {folder} is {found}")
+
+
 def _below(card: dict[str, Any]) -> list[str]:
     """What the model card says of the skill that an agent acts by."""
     if (skill := card["spec"].get("skill")) is None:
         return []
+    options = card["config"]["env_options"]
     return [
-        f"Its actions are commands to a skill, `{skill}`, which is an agent of its own and not in here: "
-        "`env_options.skill` says where it lies.",
+        f"Its actions are commands to a skill, `{skill}`, which is an agent of its own, in [{SKILL}/]({SKILL}). "
+        f'Environments to act in are made with `EnvOptions(skill="FOLDER/{SKILL}", '
+        f"action_repeat={options['action_repeat']})`.",
         "",
     ]
 

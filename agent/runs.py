@@ -9,6 +9,8 @@ from .training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 RESULTS = ("eval.json", "diagnostics.json", "report.html", "rollout.mp4", "drive.json")
 """What evaluations and drives write into a run; all else in it is the training's."""
+SKILL = "skill"
+"""Folder of the skill in an export."""
 
 
 class RunError(ForethoughtError):
@@ -47,7 +49,16 @@ def card_of(path: Path, saved: Checkpoint) -> dict[str, Any]:
     card = saved.state.get("card")
     if not isinstance(card, dict) or not {"run_id", "spec", "config"} <= card.keys():
         raise CheckpointError(f"{path} does not say what it was trained for")
+    skill = path.parent / SKILL
+    if card["spec"].get("skill") and (skill / path.name).exists():  # an export brings along what it acts by
+        env_options = {**card["config"]["env_options"], "skill": str(skill)}
+        return {**card, "config": {**card["config"], "env_options": env_options}}
     return dict(card)
+
+
+def skill_id(path: Path, saved: Checkpoint) -> str:
+    """Which skill a checkpoint is, at which update: what `EnvSpec.skill` is above it."""
+    return f"{card_of(path, saved)['run_id']} at {saved.state['updates']}"
 
 
 def check_same(trained: EnvSpec, now: EnvSpec) -> None:

@@ -4,6 +4,8 @@ The one above says where to go, the one below moves the joints that way: a hiera
 model, its own stride and its own actions (Sutton, Precup and Singh, "Between MDPs and semi-MDPs", 1999).
 """
 
+import copy
+import functools
 import math
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +20,7 @@ from ..envs.registry import make_raw
 from ..envs.spec import EnvError, EnvOptions
 from .agent import Agent
 from .build import load_alone
-from .runs import RunError, card_of, open_checkpoint
+from .runs import RunError, card_of, open_checkpoint, skill_id
 from .threads import threads_for
 
 
@@ -119,7 +121,15 @@ def _vector(observation: Any) -> NDArray[Any]:
 
 
 def _open(run: str) -> tuple[Agent, Body, str]:
-    """The agent of a run, which reacts, the body that it knows, and which skill at which update that is."""
+    """The agent of a run, which reacts, a body such as it knows, and which skill at which update that is."""
+    weights = Path(run).expanduser() / "best.safetensors"
+    agent, body, name = _read(run, weights.stat().st_mtime_ns if weights.exists() else 0)
+    return agent, copy.deepcopy(body), name
+
+
+@functools.lru_cache(maxsize=1)
+def _read(run: str, written: int) -> tuple[Agent, Body, str]:
+    """As `_open`, once for all environments of a process; agents that react keep nothing between decisions."""
     try:
         path, saved = open_checkpoint(Path(run).expanduser(), "best")
     except RunError as error:
@@ -139,4 +149,4 @@ def _open(run: str) -> tuple[Agent, Body, str]:
             f"env_options.skill={run} must have been trained with action_repeat=1 on all of the state, got "
             f"action_repeat={options.action_repeat}, observation={options.observation} and hide={options.hide}"
         )
-    return load_alone(run, mode="react"), body, f"{card['run_id']} at {saved.state['updates']}"
+    return load_alone(run, mode="react"), body, skill_id(path, saved)

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("ogbench")
 
-from forethought.agent.export import export_run
+from forethought.agent.export import ExportError, export_run
 from forethought.agent.memory.store import EpisodeStore
 from forethought.agent.runs import RunError, read_card
 from forethought.agent.skill import Skilled
@@ -164,11 +164,55 @@ def test_a_run_is_evaluated_above_its_own_skill_alone(above, walker, tmp_path, c
     assert "skill of antmaze-medium-v0 must be that of the run" in " ".join(refused.err.split())
 
 
-def test_an_export_says_that_it_needs_a_skill(above, tmp_path):
-    export_run(above, tmp_path / "export")
+def test_an_export_brings_its_skill_along(above, tmp_path, cli, monkeypatch):
+    export, again = tmp_path / "export", tmp_path / "again"
+    assert "skill/best.safetensors" in export_run(above, export)
+    assert export_run(export, again) == export_run(above, export)
     skill = read_card(above, "best")["spec"]["skill"]
-    assert f"Its actions are commands to a skill, `{skill}`" in (tmp_path / "export" / "README.md").read_text()
-    assert read_card(tmp_path / "export", "best")["config"]["env_options"]["skill"] == "walker"
+    assert f"Its actions are commands to a skill, `{skill}`" in (export / "README.md").read_text()
+    moved = tmp_path / "elsewhere" / "moved"
+    shutil.copytree(again, moved)
+    shutil.rmtree(again)
+    assert read_card(moved, "best")["config"]["env_options"]["skill"] == str(moved / "skill")
+    monkeypatch.chdir(tmp_path)
+    switches = ["evaluation.random=false", "evaluation.video=false", "evaluation.report=false"]
+    outcome = cli("eval", f"run={moved}", "episodes=1", *switches)
+    assert outcome.code == 0, outcome.err
+    env = make_env(MAZE, EnvOptions(skill=str(moved / "skill")))
+    assert env.env_spec.skill == skill
+    env.close()
+
+
+def test_an_agent_is_not_exported_without_its_skill(above, walker, tmp_path, cli):
+    lost, hidden = tmp_path / "export", f"{walker}-hidden"
+    shutil.move(walker, hidden)
+    try:
+        with pytest.raises(ExportError, match=r"acts by a skill, which must be where it lay: run=.* must be the"):
+            export_run(above, lost)
+        assert cli("train", *FEW, "seed=1", f"out={walker}").code == 0
+        with pytest.raises(ExportError, match=r"this agent acts by the skill .*, but in .* is .* at"):
+            export_run(above, lost)
+    finally:
+        shutil.rmtree(walker, ignore_errors=True)
+        shutil.move(hidden, walker)
+    assert not lost.exists()
+
+
+def test_environments_share_one_reading_of_their_skill(walker, tmp_path):
+    def above(run):
+        return Skilled(make_raw(MAZE, EnvOptions())[0], str(run))
+
+    first, second = above(walker), above(walker)
+    assert first._agent is second._agent
+    assert first._body is not second._body
+    run = tmp_path / "again"
+    shutil.copytree(walker, run)
+    before = above(run)
+    shutil.copyfile(run / "last.safetensors", run / "new")
+    (run / "new").replace(run / "best.safetensors")
+    assert above(run)._agent is not before._agent  # it was trained on
+    for env in (first, second, before):
+        env.close()
 
 
 def test_what_was_collected_above_a_skill_is_found_again_wherever_it_lies(walker, cli, tmp_path):
