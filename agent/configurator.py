@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import ForethoughtError
 from .memory.graph import CLOSED, NOWHERE, LandmarkGraph
+from .memory.trails import Trails
 
 MODES = ("plan", "memory", "explore", "jump", "react")
 """What a decision can be: a plan toward the goal itself (or for reward), along a way that memory knows, over unknown
@@ -112,6 +113,7 @@ class Course:
         mode: what was chosen last, an index into `MODES`, `[B]`.
         at: the landmark that each episode was at last, `[B]`, or `NOWHERE`; noted where the graph learns.
         number: which of the episodes that began together each one is, `[B]`.
+        bumped: whether the last action led somewhere else than expected, `[B]`; noted where the graph learns.
         step: which moment of the episode was noticed last; noted where the graph learns.
     """
 
@@ -130,6 +132,7 @@ class Course:
     mode: Tensor
     at: Tensor
     number: Tensor
+    bumped: Tensor
     step: int = 0
 
 
@@ -142,12 +145,14 @@ class Choice:
         hops: landmarks on the way to the target, itself included.
         walked: whether the first leg of it was ever walked.
         corner: the landmark from which it leads on, if that is clear and the place is learned, or `NOWHERE`.
+        trail: the first leg of it as it was walked, goal embeddings `[n, G]`, where it turned out not to be straight.
     """
 
     target: int
     hops: list[int]
     walked: bool = False
     corner: int = NOWHERE
+    trail: Tensor | None = None
 
 
 class Configurator:
@@ -161,11 +166,14 @@ class Configurator:
 
     Attributes:
         episode: number that the first of the running episodes will have in memory, where the graph learns.
+        trails: ways as they were walked; known where it is told how to recall episodes.
     """
 
     def __init__(self, graph: LandmarkGraph, options: ConfiguratorOptions, learns: bool = False) -> None:
         self.graph, self.options, self.learns = graph, options, learns
         self.episode = 0
+        self.trails = Trails(graph)
+        self._winding = set[tuple[int, int]]()  # legs that are not straight
         self._generator = torch.Generator().manual_seed(0)
 
     def notice(self, before: Tensor, action: Tensor, z: Tensor, here: Tensor, course: Course) -> Course:
@@ -180,7 +188,7 @@ class Configurator:
         """
         if not self.learns:
             return course
-        self._feel(before, action, z)
+        bumped = self._feel(before, action, z, course.bumped)
         at, episodes = course.at.clone(), (self.episode + course.number).tolist()
         for row in range(len(z)):
             step = np.array([course.step + 1])
@@ -193,11 +201,16 @@ class Configurator:
         self.graph.believe()
         # Whether a way was walked from end to end is asked from where one is.
         arrived = bool(((course.at == NOWHERE) & (at != NOWHERE)).any())
-        return replace(course, at=at, step=course.step + 1, version=NOWHERE if arrived else course.version)
+        version = NOWHERE if arrived else course.version
+        return replace(course, at=at, bumped=bumped, step=course.step + 1, version=version)
 
     @torch.no_grad()
-    def _feel(self, before: Tensor, action: Tensor, z: Tensor) -> None:
-        """Take for an obstacle what the last action would have led to, where it led somewhere else instead."""
+    def _feel(self, before: Tensor, action: Tensor, z: Tensor, bumped: Tensor) -> Tensor:
+        """Take for an obstacle what the last action would have led to, where it led somewhere else instead.
+
+        Returns:
+            whether it did, `[B]`.
+        """
         model, ruler = self.graph.model, self.graph.ruler
         ahead = model.rollout(before.expand(1, -1, -1), action[:, None].expand(-1, self.BEYOND, -1))[0]
         expected = ruler.states(ahead[:, 0])
@@ -206,7 +219,8 @@ class Configurator:
         surprising = (missed >= self.SURPRISE[0]) & (missed >= self.SURPRISE[1] * meant)
         self.graph.clear(before[~surprising], z[~surprising])
         for row in torch.nonzero(surprising)[:, 0].tolist():
-            self.graph.obstruct(ahead[row : row + 1, -1])
+            self.graph.obstruct(ahead[row : row + 1, -1], again=bool(bumped[row]))
+        return surprising
 
     BEYOND = 2
     """Decisions for which the last action is imagined to be held to find what stood in its way."""
@@ -311,10 +325,14 @@ class Configurator:
         for row in range(len(z)):
             far = np.inf if exploring else float(direct[row])
             time = np.inf if left is None else float(left[row])
-            way = _Way(last[row], value[row], successor[row], closed[row], avoided[row], spent[row], real, tolls[row])
+            way = _Way(
+                last[row], value[row], successor[row], closed[row], avoided[row], spent[row], real, tolls[row],
+                bool(course.bumped[row]),
+            )  # fmt: skip
             choice = self._choose(steps[row], far, way, time)
             if choice.target < count:
-                targets[row] = graph.goals[choice.target]
+                trail = choice.trail
+                targets[row] = graph.goals[choice.target] if trail is None else self.trails.onward(trail, states[[row]])
                 mode[row] = EXPLORE if imagined[choice.target] else MEMORY
             else:
                 mode[row] = PLAN if direct[row] <= graph.believed else EXPLORE
@@ -349,10 +367,16 @@ class Configurator:
             left: decisions left.
         """
         choice = self._onward(steps, direct, way, left)
-        corner, spacing = choice.corner, self.graph.options.spacing
-        if corner == NOWHERE or steps[corner] <= CORNER * spacing:
+        corner, stalls = choice.corner, way.spent[choice.target] >= STALLED
+        if corner == NOWHERE:
             return choice
-        if way.spent[choice.target] < STALLED or way.spent[corner] >= VISITED:
+        if choice.hops and self.graph.was_walked(corner, choice.hops[0]):
+            leg = corner, choice.hops[0]
+            if stalls or way.bumped:
+                self._winding.add(leg)
+            if leg in self._winding and (trail := self.trails.between(*leg)) is not None:
+                return Choice(leg[1], [leg[1]], walked=True, corner=corner, trail=trail)
+        if not stalls or steps[corner] <= CORNER * self.graph.options.spacing or way.spent[corner] >= VISITED:
             return choice
         return Choice(corner, [corner])  # something is in between from here, and not from there
 
@@ -454,6 +478,7 @@ class Configurator:
             idle=goal.new_full((batch, count + 1), torch.inf),
             mode=number.clone(),
             at=number + NOWHERE,
+            bumped=torch.zeros_like(number, dtype=torch.bool),
             number=torch.arange(batch, device=goal.device),
         )
         stale = torch.ones_like(number, dtype=torch.bool)
@@ -470,6 +495,7 @@ class Configurator:
                 mode=course.mode,
                 at=course.at,
                 number=course.number,
+                bumped=course.bumped,
                 step=course.step,
             )
             if course.version == graph.version:
@@ -548,3 +574,4 @@ class _Way:
     spent: Floats
     real: NDArray[np.bool_]
     tolls: Floats
+    bumped: bool

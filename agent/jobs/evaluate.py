@@ -24,7 +24,7 @@ from ..agent import Agent
 from ..build import evaluated_in, load_agent
 from ..configurator import Configurator, ConfiguratorOptions
 from ..files import LockedError, finite, lock, write_json
-from ..memory.graph import save_graph
+from ..memory.graph import recall, save_graph
 from ..memory.store import Episode, EpisodeStore, MemoryOptions
 from ..objectives import GoalObjective, GoalOptions
 from ..precision import name_of
@@ -233,6 +233,7 @@ def _live(
     for number, seed in enumerate(seeds):
         if isinstance(agent.configurator, Configurator):
             agent.configurator.learns, agent.configurator.episode = True, memory.next_id
+            agent.configurator.trails.recall = partial(recall, agent.model, memory)
         (episode,) = run_arm(environments, policy, [seed], stop_on_success=agent.model.purpose == "goal")
         episodes.append(episode)
         memory.append(dataclasses.replace(episode, meta={**episode.meta, "policy": "live", "run": run_dir.name}))

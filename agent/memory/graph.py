@@ -390,10 +390,14 @@ class LandmarkGraph:
         self.version += 1
 
     @torch.no_grad()
-    def obstruct(self, beyond: Tensor) -> None:
+    def obstruct(self, beyond: Tensor, again: bool = False) -> None:
         """Note that one should have come to latents `[1, Z]` and did not: all edges that lead through there failed.
 
         The first few on a way that was walked, and not tried in vain since, are passed over: they stand beside it.
+
+        Args:
+            beyond: where one should have come to.
+            again: whether one did not get anywhere the moment before either: walked ways count both as one.
         """
         there = self.ruler.goals(self.model.goal_point(beyond))
         known = self.ruler.steps(self.ruler.states(self.obstacles), there)
@@ -401,7 +405,7 @@ class LandmarkGraph:
             return
         through = self._on_edges(beyond)[:, 0]
         beside = through & self.proven
-        self.brushed[beside] += 1
+        self.brushed[beside] += not again
         if beside.any() and self.brushed[beside].max() < BRUSHES:
             return
         self.obstacles = torch.cat([self.obstacles, beyond])
@@ -708,6 +712,12 @@ def _seen(
             return moments_of(model, obs, reader.array(episode_id, "actions"), stride)
     except GivenUpError:
         return None
+
+
+def recall(model: WorldModel, store: EpisodeStore, episode_id: int) -> tuple[Tensor, Tensor] | None:
+    """All moments of an episode, latents `[T, Z]` and goal embeddings `[T, G]`; None if it is not in the store."""
+    seen = _seen(model, store, episode_id) if episode_id in store.ids() else None
+    return None if seen is None else seen[:2]
 
 
 def save_graph(graph: LandmarkGraph, store: EpisodeStore) -> None:
