@@ -1,6 +1,7 @@
 """What a decision is for, on a plane with exact distances: the goal where it is near, landmarks where it is far."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,27 @@ def test_a_corner_is_gone_round_where_it_stalls(plane_model: Maker) -> None:
     assert torch.equal(there, goal)
     back, _ = configurator.aim(z, goal, course)
     assert torch.equal(back, goal), "one goes to a corner once"
+
+
+@pytest.mark.parametrize(("recalls", "bumped", "headed"), [(1, 1, (1.5, 1)), (1, 0, None), (0, 1, None)])
+def test_a_walked_way_that_is_not_straight_is_followed_as_it_was_walked(
+    plane_model: Maker, recalls: bool, bumped: bool, headed: tuple[float, float] | None
+) -> None:
+    path = [(0, 0), (1, 0), (1.5, 0), *((1.5, y) for y in range(1, 13))]
+    graph = lived(plane_model(), path)
+    configurator = Configurator(graph, ConfiguratorOptions(mode="auto"), learns=True)
+    lives = torch.tensor(path, dtype=torch.float32)
+    configurator.trails.recall = (lambda episode: (lives, lives)) if recalls else None
+    z, goal = at((0, 0)), at((1.5, 12))
+    _, course = configurator.aim(z, goal, None)
+    targets, course = configurator.aim(z, goal, replace(course, bumped=torch.tensor([bool(bumped)])))
+    landmarks = [tuple(x) for x in graph.goals.tolist()]
+    if headed is None:
+        assert tuple(targets[0].tolist()) in landmarks
+        return
+    assert targets[0].tolist() == list(headed)
+    targets, _ = configurator.aim(z, goal, replace(course, bumped=torch.tensor([False])))
+    assert targets[0].tolist() == list(headed)  # it is known to wind from now on
 
 
 @pytest.mark.parametrize(("learns", "headed"), [(True, [6, 6, 6, 3, 3]), (False, [6] * 5)])

@@ -23,6 +23,7 @@ from forethought.agent.memory.graph import (
     LandmarkGraph,
     Ruler,
     open_graph,
+    recall,
     save_graph,
 )
 from forethought.agent.memory.moments import moments_of, note_name
@@ -279,6 +280,17 @@ def test_what_is_met_on_a_way_that_was_walked_closes_it_if_it_is_met_again_and_a
     graph.fail(np.array([0]))
     graph.obstruct(bump)
     assert (len(graph.obstacles), graph.failed.tolist()) == (1, [2])
+
+
+def test_pressing_against_one_place_counts_once_on_a_way_that_was_walked(plane_model: Maker) -> None:
+    graph, bump = laid(plane_model(), [(0, 0), (2, 0)], [(0, 1)]), torch.tensor([[1.0, 0.0]])
+    graph.walk(np.array([[0, 1]]))
+    for _ in range(2 * BRUSHES):
+        graph.obstruct(bump, again=True)
+    assert graph.proven.tolist() == [True]
+    for _ in range(BRUSHES):
+        graph.obstruct(bump)
+    assert graph.proven.tolist() == [False]
 
 
 def test_where_somebody_comes_through_is_no_obstacle(plane_model: Maker) -> None:
@@ -562,6 +574,17 @@ def test_a_graph_is_kept_with_its_store(plane_model: Maker, store: EpisodeStore)
     assert store.notes(NOTE) == [note_name(NOTE, plane_model().spec)]
     assert known(again) == known(graph)
     assert {(0, 0), (0, 3), (1, 3)} <= set(known(graph)["place"])
+
+
+def test_an_episode_is_recalled_as_the_model_sees_it(plane_model: Maker, store: EpisodeStore) -> None:
+    model, episode = plane_model(), int(store.ids()[0])
+    lived = recall(model, store, episode)
+    assert lived is not None
+    with store.reading() as reader:
+        (key,) = model.spec.obs
+        seen = torch.tensor(reader.array(episode, f"obs/{key}"))
+    assert all(torch.equal(part, seen) for part in lived)
+    assert recall(model, store, store.next_id) is None
 
 
 def test_an_episode_that_is_given_up_meanwhile_is_passed_over(
