@@ -97,24 +97,29 @@ def jobs(tasks: Sequence[str], seeds: Sequence[int] | None, arms: Sequence[str])
                 yield Job(task, arm, seed)
 
 
+def learned_skill(preset: str, job: Job, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Train the skill that acts below, unless it is there; returns its folder, and what the result file says of it."""
+    folder = arguments.runs / f"{preset}-{job.seed}"
+    train = ["forethought", "train", f"preset={preset}", f"seed={job.seed}", f"out={folder}", *arguments.extra]
+    if arguments.resume == "never" and job.arm == "memory":
+        shutil.rmtree(folder, ignore_errors=True)
+    if not finished(folder):
+        if arguments.only_eval:
+            raise SystemExit(f"{folder} holds no finished training")
+        call(train)
+    return folder, {
+        "skill_command": " ".join(train),
+        "skill_seconds": round(train_seconds(folder), 1),
+        "skill_commit": read_json(folder / "run.json")["commit"],
+    }
+
+
 def result_of(job: Job, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate; returns the content of the result file."""
-    overrides, learned = [*TASKS[job.task].overrides], {}
-    if skill := TASKS[job.task].skill:
-        below = arguments.runs / f"{skill}-{job.seed}"
-        learn = ["forethought", "train", f"preset={skill}", f"seed={job.seed}", f"out={below}", *arguments.extra]
-        if arguments.resume == "never" and job.arm == "memory":
-            shutil.rmtree(below, ignore_errors=True)
-        if not finished(below):
-            if arguments.only_eval:
-                raise SystemExit(f"{below} holds no finished training")
-            call(learn)
+    overrides, learned = [*TASKS[job.task].overrides], dict[str, Any]()
+    if preset := TASKS[job.task].skill:
+        below, learned = learned_skill(preset, job, arguments)
         overrides.append(f"env_options.skill={below}")
-        learned = {
-            "skill_command": " ".join(learn),
-            "skill_seconds": round(train_seconds(below), 1),
-            "skill_commit": read_json(below / "run.json")["commit"],
-        }
     train = ["forethought", "train", *overrides, f"seed={job.seed}", f"out={run}", *arguments.extra]
     random, seen = str(job.arm == "memory").lower(), run
     if job.arm == "macro":
