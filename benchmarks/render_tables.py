@@ -262,12 +262,23 @@ def retrieval(results: Path) -> str:
                 *(f"{_percent(here[n][0])}; {here[n][1]:.1f}" if n in here else NONE for n in SAMPLES),
                 _enough({n: success >= 0.95 * best for n, (success, _) in here.items()}),
                 _enough({n: steps <= 1.05 * least for n, (_, steps) in here.items()}),
+                _as_good_as_twice(here, alone),
                 f"{median(r['decision_ms']['p50'] for r in of_arm[max(here)]):.0f} ms",
             ])  # fmt: skip
     if not rows:
         return "No results yet: `python benchmarks/retrieval.py` makes them.\n"
-    header = ["candidates", *map(str, SAMPLES), "enough for success", "enough for steps", "decision"]
+    header = [
+        "candidates", *map(str, SAMPLES),
+        "enough for success", "enough for steps", "as good as twice as many alone", "decision",
+    ]  # fmt: skip
     return markdown(header, rows)
+
+
+def _as_good_as_twice(here: dict[int, tuple[float, float]], alone: dict[int, tuple[float, float]]) -> str:
+    """Candidates that do as well as twice as many alone, within 5 % in success and in steps."""
+    doubled = {n: (*here[n], *alone[2 * n]) for n in here if 2 * n in alone}
+    good = [n for n, (s, t, other_s, other_t) in doubled.items() if s >= 0.95 * other_s and t <= 1.05 * other_t]
+    return ", ".join(map(str, good)) or NONE
 
 
 def _success_and_steps(trainings: Sequence[Result]) -> tuple[float, float]:

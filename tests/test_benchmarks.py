@@ -454,6 +454,14 @@ def retrieval() -> ModuleType:
     return importlib.import_module("retrieval")
 
 
+def test_memory_is_measured_by_how_many_candidates_it_saves(tables: ModuleType) -> None:
+    alone = {4: (0.5, 20.0), 8: (0.9, 15.0), 16: (1.0, 10.0), 32: (1.0, 9.9)}
+    memory = {4: (0.86, 15.7), 8: (0.94, 10.4), 16: (1.0, 10.3), 32: (1.0, 9.0)}
+    assert tables._as_good_as_twice(memory, alone) == "4, 16"  # of eight, too few succeed
+    assert tables._as_good_as_twice(alone, alone) == "16"
+    assert tables._as_good_as_twice({32: (1.0, 9.0)}, alone) == "–"
+
+
 def test_commands_of_retrieval_are_valid_configurations(retrieval: ModuleType) -> None:
     for job in retrieval.jobs(list(retrieval.TASKS), None, list(retrieval.SAMPLES)):
         train = build_parser().parse_args(job.train_command(Path("runs/x"), [])[1:])
