@@ -459,7 +459,7 @@ def test_memory_is_measured_by_how_many_candidates_it_saves(tables: ModuleType) 
     memory = {4: (0.86, 15.7), 8: (0.94, 10.4), 16: (1.0, 10.3), 32: (1.0, 9.0)}
     assert tables._as_good_as_twice(memory, alone) == "4, 16"  # of eight, too few succeed
     assert tables._as_good_as_twice(alone, alone) == "16"
-    assert tables._as_good_as_twice({32: (1.0, 9.0)}, alone) == "–"
+    assert tables._as_good_as_twice({32: (1.0, 9.0)}, alone) == tables.NONE
 
 
 def test_commands_of_retrieval_are_valid_configurations(retrieval: ModuleType) -> None:
