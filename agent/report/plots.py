@@ -268,7 +268,7 @@ def imagination_error(
     axes.set_xlabel("decisions ahead")
     axes.set_ylabel("mean prediction error")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, theme)
+    _legend(axes, theme, loc="upper left")
     return _png(figure)
 
 
@@ -292,7 +292,7 @@ def decision_time_hist(ms: ArrayLike, theme: Theme = LIGHT) -> bytes:
     if slow:
         note = f"{slow} beyond {limit:.3g} ms, longest {values.max():.3g} ms"
         axes.set_title(note, loc="right", fontsize=_SMALL, color=theme.muted)
-    _legend(axes, theme)
+    _legend(axes, theme, loc="upper right")
     return _png(figure)
 
 
@@ -317,7 +317,7 @@ def steps_to_goal_hist(steps: ArrayLike, random: ArrayLike | None = None, theme:
     axes.set_ylabel("successful episodes")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, theme)
+    _legend(axes, theme, loc="upper right")
     return _png(figure)
 
 
@@ -335,7 +335,7 @@ def calibration_plot(predicted: ArrayLike, true: ArrayLike, quantity: str, theme
     """
     x, y, _ = _pairs(predicted, true)
     figure, axes = _against(x, y, f"predicted {quantity}", f"true {quantity}", theme)
-    _legend(axes, theme)
+    _legend(axes, theme, loc="upper left")
     return _png(figure)
 
 
@@ -358,7 +358,7 @@ def distance_plot(
     if spread is not None:
         x, middle = _trend(taken, spread, _bins(taken), np.median)[:2]
         axes.plot(x, middle, color=theme.series[1], linewidth=1.5, linestyle="--", label="members differ by (SD)")
-    _legend(axes, theme)
+    _legend(axes, theme, loc="upper left")
     return _png(figure)
 
 
@@ -389,7 +389,7 @@ def goal_distance_plot(
     axes.set_xlabel("decisions")
     axes.set_ylabel(quantity)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, theme)
+    _legend(axes, theme, loc="upper right")
     return _png(figure)
 
 
@@ -580,8 +580,9 @@ def _figure(
     return figure, grid
 
 
-def _legend(axes: Axes, theme: Theme, **placement: Any) -> None:
-    axes.legend(frameon=False, fontsize=_SMALL, labelcolor=theme.ink, **placement)
+def _legend(axes: Axes, theme: Theme, loc: str, **placement: Any) -> None:
+    """A legend in a place that is said: to look for the best one takes a second where there is much to look at."""
+    axes.legend(frameon=False, fontsize=_SMALL, labelcolor=theme.ink, loc=loc, **placement)
 
 
 def _log_scale(axes: Axes, low: float, high: float) -> None:

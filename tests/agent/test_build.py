@@ -1,6 +1,7 @@
 """Agents from their run folders, also those that go by a memory."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 import textwrap
@@ -89,11 +90,13 @@ def decided(run: Path, memory: Path | None = None, **retrieval: Any) -> list[flo
     options = AgentOptions(plan_dtype="float32", retrieval=RetrievalOptions(**retrieval))
     agent = load_agent(run, options=options, memory=memory)
     assert (agent.index is None) == (options.retrieval.seeds == 0)
-    obs = {"position": np.zeros((1, 2), np.float32), "velocity": np.zeros((1, 2), np.float32)}
-    goal = agent.embed_goal({**obs, "position": np.full((1, 2), 0.2, np.float32)})
-    plan = agent.act(obs, agent.init(1), goal)[2]
-    assert plan is not None
-    return list(plan.actions.flatten().tolist())
+    obs, actions = {k: np.zeros((1, 2), np.float32) for k in ("position", "velocity")}, list[float]()
+    for place in itertools.product((-0.2, 0.0, 0.2), repeat=2):
+        goal = agent.embed_goal({**obs, "position": np.array([place], np.float32)})
+        plan = agent.act(obs, agent.init(1), goal)[2]
+        assert plan is not None
+        actions += plan.actions.flatten().tolist()
+    return actions
 
 
 @pytest.mark.parametrize("changes", [{"seeds": 0}, {"seeds": 12}, {"neighbours": 6}, {"stride": 3}])
