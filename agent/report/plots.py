@@ -292,7 +292,7 @@ def decision_time_hist(ms: ArrayLike, theme: Theme = LIGHT) -> bytes:
     if slow:
         note = f"{slow} beyond {limit:.3g} ms, longest {values.max():.3g} ms"
         axes.set_title(note, loc="right", fontsize=_SMALL, color=theme.muted)
-    _legend(axes, theme, loc="upper right")
+    _legend(axes, theme, loc="upper left")
     return _png(figure)
 
 
@@ -580,7 +580,7 @@ def _figure(
     return figure, grid
 
 
-def _legend(axes: Axes, theme: Theme, loc: str, **placement: Any) -> None:
+def _legend(axes: Axes, theme: Theme, loc: Any, **placement: Any) -> None:
     """A legend in a place that is said: to look for the best one takes a second where there is much to look at."""
     axes.legend(frameon=False, fontsize=_SMALL, labelcolor=theme.ink, loc=loc, **placement)
 
