@@ -2,8 +2,9 @@
 
 One store grows to each of the sizes in turn, with episodes of 1000 transitions of a made-up arm (8 numbers seen, 2
 actions). At each size: opening the store, drawing 256 windows of 4 transitions, with the arrays cached in memory and
-read in place, and then appending an episode, flushed to the disk and not. Medians, and how they compare with the
-smallest.
+read in place, looking up the 64 of as many latents (8 numbers, drawn at random) that are nearest to one, as retrieval
+does it and by comparing with all, and then appending an episode, flushed to the disk and not. Medians, and how they
+compare with the smallest.
 
     python benchmarks/memory_growth.py --transitions 10000 100000 1000000 10000000
 """
@@ -17,10 +18,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.ticker import EngFormatter
 from memory_sampling import seconds
 
 from forethought.agent.files import write_json
+from forethought.agent.memory.index import ExactSearch, make_search
 from forethought.agent.memory.sampler import SequenceSampler
 from forethought.agent.memory.store import Episode, EpisodeStore, MemoryOptions
 from forethought.agent.provenance import command, commit, machine, versions
@@ -34,7 +37,10 @@ TIMES = {
     "append_unsynced_ms": "appending an episode of 1000, left to the system",
     "sample_cached_ms": "256 windows of 4, cached",
     "sample_in_place_ms": "256 windows of 4, in place",
+    "query_ms": "64 nearest moments",
+    "query_exact_ms": "64 nearest moments, compared with all",
 }
+NEIGHBOURS = 64
 
 
 def episode(rng: np.random.Generator) -> Episode:
@@ -67,11 +73,27 @@ def measure(folder: Path, transitions: int, arguments: argparse.Namespace, rng: 
             sampler.sample(256, rng)
             row[f"sample_{name}_ms"] = seconds(partial(sampler.sample, 256, rng), arguments.repeats)
             del sampler
+    row |= look_up(transitions, arguments.repeats, rng)
     for name, options in (("synced", MemoryOptions()), ("unsynced", quick)):
         with EpisodeStore.open(folder, "a", SPEC, options) as store:
             new = [episode(rng) for _ in range(arguments.appends)]
             row[f"append_{name}_ms"] = seconds(lambda: store.append(new.pop()), len(new))  # noqa: B023
     return {name: round(1e3 * value, 4) if name in TIMES else value for name, value in row.items()}
+
+
+def look_up(moments: int, repeats: int, rng: np.random.Generator) -> dict[str, float]:
+    """Times of finding neighbours, making the searches left out, and how many of the nearest ones are found."""
+    points = torch.from_numpy(rng.standard_normal((moments, 8), dtype=np.float32))
+    start = time.perf_counter()
+    search, exact = make_search(points), ExactSearch(points)
+    row = {"make_search_s": round(time.perf_counter() - start, 3)}
+    places = torch.from_numpy(rng.standard_normal((20, 8), dtype=np.float32))
+    (found, _), (nearest, _) = (one.nearest(places, NEIGHBOURS) for one in (search, exact))
+    shares = [len(set(x) & set(y)) / len(y) for x, y in zip(found.tolist(), nearest.tolist(), strict=True)]
+    row["recall"] = round(sum(shares) / len(shares), 4)
+    for name, one in (("query_ms", search), ("query_exact_ms", exact)):
+        row[name] = seconds(partial(one.nearest, places[:1], NEIGHBOURS), repeats)
+    return row
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
