@@ -425,9 +425,18 @@ def memory_growth(results: Path) -> str:
     if not path.exists():
         return "No results yet: `python benchmarks/memory_growth.py` makes them.\n"
     record = read_json(path)
-    names = ("open_ms", "append_unsynced_ms", "append_synced_ms", "sample_cached_ms", "sample_in_place_ms")
-    rows = [[f"{row['transitions']:,}", *(f"{row[name]:.2f} ms" for name in names)] for row in record["results"]]
-    header = ["transitions", "opening", "appending 1000", "and on disk", "256 windows, cached", "in place"]
+    names = (
+        "open_ms", "append_unsynced_ms", "append_synced_ms", "sample_cached_ms", "sample_in_place_ms", "query_ms",
+        "query_exact_ms",
+    )  # fmt: skip
+    rows = [
+        [f"{row['transitions']:,}", *(f"{row[name]:.2f} ms" for name in names), f"{100 * row['recall']:.1f} %"]
+        for row in record["results"]
+    ]
+    header = [
+        "transitions", "opening", "appending 1000", "and on disk", "256 windows, cached", "in place",
+        "64 nearest moments", "compared with all", "found",
+    ]  # fmt: skip
     return f"{markdown(header, rows)}\n{_origin(record)}"
 
 
