@@ -321,13 +321,14 @@ class Configurator:
         last, value, successor, closed = (
             x.cpu().numpy() for x in (course.last, course.value, course.successor, course.closed)
         )
+        bumped: list[bool] = course.bumped.tolist()
         stuck, there, real = dict[int, Choice](), REACHED * graph.options.spacing, ~imagined
         for row in range(len(z)):
             far = np.inf if exploring else float(direct[row])
             time = np.inf if left is None else float(left[row])
             way = _Way(
                 last[row], value[row], successor[row], closed[row], avoided[row], spent[row], real, tolls[row],
-                bool(course.bumped[row]),
+                bumped[row],
             )  # fmt: skip
             choice = self._choose(steps[row], far, way, time)
             if choice.target < count:

@@ -44,7 +44,8 @@ def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> li
     Raises:
         RunError: there is no such run.
         CheckpointError: no checkpoint, or a damaged one.
-        ExportError: `out` is a run, or the agent goes by a memory, or acts by a skill, that is not there.
+        ExportError: `out` is a run, or holds the skill that the agent acts by; or it goes by a memory, or acts by a
+            skill, that is not there.
         FileError: it cannot be written.
         StoreError: the memory is being written to.
     """
@@ -60,6 +61,8 @@ def export_run(run: str | Path, out: str | Path, checkpoint: str = "best") -> li
     skill = card["config"]["env_options"].get("skill")
     if skill is not None:
         _check_skill(Path(skill).expanduser(), card["spec"]["skill"])
+        if (out / SKILL).resolve() == Path(skill).expanduser().resolve():
+            raise ExportError(f"out must not hold the skill that the agent acts by, got {out}")  # it would be replaced
         card["config"]["env_options"]["skill"] = SKILL
     known = _optional(run_dir / "config.json")
     origin = known.get("weights_of", checkpoint)  # an export may be exported

@@ -198,6 +198,19 @@ def test_an_agent_is_not_exported_without_its_skill(above, walker, tmp_path, cli
     assert not lost.exists()
 
 
+def test_an_export_does_not_replace_the_skill_that_it_takes_along(above, tmp_path, cli):
+    export = tmp_path / "export"
+    export_run(above, export)
+    weights = (export / "skill" / "best.safetensors").read_bytes()
+    run, small = tmp_path / "run", ["steps=20", "training.updates=2", "learner.batch_size=8", "threads=1"]
+    short = ["env_options.max_episode_steps=10", "training.validation_episodes=1"]
+    skill = f"env_options.skill={export / 'skill'}"
+    assert cli("train", "preset=antmaze_skill", skill, *small, *short, f"out={run}").code == 0
+    with pytest.raises(ExportError, match="out must not hold the skill that the agent acts by, got"):
+        export_run(run, export)
+    assert (export / "skill" / "best.safetensors").read_bytes() == weights
+
+
 def test_environments_share_one_reading_of_their_skill(walker, tmp_path):
     def above(run):
         return Skilled(make_raw(MAZE, EnvOptions())[0], str(run))
