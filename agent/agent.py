@@ -27,7 +27,7 @@ from .world_model.model import WorldModel
 T = TypeVar("T")
 
 
-PLAN_DTYPES = ("auto", "float32", "bfloat16", "float16", "int16")
+PLAN_DTYPES = ("auto", "float32", "bfloat16", "float16", "int16", "int8")
 LEAST_HORIZON = 3
 """Actions that a plan looks ahead at least, however near its goal: what moves has to be brought to rest there."""
 
@@ -44,8 +44,8 @@ class AgentOptions:
     """Decisions per plan; the actions in between are taken from the plan."""
     plan_dtype: str = "auto"
     """`float32`, `bfloat16` or `float16` (plan with a copy of the networks in half precision; latents stay in single),
-    `int16` (fused networks only: products of whole numbers, scaled by row and by column), or `auto`: of these what this
-    CPU computes fastest in."""
+    `int16` or `int8` (fused networks only: products of whole numbers, scaled by row and by column), or `auto`: of these
+    what this CPU computes fastest in, `int8` for rewards only."""
     fused: str = "auto"
     """`auto` plans with networks of one call each, in C++ that is compiled once, in seconds, where this machine has a
     compiler and the processor is an x86. `never` plans without; what landmarks measure goes by them all the same."""
@@ -210,7 +210,7 @@ class Agent:
         self.options, self.generator = options, generator
         # Cast once: autocast would cast the weights again at every call (and is slower than float32 on a CPU).
         try:
-            self.precision = planning(options.plan_dtype, options.fused, self.device)
+            self.precision = planning(options.plan_dtype, options.fused, self.device, model.purpose)
         except ValueError as error:
             raise AgentError(f"plan_dtype={options.plan_dtype} {error}") from None
         dtype, fused = self.precision

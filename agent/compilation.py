@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -52,6 +52,11 @@ def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {next((x for x in lines if 'error' in x.lower()), lines[0] if lines else '')}"
 
 
+def _may_change(checks: Sequence[Any]) -> list[bool]:
+    """Which checks before a call of compiled code are worth their time: none of whether functions are still the same."""
+    return [not check.is_global and "__dataclass_fields__" not in check.name for check in checks]
+
+
 class Compiled:
     """A function compiled as one graph for every shape that it is called with; plain, with a warning, if that fails.
 
@@ -62,7 +67,7 @@ class Compiled:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self._fast: Callable[..., Any] | None = torch.compile(
-            function, dynamic=False, fullgraph=True, options={"size_asserts": False}
+            function, dynamic=False, fullgraph=True, options={"size_asserts": False, "guard_filter_fn": _may_change}
         )
 
     def __call__(self, *args: Any) -> Any:

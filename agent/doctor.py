@@ -60,9 +60,11 @@ def examine() -> list[Finding]:
 def _processor() -> Finding:
     machine = provenance.machine()
     text = f"{machine['cpu']}, {machine['cores']} cores, {torch.get_num_threads()} threads in use"
-    dtype, in_one_call = planning("auto", "auto", torch.device("cpu"))
-    how = "by networks of one call each" if in_one_call else "without fused networks"
-    return Finding(True, "processor", f"{text}; plans in {name_of(dtype)}, {how}")
+    found = [planning("auto", "auto", torch.device("cpu"), purpose) for purpose in ("goal", "reward")]
+    goal, reward = (name_of(dtype) for dtype, _ in found)
+    dtypes = goal if goal == reward else f"{goal} toward goals and {reward} for rewards"
+    how = "by networks of one call each" if found[0][1] else "without fused networks"
+    return Finding(True, "processor", f"{text}; plans in {dtypes}, {how}")
 
 
 def _compiler() -> Finding:

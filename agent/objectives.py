@@ -19,6 +19,7 @@ from .compilation import compiled
 from .imagination import Trajectory, imagine
 from .threads import in_parallel, shares_of, threads_for
 from .world_model.control import ControlHeads
+from .world_model.fused import Judge
 from .world_model.model import WorldModel
 
 
@@ -44,12 +45,16 @@ class Objective(Protocol):
         """
         ...
 
-    def directly(self, model: WorldModel, z: Tensor, actions: Tensor) -> Tensor | None:
-        """Costs `[B, N]` of candidates `[B, N, H, A]` from latents `[B, Z]` where no trajectory is needed for them.
-
-        What `__call__` returns for what the first member imagines, up to rounding. None where there is no such way.
-        """
+    def judge(self, model: WorldModel) -> Judge | None:
+        """What says in one call, without a trajectory, what candidates are worth; None where there is no such way."""
         return None
+
+    def judged(self, judge: Judge, z: Tensor, actions: Tensor) -> Tensor:
+        """Costs `[B, N]` of candidates `[B, N, H, A]` from latents `[B, Z]` by what `judge` returned.
+
+        What `__call__` returns for what the first member imagines, up to rounding; without gradients.
+        """
+        raise TypeError(f"{type(self).__name__} has no judge")
 
     @property
     def num_seeds(self) -> int:
@@ -172,16 +177,19 @@ class RewardObjective(Objective):
             alive = heads.alive(latents).cumprod(dim=-1)
             rewards = torch.cat([rewards[..., :1], rewards[..., 1:] * alive[..., :-1]], dim=-1)
             values = values * alive[..., -1]
-        return self._cost(heads, rewards, values)
+        return self._cost(heads.discount, rewards, values)
 
     @override
-    def directly(self, model: WorldModel, z: Tensor, actions: Tensor) -> Tensor | None:
-        judged = model.judge(z, actions)
-        return None if judged is None else self._cost(control_heads(model), *judged)
+    def judge(self, model: WorldModel) -> Judge | None:
+        return model.judge
 
-    def _cost(self, heads: ControlHeads, rewards: Tensor, values: Tensor) -> Tensor:
+    @override
+    def judged(self, judge: Judge, z: Tensor, actions: Tensor) -> Tensor:
+        return self._cost(judge.discount, *judge(z, actions))
+
+    def _cost(self, discount: float, rewards: Tensor, values: Tensor) -> Tensor:
         """Minus the returns `[..., B, N]` of rewards `[..., B, N, H]` and values `[K, ..., B, N]`, as one `[B, N]`."""
-        weights = heads.discount ** torch.arange(rewards.shape[-1] + 1, dtype=rewards.dtype, device=rewards.device)
+        weights = discount ** torch.arange(rewards.shape[-1] + 1, dtype=rewards.dtype, device=rewards.device)
         returns = torch.addcmul(rewards @ weights[:-1], values, weights[-1])
         return aggregate(-returns.reshape(-1, *returns.shape[-2:]), self.options.risk)
 
@@ -264,11 +272,14 @@ class ImaginedCost:
         self.model, self.objective, self.z, self.goal, self.correction = model, objective, z, goal, correction
         self.members = objective.members or model.members
         self.compile = compile and len(z) == 1
+        self.judge = objective.judge(model) if self.members == 1 and correction is None else None
         if self.members > model.members:
             raise ObjectiveError(f"members must be at most ensemble_size={model.members}, got {self.members}")
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Costs `[B, N]`; large sets of candidates are shared by the threads."""
+        if self.judge is not None and not torch.is_grad_enabled():
+            return self.objective.judged(self.judge, self.z, actions).to(actions.dtype)
         if torch.compiler.is_compiling():
             return _score(self.objective, self.model, self.z, self.goal, self.correction, self.members, actions)
         samples, gradients = actions.shape[1], torch.is_grad_enabled()
@@ -285,7 +296,7 @@ class ImaginedCost:
 
     def fuse(self, step: StepT, samples: int) -> StepT | None:
         """See `FusingCostFn`: pays where calls, not products, take the time."""
-        if not self.compile or self._shares(samples) > 1:
+        if not self.compile or (self.judge is None and self._shares(samples) > 1):
             return None
 
         @wraps(step)
@@ -316,10 +327,6 @@ def _score(
     members: int,
     actions: Tensor,
 ) -> Tensor:
-    if members == 1 and correction is None:
-        costs = objective.directly(model, z, actions)
-        if costs is not None:
-            return costs.to(actions.dtype)
     return objective(model, imagine(model, z, actions, members, correction), goal).to(actions.dtype)
 
 

@@ -33,8 +33,23 @@ def _has(name: str) -> bool:
     return probe is not None and bool(probe())
 
 
-def planning(name: str, fused: str, device: torch.device) -> tuple[torch.dtype, bool]:
+_NEEDED = {
+    torch.int16: "an x86 processor",
+    torch.int8: "an x86 processor with instructions for products of 8-bit integers (VNNI)",
+    torch.float16: "a processor with instructions for float16",
+}
+"""What products need that PyTorch does not compute, or not fast."""
+
+
+def planning(name: str, fused: str, device: torch.device, purpose: str = "goal") -> tuple[torch.dtype, bool]:
     """What `AgentOptions.plan_dtype` and `fused` come to on a device: a dtype, and whether networks are fused.
+
+    Args:
+        name: of a dtype, or `auto`.
+        fused: `auto` or `never`.
+        device: that plans are made on.
+        purpose: `goal` or `reward`. Whole numbers of 8 bits are taken by themselves for rewards only, whose returns
+            they leave as they are; the last steps to a goal are finer.
 
     Raises:
         ValueError: the device does not compute in the dtype.
@@ -43,6 +58,8 @@ def planning(name: str, fused: str, device: torch.device) -> tuple[torch.dtype, 
     dtype: torch.dtype
     if name != "auto":
         dtype = getattr(torch, name)
+    elif able and not _has_amx() and purpose == "reward" and networks.supports(torch.int8):
+        dtype = torch.int8
     elif able and not _has_amx() and networks.supports(torch.float16):
         dtype = torch.float16
     elif device.type == "cpu" and bfloat16_is_fast():
@@ -51,7 +68,6 @@ def planning(name: str, fused: str, device: torch.device) -> tuple[torch.dtype, 
         dtype = torch.int16 if able and networks.supports(torch.int16) else torch.float32
     # Matrix units multiply bfloat16 many times faster than vectors do, and PyTorch uses them.
     able = able and networks.supports(dtype) and not (dtype == torch.bfloat16 and _has_amx())
-    if not able and (dtype == torch.int16 or (dtype == torch.float16 and device.type == "cpu")):
-        kind = "an x86 processor" if dtype == torch.int16 else "a processor with instructions for float16"
-        raise ValueError(f"needs {kind}, fused=auto and a C++ compiler")
+    if not able and (dtype in _NEEDED and (dtype != torch.float16 or device.type == "cpu")):
+        raise ValueError(f"needs {_NEEDED[dtype]}, fused=auto and a C++ compiler")
     return dtype, able

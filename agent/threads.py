@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import torch
@@ -16,6 +17,10 @@ Threads that sleep between products (`OMP_WAIT_POLICY=PASSIVE`, the only policy 
 shared) take some 50 microseconds to wake: a product of 4 million takes longer on two threads than on one, one of 30
 million does not.
 """
+
+
+_allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
+"""How many threads PyTorch was told to use, while `threads_for` has it use one."""
 
 
 @contextmanager
@@ -40,20 +45,22 @@ def threads_for(multiply_adds: float) -> Iterator[None]:
     Args:
         multiply_adds: of the largest matrix product in there.
     """
-    allowed = torch.get_num_threads()
-    if allowed == 1 or multiply_adds >= WORTH_SHARING:
+    before = torch.get_num_threads()
+    if before == 1 or multiply_adds >= WORTH_SHARING:
         yield
         return
     torch.set_num_threads(1)
+    token = _allowed.set(before)
     try:
         yield
     finally:
-        torch.set_num_threads(allowed)
+        _allowed.reset(token)
+        torch.set_num_threads(before)
 
 
 def shares_of(multiply_adds: float) -> int:
     """Into how many parts, at least one, `in_parallel` should get work whose largest product has that size."""
-    return max(1, min(torch.get_num_threads(), int(multiply_adds // WORTH_SHARING)))
+    return max(1, min(_allowed.get() or torch.get_num_threads(), int(multiply_adds // WORTH_SHARING)))
 
 
 def in_parallel(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
@@ -68,10 +75,16 @@ def in_parallel(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
     def compute(call: Callable[[], Tensor]) -> Tensor:
         return call()
 
+    if len(calls) == 1:
+        return [compute(calls[0])]
     with threads_for(0):
-        pending = [_pool(len(calls) - 1).submit(compute, call) for call in calls[1:]]
-        first = compute(calls[0])
-        return [first, *(future.result() for future in pending)]
+        token = _allowed.set(1)
+        try:
+            pending = [_pool(len(calls) - 1).submit(compute, call) for call in calls[1:]]
+            first = compute(calls[0])
+            return [first, *(future.result() for future in pending)]
+        finally:
+            _allowed.reset(token)
 
 
 @cache

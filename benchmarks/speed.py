@@ -151,9 +151,9 @@ def ways() -> dict[str, Mapping[str, str]]:
     return {name: how for name, how in known.items() if not missing & set(name.split())}
 
 
-def automatic() -> str:
-    """The dtype that plans are made in here where none is asked for."""
-    return name_of(planning("auto", "auto", torch.device("cpu"))[0])
+def automatic(purpose: str = "reward") -> str:
+    """The dtype that plans for a purpose are made in here where none is asked for."""
+    return name_of(planning("auto", "auto", torch.device("cpu"), purpose)[0])
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -396,9 +396,10 @@ def precision(arguments: argparse.Namespace) -> dict[str, Any]:
     for run in arguments.runs:
         config = read_card(run, "last")["config"]
         row: dict[str, Any] = {"env": config["env"]}
-        saved, half = load_agent(run, "last").options, automatic()
+        saved = load_agent(run, "last")
+        half = automatic(saved.model.purpose)
         for dtype in ("float32", half if half != "float32" else "bfloat16"):
-            agent = load_agent(run, "last", options=replace(saved, plan_dtype=dtype, compile="never"))
+            agent = load_agent(run, "last", options=replace(saved.options, plan_dtype=dtype, compile="never"))
             seeds = episode_seeds("test", 1, 0, arguments.episodes)
             env_options = EnvOptions.from_json(config["env_options"])
             with closing(make_vector(config["env"], 10, env_options)) as environments:

@@ -96,8 +96,8 @@ class ControlHeads(nn.Module):
         sizes = [latent_dim + action_dim, hidden, hidden, bins]
         self.twohot = TwoHot(bins)
         # All start out certain of nothing: zero logits.
-        self.reward = StackedMLP(1, sizes, last_scale=0.0)
-        self.value = StackedMLP(members, sizes, last_scale=0.0)
+        self.reward = StackedMLP(1, sizes, last_scale=0.0, actions=action_dim)
+        self.value = StackedMLP(members, sizes, last_scale=0.0, actions=action_dim)
         self._names = [name for name, _ in self.value.named_parameters()]
         self.target = copy.deepcopy(self.value).requires_grad_(requires_grad=False)
         self.policy = StackedMLP(1, [latent_dim, hidden, hidden, 2 * action_dim], last_scale=1.0)

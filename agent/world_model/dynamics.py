@@ -22,7 +22,7 @@ class EnsembleDynamics(nn.Module):
         super().__init__()
         # Start close to "nothing changes", the best guess before any data.
         sizes = [latent_dim + action_dim, *[hidden] * layers, latent_dim]
-        self.net = StackedMLP(members, sizes, last_scale=0.1)
+        self.net = StackedMLP(members, sizes, last_scale=0.1, actions=action_dim)
 
     @override
     def forward(self, z: Tensor, action: Tensor) -> Tensor:

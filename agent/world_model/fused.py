@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +25,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..compilation import cpp_compiler
+from ..threads import shares_of
 
 SOURCE = Path(__file__).with_name("fused.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int16)
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int16, torch.int8)
 """What products can be computed in, by their numbers in `fused.cpp`."""
 
 
@@ -87,18 +89,18 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
             warnings.warn(f"plans without fused networks: {error}", stacklevel=2)
         return None, str(error)
     number, pointer = ctypes.c_int64, ctypes.c_void_p
-    network: list[type[Any]] = [number, pointer, number]
+    network: list[type[Any]] = [number, pointer, number, number]
     library.forethought_bytes.argtypes, library.forethought_bytes.restype = network, number
     of_rows = [*network, pointer, number]
     arguments = {
         "pack": [*network, pointer, pointer],
         "apply": [*of_rows, pointer, number, pointer],
         "roll_out": [*of_rows, number, pointer, number, pointer, number, number, pointer],
-        "expect": [*of_rows, pointer, number, number, pointer, number, ctypes.c_float, pointer],
+        "expect": [*of_rows, pointer, number, pointer, number, ctypes.c_float, pointer],
         "judge": [
             *network,
             pointer,
-            *[number] * 4,
+            *[number] * 5,
             pointer,
             number,
             pointer,
@@ -124,7 +126,9 @@ def supports(dtype: torch.dtype) -> bool:
     """Whether this machine has fused networks whose products are computed in a dtype."""
     library, _ = _loaded()
     return (
-        library is not None and dtype in DTYPES and library.forethought_bytes(DTYPES.index(dtype), *_array((1, 1))) > 0
+        library is not None
+        and dtype in DTYPES
+        and library.forethought_bytes(DTYPES.index(dtype), *_array((1, 1)), 0) > 0
     )
 
 
@@ -141,17 +145,18 @@ class FusedMLP:
 
     Args:
         members: the layers of each network, all of the same sizes.
-        dtype: of the products, one that is supported.
+        dtype: of the products, one that is supported; those of actions are in single precision.
+        actions: how many of the numbers that go in are actions, the last of them; the others are a state.
     """
 
-    def __init__(self, members: Sequence[Sequence[LayerWeights]], dtype: torch.dtype) -> None:
+    def __init__(self, members: Sequence[Sequence[LayerWeights]], dtype: torch.dtype, actions: int = 0) -> None:
         layers = members[0]
         self.sizes = [len(layers[0].weight), *(layer.weight.shape[1] for layer in layers)]
-        self.precision = DTYPES.index(dtype)
+        self.precision, self.actions = DTYPES.index(dtype), actions
         library, why = _loaded()
         if library is None:
             raise OSError(why)
-        network = (self.precision, *_array(tuple(self.sizes)))
+        network = (self.precision, *_array(tuple(self.sizes)), actions)
         width = library.forethought_bytes(*network)
         self.packed = torch.empty(len(members), width, dtype=torch.uint8)  # PyTorch aligns as vectors want it
         for row, member in zip(self.packed, members, strict=True):
@@ -162,20 +167,29 @@ class FusedMLP:
     def __call__(self, x: Tensor) -> Tensor:
         """`[e, n, in] -> [e, n, out]` by the first `e` networks."""
         compute = torch.ops.forethought.apply if torch.compiler.is_compiling() else _apply
-        out: Tensor = compute(self.packed, self.sizes, self.precision, x)
+        out: Tensor = compute(self.packed, self.sizes, self.actions, self.precision, x)
         return out
 
     def roll_out(self, z: Tensor, actions: Tensor) -> Tensor:
         """States `[e, n, H, Z]` that follow on `z [e, n, Z]` by `z + net(z, action)`, for `actions [n, H, A]`."""
+        self._check(z, actions)
         compute = torch.ops.forethought.roll_out if torch.compiler.is_compiling() else _roll_out
-        out: Tensor = compute(self.packed, self.sizes, self.precision, z, actions)
+        out: Tensor = compute(self.packed, self.sizes, self.actions, self.precision, z, actions)
         return out
 
     def expect(self, z: Tensor, actions: Tensor, limit: float) -> Tensor:
         """Expected numbers `[members, n]` in states `z [n, Z]` of `actions [n, A]`, see `TwoHot`."""
+        self._check(z, actions)
         compute = torch.ops.forethought.expect if torch.compiler.is_compiling() else _expect
-        out: Tensor = compute(self.packed, self.sizes, self.precision, z, actions, limit)
+        out: Tensor = compute(self.packed, self.sizes, self.actions, self.precision, z, actions, limit)
         return out
+
+    def _check(self, z: Tensor, actions: Tensor) -> None:
+        got = (z.shape[-1], actions.shape[-1])
+        if got != (self.sizes[0] - self.actions, self.actions):
+            raise ValueError(
+                f"states and actions must be {self.sizes[0] - self.actions} and {self.actions} numbers, got {got}"
+            )
 
 
 def unless_gradients(fused: FusedMLP | None, *inputs: Tensor) -> FusedMLP | None:
@@ -186,24 +200,58 @@ def unless_gradients(fused: FusedMLP | None, *inputs: Tensor) -> FusedMLP | None
 class Judge:
     """What imagined candidates are worth by reward, from the present latent to the last value in one call.
 
+    All that it needs is in a few tensors and numbers, so that compiled code has little to check before it calls it.
+
     Args:
-        dynamics: `z' = z + net(z, action)`.
+        dynamics: `z' = z + net(z, action)`, the first member.
         reward: a distribution of the reward of `(z, action)`.
         policy: mean and spread of an action, before tanh.
         value: distributions of what `(z, action)` is worth.
         limit: of the distributions, see `TwoHot`.
+        discount: worth of the next decision's reward.
+        centre: of actions in real units, `[A]`.
+        half_range: of actions in real units, `[A]`.
+
+    Raises:
+        ValueError: the networks differ in depth.
     """
 
-    def __init__(self, dynamics: FusedMLP, reward: FusedMLP, policy: FusedMLP, value: FusedMLP, limit: float) -> None:
+    def __init__(
+        self,
+        dynamics: FusedMLP,
+        reward: FusedMLP,
+        policy: FusedMLP,
+        value: FusedMLP,
+        limit: float,
+        discount: float,
+        centre: Tensor,
+        half_range: Tensor,
+    ) -> None:
         nets = (dynamics, reward, policy, value)
-        self.packed, self.sizes = [net.packed for net in nets], [size for net in nets for size in net.sizes]
-        self.precision, self.limit = dynamics.precision, limit
+        if len({len(net.sizes) for net in nets}) > 1:
+            raise ValueError(f"networks must have as many layers, got sizes {[net.sizes for net in nets]}")
+        self.packed = torch.cat([dynamics.packed[0], reward.packed[0], policy.packed[0], value.packed.flatten()])
+        self.sizes = torch.tensor([net.sizes for net in nets])
+        self.members, self.actions, self.precision = len(value.packed), dynamics.actions, dynamics.precision
+        self.largest = max(a * b for net in nets for a, b in pairwise(net.sizes))
+        self.limit, self.discount, self.centre, self.half_range = limit, discount, centre, half_range
 
     def __call__(self, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards `[B * N, H]` and values `[K, B * N]` of normalised actions `[B * N, H, A]` from `z [B, Z]`."""
+        """Rewards and values of candidates; large sets are shared by the threads.
+
+        Args:
+            z: latents `[B, Z]`.
+            actions: candidates `[B, N, H, A]` in real units.
+
+        Returns:
+            rewards `[B, N, H]`, and values `[K, B, N]` of following the policy from where candidates lead.
+        """
         compute = torch.ops.forethought.judge if torch.compiler.is_compiling() else _judge
-        rewards, values = compute(self.packed, self.sizes, self.precision, z, actions, self.limit)
-        return rewards, values
+        batch, samples, horizon, dim = actions.shape
+        taken = ((actions - self.centre) / self.half_range).reshape(batch * samples, horizon, dim)
+        numbers = (self.members, self.actions, self.precision, self.largest)
+        rewards, values = compute(self.packed, self.sizes, *numbers, z, taken, self.limit)
+        return rewards.reshape(batch, samples, horizon), values.reshape(-1, batch, samples)
 
 
 def layers_of(net: nn.Sequential) -> list[LayerWeights]:
@@ -245,19 +293,19 @@ def _ready(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _apply(packed: Tensor, sizes: list[int], precision: int, x: Tensor) -> Tensor:
+def _apply(packed: Tensor, sizes: list[int], dim: int, precision: int, x: Tensor) -> Tensor:
     library, (array, depth), x = _loaded()[0], _array(tuple(sizes)), _ready(x)
     assert library is not None
     members, n, _ = x.shape
     out = torch.empty(members, n, sizes[-1])
     for e in range(members):
         library.forethought_apply(
-            precision, array, depth, packed[e].data_ptr(), n, x[e].data_ptr(), x.stride(1), out[e].data_ptr()
+            precision, array, depth, dim, packed[e].data_ptr(), n, x[e].data_ptr(), x.stride(1), out[e].data_ptr()
         )
     return out
 
 
-def _roll_out(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor) -> Tensor:
+def _roll_out(packed: Tensor, sizes: list[int], dim: int, precision: int, z: Tensor, actions: Tensor) -> Tensor:
     library, (array, depth), z, actions = _loaded()[0], _array(tuple(sizes)), _ready(z), _ready(actions)
     assert library is not None
     members, n, width = z.shape
@@ -266,43 +314,46 @@ def _roll_out(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actio
     taken = (actions.data_ptr(), actions.stride(0), actions.stride(1))
     for e in range(members):
         library.forethought_roll_out(
-            precision, array, depth, packed[e].data_ptr(), n, steps, z[e].data_ptr(), z.stride(1), *taken,
+            precision, array, depth, dim, packed[e].data_ptr(), n, steps, z[e].data_ptr(), z.stride(1), *taken,
             out[e].data_ptr(),
         )  # fmt: skip
     return out
 
 
-def _expect(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float) -> Tensor:
+def _expect(
+    packed: Tensor, sizes: list[int], dim: int, precision: int, z: Tensor, actions: Tensor, limit: float
+) -> Tensor:
     library, (array, depth), z, actions = _loaded()[0], _array(tuple(sizes)), _ready(z), _ready(actions)
     assert library is not None
     out = torch.empty(len(packed), len(z))
-    read = (len(z), z.data_ptr(), z.shape[1], z.stride(0), actions.data_ptr(), actions.stride(0), limit)
+    read = (len(z), z.data_ptr(), z.stride(0), actions.data_ptr(), actions.stride(0), limit)
     for k in range(len(packed)):
-        library.forethought_expect(precision, array, depth, packed[k].data_ptr(), *read, out[k].data_ptr())
+        library.forethought_expect(precision, array, depth, dim, packed[k].data_ptr(), *read, out[k].data_ptr())
     return out
 
 
 def _judge(
-    packed: list[Tensor], sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float
+    packed: Tensor,
+    sizes: Tensor,
+    members: int,
+    dim: int,
+    precision: int,
+    largest: int,
+    z: Tensor,
+    actions: Tensor,
+    limit: float,
 ) -> tuple[Tensor, Tensor]:
     library, z, actions = _loaded()[0], _ready(z), _ready(actions)
     assert library is not None
-    arrays, depth = _arrays(tuple(sizes), len(packed))
-    pointers = (ctypes.c_void_p * len(packed))(*(net.data_ptr() for net in packed))
-    n, steps, members = len(actions), actions.shape[1], len(packed[-1])
+    n, steps, depth = len(actions), actions.shape[1], sizes.shape[1] - 1
     rewards, values = torch.empty(n, steps), torch.empty(members, n)
+    threads = shares_of(n * largest)
     library.forethought_judge(
-        precision, arrays, depth, pointers, members, n, steps, max(1, n // len(z)), z.data_ptr(), z.stride(0),
-        actions.data_ptr(), actions.stride(0), actions.stride(1), limit, rewards.data_ptr(), values.data_ptr(),
+        precision, sizes.data_ptr(), depth, dim, packed.data_ptr(), members, threads, n, steps, max(1, n // len(z)),
+        z.data_ptr(), z.stride(0), actions.data_ptr(), actions.stride(0), actions.stride(1), limit, rewards.data_ptr(),
+        values.data_ptr(),
     )  # fmt: skip
     return rewards, values
-
-
-@cache
-def _arrays(sizes: tuple[int, ...], count: int) -> tuple["ctypes.Array[ctypes.c_void_p]", int]:
-    each = len(sizes) // count
-    parts = [_array(sizes[i : i + each]) for i in range(0, len(sizes), each)]
-    return (ctypes.c_void_p * count)(*(ctypes.addressof(array) for array, _ in parts)), parts[0][1]
 
 
 # What compiled code calls: it has to know shapes without computing, and cannot look into `ctypes`.
@@ -316,29 +367,43 @@ def _operator(name: str, inputs: str, outputs: str, compute: Callable[..., Any],
     torch.library.register_fake(f"forethought::{name}", shape)
 
 
-def _applied(packed: Tensor, sizes: list[int], precision: int, x: Tensor) -> Tensor:
+def _applied(packed: Tensor, sizes: list[int], dim: int, precision: int, x: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:2], sizes[-1], dtype=torch.float32)
 
 
-def _rolled_out(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor) -> Tensor:
+def _rolled_out(packed: Tensor, sizes: list[int], dim: int, precision: int, z: Tensor, actions: Tensor) -> Tensor:
     return z.new_empty(*z.shape[:2], actions.shape[1], z.shape[2], dtype=torch.float32)
 
 
-def _expected(packed: Tensor, sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float) -> Tensor:
+def _expected(
+    packed: Tensor, sizes: list[int], dim: int, precision: int, z: Tensor, actions: Tensor, limit: float
+) -> Tensor:
     return z.new_empty(len(packed), len(z), dtype=torch.float32)
 
 
 def _judged(
-    packed: list[Tensor], sizes: list[int], precision: int, z: Tensor, actions: Tensor, limit: float
+    packed: Tensor,
+    sizes: Tensor,
+    members: int,
+    dim: int,
+    precision: int,
+    largest: int,
+    z: Tensor,
+    actions: Tensor,
+    limit: float,
 ) -> tuple[Tensor, Tensor]:
     n, steps, _ = actions.shape
-    return z.new_empty(n, steps, dtype=torch.float32), z.new_empty(len(packed[-1]), n, dtype=torch.float32)
+    return z.new_empty(n, steps, dtype=torch.float32), z.new_empty(members, n, dtype=torch.float32)
 
 
-_NET, _TAKEN = "Tensor packed, int[] sizes, int precision", "Tensor z, Tensor actions"
+_NET, _TAKEN = "Tensor packed, int[] sizes, int dim, int precision", "Tensor z, Tensor actions"
 _operator("apply", f"{_NET}, Tensor x", "Tensor", _apply, _applied)
 _operator("roll_out", f"{_NET}, {_TAKEN}", "Tensor", _roll_out, _rolled_out)
 _operator("expect", f"{_NET}, {_TAKEN}, float limit", "Tensor", _expect, _expected)
 _operator(
-    "judge", f"Tensor[] packed, int[] sizes, int precision, {_TAKEN}, float limit", "(Tensor, Tensor)", _judge, _judged
+    "judge",
+    f"Tensor packed, Tensor sizes, int members, int dim, int precision, int largest, {_TAKEN}, float limit",
+    "(Tensor, Tensor)",
+    _judge,
+    _judged,
 )

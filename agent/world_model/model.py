@@ -253,6 +253,11 @@ class WorldModel(nn.Module):
         self.probe: Probe | None = (
             Probe(self.latent_dim, self.state_dim, hidden) if self.state_dim and options.probe else None
         )
+        self.judge: Judge | None = None
+        """What candidates are worth by reward in one call, by the first member of the ensemble.
+
+        None unless frozen with fused networks, where latents are normalised, and where episodes may end by themselves.
+        """
         self.macro: MacroModel | None = None  # last, so that with it the others begin as without it
         if options.macro_stride:
             size = (options.macro_stride, options.macro_dim)
@@ -284,7 +289,22 @@ class WorldModel(nn.Module):
             copied.time_to_goal = self.time_to_goal.frozen(fused=fused)
         if fused and isinstance(copied.achieved, nn.Sequential):
             copied.achieved = Fused(copied.achieved, dtype)
+        copied.judge = copied._judge()
         return copied
+
+    def _judge(self) -> Judge | None:
+        heads = self.control
+        if heads is None or heads.terminates or not isinstance(self.norm, nn.Identity):
+            return None
+        dynamics, reward, policy, value = (
+            net.fused() for net in (self.dynamics.net, heads.reward, heads.policy, heads.value)
+        )
+        if dynamics is None or reward is None or policy is None or value is None:
+            return None
+        if len(dynamics.sizes) != len(value.sizes):
+            return None  # layers can be chosen for the dynamics
+        scales = (self.action_centre, self.action_half_range)
+        return Judge(dynamics, reward, policy, value, heads.twohot.limit, heads.discount, *scales)
 
     @property
     def members(self) -> int:
@@ -416,32 +436,6 @@ class WorldModel(nn.Module):
                 z = z + added[:, t]
             latents.append(z)
         return torch.stack(latents, dim=2)
-
-    def judge(self, z: Tensor, actions: Tensor) -> tuple[Tensor, Tensor] | None:
-        """What the first member of the ensemble expects candidates to be worth, where one call says it: see `Judge`.
-
-        Args:
-            z: latents `[B, Z]`.
-            actions: candidates `[B, N, H, A]` in real units.
-
-        Returns:
-            rewards `[B, N, H]`, and values `[K, B, N]` of following the policy from where candidates lead; None
-            unless frozen for that, where gradients may be asked for, where latents are normalised, and where episodes
-            may end by themselves.
-        """
-        heads = self.control
-        if heads is None or heads.terminates or not isinstance(self.norm, nn.Identity):
-            return None
-        nets = [net.fused(z, actions) for net in (self.dynamics.net, heads.reward, heads.policy, heads.value)]
-        dynamics, reward, policy, value = nets
-        if dynamics is None or reward is None or policy is None or value is None:
-            return None
-        if len({len(net.sizes) for net in (dynamics, reward, policy, value)}) > 1:
-            return None  # layers can be chosen for the dynamics
-        batch, samples, horizon, dim = actions.shape
-        taken = self.normalize_action(actions).reshape(batch * samples, horizon, dim)
-        rewards, values = Judge(dynamics, reward, policy, value, heads.twohot.limit)(z, taken)
-        return rewards.reshape(batch, samples, horizon), values.reshape(-1, batch, samples)
 
     def goal_point(self, z: Tensor) -> Tensor:
         """Latents `[..., Z]` to goal space `[..., G]`."""

@@ -51,11 +51,12 @@ class StackedMLP(nn.Module):
         members: networks side by side; an input `[e, n, in]` goes through the first `e` of them.
         sizes: of the layers.
         last_scale: factor on the first weights of the last layer, whose biases start at zero.
+        actions: how many of the numbers that go in are actions, the last of them; see `FusedMLP`.
     """
 
-    def __init__(self, members: int, sizes: Sequence[int], last_scale: float) -> None:
+    def __init__(self, members: int, sizes: Sequence[int], last_scale: float, actions: int = 0) -> None:
         super().__init__()
-        self.members = members
+        self.members, self.actions = members, actions
         self.layers = nn.ModuleList([StackedLinear(members, *pair) for pair in pairwise(sizes)])
         self.norms = nn.ModuleList([StackedNorm(members, size) for size in sizes[1:-1]])
         last = cast(StackedLinear, self.layers[-1])
@@ -80,7 +81,7 @@ class StackedMLP(nn.Module):
             fused: dtype of products of a fused network, where this machine has them; None for none.
         """
         if fused is not None:
-            self._fused = FusedMLP([self._weights(member) for member in range(self.members)], fused)
+            self._fused = FusedMLP([self._weights(member) for member in range(self.members)], fused, self.actions)
         elif self.members == 1:
             layers = [cast(StackedLinear, layer) for layer in self.layers]
             norms = [cast(StackedNorm, norm) for norm in self.norms]

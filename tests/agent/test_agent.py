@@ -564,7 +564,10 @@ def test_every_option_changes_the_result(make_agent: AgentMaker, watch: Maker, o
     ("options", "message"),
     [
         ({"replan_every": 0}, "replan_every must be at least 1, got 0"),
-        ({"plan_dtype": "float64"}, "plan_dtype must be one of auto, float32, bfloat16, float16, int16, got 'float64'"),
+        (
+            {"plan_dtype": "float64"},
+            "plan_dtype must be one of auto, float32, bfloat16, float16, int16, int8, got 'float64'",
+        ),
         ({"fused": "always"}, "fused must be one of never, auto, got 'always'"),
         ({"compile": "yes"}, "compile must be one of never, auto, got 'yes'"),
         ({"deadline_s": 0.0}, "deadline_s must be positive, got 0.0"),

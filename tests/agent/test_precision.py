@@ -56,6 +56,26 @@ def test_the_fastest_that_there_is(
     assert planning("auto", "auto", torch.device("cuda")) == (torch.float32, False)
 
 
+@pytest.mark.parametrize(
+    ("fast", "supported", "expected"),
+    [
+        (False, ("float32", "int16", "int8"), torch.int8),
+        (True, ("float32", "bfloat16", "float16", "int16", "int8"), torch.int8),
+        (False, ("float32", "int16"), torch.int16),
+    ],
+)
+def test_eight_bits_are_for_rewards(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, supported: tuple[str, ...], expected: torch.dtype
+) -> None:
+    able(monkeypatch, fast, supported, amx=False)
+    cpu = torch.device("cpu")
+    assert planning("auto", "auto", cpu, "reward") == (expected, True)
+    assert planning("auto", "auto", cpu, "goal")[0] != torch.int8
+    assert planning("auto", "never", cpu, "reward")[0] != torch.int8
+    able(monkeypatch, fast, supported, amx=True)
+    assert planning("auto", "auto", cpu, "reward")[0] != torch.int8
+
+
 def test_matrix_units_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     able(monkeypatch, True, ("float32", "bfloat16", "float16"), amx=True)
     cpu = torch.device("cpu")
@@ -72,6 +92,8 @@ def test_a_dtype_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None
     for how, device in (("never", "cpu"), ("auto", "cuda"), ("auto", "cpu")):
         with pytest.raises(ValueError, match="an x86 processor, fused=auto and"):
             planning("int16", how, torch.device(device))
+        with pytest.raises(ValueError, match="VNNI"):
+            planning("int8", how, torch.device(device))
 
 
 def able(monkeypatch: pytest.MonkeyPatch, fast: bool, supported: tuple[str, ...], *, amx: bool) -> None:
