@@ -53,7 +53,7 @@ def _summary(error: Exception) -> str:
 
 
 def _may_change(checks: Sequence[Any]) -> list[bool]:
-    """Which checks before a call of compiled code are worth their time: none of whether functions are still the same."""
+    """Which checks are worth their time before every call of compiled code: not whether functions are the same."""
     return [not check.is_global and "__dataclass_fields__" not in check.name for check in checks]
 
 
