@@ -223,7 +223,7 @@ class Agent:
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
-        return next(self.model.parameters()).device
+        return self.model.action_centre.device
 
     def init(self, batch_size: int) -> Carry:
         """The carry at the start of `batch_size` episodes."""

@@ -18,7 +18,7 @@ from ..planners.risk import RiskOptions, aggregate
 from .compilation import compiled
 from .imagination import Trajectory, imagine
 from .threads import in_parallel, shares_of, threads_for
-from .world_model.control import ControlHeads
+from .world_model.control import MAX_LOG_STD, MIN_LOG_STD, ControlHeads
 from .world_model.fused import Judge
 from .world_model.model import WorldModel
 
@@ -203,6 +203,8 @@ class RewardObjective(Objective):
         heads, (batch, count, horizon, dim) = control_heads(model), noise.shape
         scale = torch.full((count, 1, 1), self.options.policy_noise, dtype=noise.dtype, device=noise.device)
         scale[0] = 0  # one of them is the policy itself
+        if model.judge is not None and not torch.is_grad_enabled():
+            return model.judge.propose(z, noise * scale, (MIN_LOG_STD, MAX_LOG_STD))
         scaled = (noise * scale).reshape(1, batch * count, horizon, dim)
         state, actions = z.repeat_interleave(count, dim=0).unsqueeze(0), []
         for t in range(horizon):
@@ -313,8 +315,9 @@ class ImaginedCost:
 
 def propose(model: WorldModel, objective: Objective, z: Tensor, noise: Tensor, *, compile: bool = False) -> Tensor:
     """`Objective.seeds`, for one problem with compiled code if wanted; arguments as there and of `ImaginedCost`."""
+    compile = compile and len(z) == 1 and objective.judge(model) is None  # which proposes in one call
     with torch.no_grad(), threads_for(0):
-        seeds: Tensor = (compiled(_propose) if compile and len(z) == 1 else _propose)(objective, model, z, noise)
+        seeds: Tensor = (compiled(_propose) if compile else _propose)(objective, model, z, noise)
     return seeds
 
 

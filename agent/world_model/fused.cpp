@@ -10,6 +10,7 @@
 // Compiled by fused.py with -march=native.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -938,27 +939,65 @@ class Shares {
   std::atomic<int64_t> next_{0};
 };
 
+// The networks of control by reward, packed one after the other: dynamics, reward, policy, and the members of the value.
+template <class P>
+struct Nets {
+  Nets(const std::array<Shape, 4>& shapes, int64_t members, const unsigned char* packed)
+      : scratch(std::max({shapes[0].widest(), shapes[1].widest(), shapes[2].widest(), shapes[3].widest()})),
+        dynamics(shapes[0], packed, scratch), reward(shapes[1], packed += bytes<P>(shapes[0]), scratch),
+        policy(shapes[2], packed += bytes<P>(shapes[1]), scratch), rounded(shapes[0].out()) {
+    packed += bytes<P>(shapes[2]);
+    for (int64_t k = 0; k < members; k++) value.emplace_back(shapes[3], packed + k * bytes<P>(shapes[3]), scratch);
+  }
+
+  Scratch<P> scratch;
+  Network<P> dynamics, reward, policy;
+  std::vector<Network<P>> value;
+  Rounded<P> rounded;  // states
+};
+
+// Their shapes, by sizes of one after the other, `depth + 1` of each.
+static std::array<Shape, 4> shapes_of(const int64_t* sizes, int64_t depth, int64_t actions) {
+  const int64_t next = depth + 1;
+  return {{{sizes, depth, actions}, {sizes + next, depth, actions}, {sizes + 2 * next, depth, 0},
+           {sizes + 3 * next, depth, actions}}};
+}
+
+// Actions `[n, steps, A]` that the policy takes with noise, from the state of every `each` rows on.
+template <class P>
+static void propose(Nets<P>& nets, int64_t n, int64_t steps, int64_t each, const Rows& z, const Rows& noise, float low,
+                    float high, float* out) {
+  const int64_t width = nets.dynamics.shape.out(), dim = nets.dynamics.shape.actions;
+  std::vector<float> states(BLOCK * width);
+  for (int64_t first = 0; first < n; first += BLOCK) {
+    const int64_t rows = std::min(BLOCK, n - first);
+    for (int64_t r = 0; r < rows; r++) std::memcpy(&states[r * width], z.at((first + r) / each), width * sizeof(float));
+    for (int64_t t = 0; t < steps; t++) {
+      const Rows taken{out + (first * steps + t) * dim, steps * dim};
+      for (int64_t r = 0; r < rows; r++) nets.rounded.take(r, &states[r * width], width);
+      nets.policy.compute(rows, nets.rounded, rows);
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < dim; i++) {
+          const float* said = nets.policy.out + r * nets.policy.stride + i;
+          const float deviation = std::exp(low + (high - low) / 2 * (std::tanh(said[dim]) + 1));
+          const_cast<float*>(taken.at(r))[i] = std::tanh(said[0] + noise.at(first + r, t)[i] * deviation);
+        }
+      if (t + 1 == steps) break;
+      nets.dynamics.compute(rows, nets.rounded, rows, taken);
+      for (int64_t r = 0; r < rows; r++)
+        add(&states[r * width], nets.dynamics.out + r * nets.dynamics.stride, width, &states[r * width]);
+    }
+  }
+}
+
 // What candidates are worth: `rewards [n, steps]` on the way, and `values [members, n]` of going on by the policy from
 // where they lead. The same as `roll_out`, `expect` and `apply`, without a latent that leaves the cache.
-// Networks are packed in this order: dynamics, reward, policy, and the members of the value.
 template <class P>
-static void judge(const Shape (&shapes)[4], int64_t members, const unsigned char* packed, Shares& shares, int64_t n,
-                  int64_t steps, int64_t each, const Rows& z, const Rows& actions, float limit, float* rewards,
-                  float* values) {
-  int64_t widest = 0;
-  for (const Shape& shape : shapes) widest = std::max(widest, shape.widest());
-  Scratch<P> scratch(widest);
-  const auto following = [&](const Shape& shape) {
-    Network<P> result(shape, packed, scratch);
-    packed += bytes<P>(shape);
-    return result;
-  };
-  Network<P> dynamics = following(shapes[0]), reward = following(shapes[1]), policy = following(shapes[2]);
-  std::vector<Network<P>> value;
-  for (int64_t k = 0; k < members; k++) value.push_back(following(shapes[3]));
+static void judge(Nets<P>& nets, Shares& shares, int64_t n, int64_t steps, int64_t each, const Rows& z,
+                  const Rows& actions, float limit, float* rewards, float* values) {
+  auto& [scratch, dynamics, reward, policy, value, rounded] = nets;
   const int64_t width = dynamics.shape.out(), dim = dynamics.shape.actions;
   std::vector<float> states(BLOCK * width), chosen(BLOCK * dim);
-  Rounded<P> rounded(width);
   for (int64_t first, rows; (rows = shares.take(first)) > 0;) {
     for (int64_t r = 0; r < rows; r++) std::memcpy(&states[r * width], z.at((first + r) / each), width * sizeof(float));
     for (int64_t t = 0; t < steps; t++) {
@@ -1048,20 +1087,26 @@ void forethought_expect(int64_t precision, const int64_t* sizes, int64_t depth, 
   });
 }
 
-// See `judge`; sizes of its networks are one after the other, `depth + 1` of each.
 void forethought_judge(int64_t precision, const int64_t* sizes, int64_t depth, int64_t actions,
                        const unsigned char* packed, int64_t members, int64_t threads, int64_t n, int64_t steps,
                        int64_t each, const float* z, int64_t row, const float* taken, int64_t taken_row,
                        int64_t taken_step, float limit, float* rewards, float* values) {
-  const int64_t next = depth + 1;
-  const Shape shapes[] = {{sizes, depth, actions}, {sizes + next, depth, actions}, {sizes + 2 * next, depth, 0},
-                          {sizes + 3 * next, depth, actions}};
+  const auto shapes = shapes_of(sizes, depth, actions);
   with_precision(precision, [&](auto p) {
     Shares shares(n, threads);
     Helpers::of_this_process().share(threads, [&] {
-      judge<decltype(p)>(shapes, members, packed, shares, n, steps, each, {z, row}, {taken, taken_row, taken_step},
-                         limit, rewards, values);
+      Nets<decltype(p)> nets(shapes, members, packed);
+      judge(nets, shares, n, steps, each, {z, row}, {taken, taken_row, taken_step}, limit, rewards, values);
     });
+  });
+}
+
+void forethought_propose(int64_t precision, const int64_t* sizes, int64_t depth, int64_t actions,
+                         const unsigned char* packed, int64_t n, int64_t steps, int64_t each, const float* z,
+                         int64_t row, const float* noise, float low, float high, float* out) {
+  with_precision(precision, [&](auto p) {
+    Nets<decltype(p)> nets(shapes_of(sizes, depth, actions), 0, packed);
+    propose(nets, n, steps, each, {z, row}, {noise, steps * actions, actions}, low, high, out);
   });
 }
 }

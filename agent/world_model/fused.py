@@ -110,6 +110,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
             pointer,
         ],
     }
+    arguments["propose"] = [*network, pointer, *[number] * 3, pointer, number, pointer, *[ctypes.c_float] * 2, pointer]
     for name, types in arguments.items():
         function = getattr(library, f"forethought_{name}")
         function.argtypes, function.restype = types, None
@@ -252,6 +253,24 @@ class Judge:
         numbers = (self.members, self.actions, self.precision, self.largest)
         rewards, values = compute(self.packed, self.sizes, *numbers, z, taken, self.limit)
         return rewards.reshape(batch, samples, horizon), values.reshape(-1, batch, samples)
+
+    def propose(self, z: Tensor, noise: Tensor, log_std: tuple[float, float]) -> Tensor:
+        """Actions `[B, S, H, A]` in real units that the policy takes with noise `[B, S, H, A]`, from `z [B, Z]` on.
+
+        Args:
+            z: latents.
+            noise: in units of the policy's spread.
+            log_std: bounds of the logarithm of that spread.
+        """
+        library, z, noise = _loaded()[0], _ready(z), noise.float().contiguous()
+        assert library is not None
+        batch, count, horizon, _ = noise.shape
+        out = torch.empty_like(noise)
+        library.forethought_propose(
+            self.precision, self.sizes.data_ptr(), self.sizes.shape[1] - 1, self.actions, self.packed.data_ptr(),
+            batch * count, horizon, count, z.data_ptr(), z.stride(0), noise.data_ptr(), *log_std, out.data_ptr(),
+        )  # fmt: skip
+        return torch.addcmul(self.centre, out, self.half_range)
 
 
 def layers_of(net: nn.Sequential) -> list[LayerWeights]:

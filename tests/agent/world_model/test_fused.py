@@ -211,6 +211,10 @@ def test_what_candidates_are_worth(
     assert torch.allclose(got, by_parts, rtol=1e-4, atol=1e-4)
     assert error(got, expected) < 3 * TOLERANCE[dtype]
     assert torch.equal(got, ImaginedCost(imagined, objective, z, None)(actions))
+    noise = torch.randn(2, 30, 4, 2)
+    proposed, imagined.judge = objective.seeds(imagined, z, noise), None
+    assert torch.allclose(proposed, objective.seeds(imagined, z, noise), rtol=1e-3, atol=1e-3)
+    assert (proposed - objective.seeds(model, z, noise)).abs().max() < 10 * TOLERANCE[dtype]
     with torch.enable_grad():
         taken = actions.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(ImaginedCost(imagined, objective, z, None)(taken).sum(), taken)
