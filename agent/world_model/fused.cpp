@@ -26,6 +26,8 @@
 #include <immintrin.h>
 #include <unistd.h>
 
+namespace {
+
 #if defined(__AVX512BW__)
 constexpr int VECTOR = 64, PANEL = 4;  // bytes of a vector; vectors side by side in a tile of the output
 #elif defined(__AVX2__)
@@ -42,13 +44,13 @@ typedef float Floats __attribute__((vector_size(VECTOR)));
 typedef int32_t Ints __attribute__((vector_size(VECTOR)));
 typedef float Unaligned __attribute__((vector_size(VECTOR), aligned(4)));
 
-static inline Floats load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
-static inline void store(float* p, Floats v) { *reinterpret_cast<Unaligned*>(p) = v; }
-static inline Floats all(float x) { return x - Floats{}; }
-static inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline Floats load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, Floats v) { *reinterpret_cast<Unaligned*>(p) = v; }
+inline Floats all(float x) { return x - Floats{}; }
+inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // The first `count` numbers, and `fill` behind them.
-static inline Floats load(const float* p, int64_t count, float fill = 0.f) {
+inline Floats load(const float* p, int64_t count, float fill = 0.f) {
 #if defined(__AVX512BW__)
   return reinterpret_cast<Floats>(
       _mm512_mask_loadu_ps(reinterpret_cast<__m512>(all(fill)), static_cast<__mmask16>((1u << count) - 1), p));
@@ -60,7 +62,7 @@ static inline Floats load(const float* p, int64_t count, float fill = 0.f) {
 }
 
 // a * b + c, rounded once where the processor does that: left to the compiler, tiles of other sizes could round otherwise.
-static inline Floats fused(Floats a, Floats b, Floats c) {
+inline Floats fused(Floats a, Floats b, Floats c) {
 #if defined(__AVX512BW__)
   return reinterpret_cast<Floats>(
       _mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
@@ -76,7 +78,7 @@ static inline Floats fused(Floats a, Floats b, Floats c) {
 }
 
 // Of `a` and `b`; `b` where one of them is not a number.
-static inline Floats larger(Floats a, Floats b) {
+inline Floats larger(Floats a, Floats b) {
 #if defined(__AVX512BW__)
   return reinterpret_cast<Floats>(_mm512_max_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
 #else
@@ -84,21 +86,21 @@ static inline Floats larger(Floats a, Floats b) {
 #endif
 }
 // Without signs, as whole numbers, which are in the same order; what is not a number is above all numbers.
-static inline Ints magnitude(Floats v) { return (Ints)v & 0x7fffffff; }
-static inline int32_t magnitude(float x) {
+inline Ints magnitude(Floats v) { return (Ints)v & 0x7fffffff; }
+inline int32_t magnitude(float x) {
   int32_t bits;
   std::memcpy(&bits, &x, 4);
   return bits & 0x7fffffff;
 }
-static inline Ints larger(Ints a, Ints b) { return a > b ? a : b; }
-static inline int32_t largest(Ints v) {
+inline Ints larger(Ints a, Ints b) { return a > b ? a : b; }
+inline int32_t largest(Ints v) {
   int32_t most = 0;
   for (int i = 0; i < LANES; i++) most = std::max(most, v[i]);
   return most;
 }
 
 // What the number one stands for where the largest magnitude is to be `range`; not a number, or infinite, if that is.
-static inline float unit_of(int32_t most, int64_t range) {
+inline float unit_of(int32_t most, int64_t range) {
   constexpr float SMALLEST = 1e-30f;
   float number;
   std::memcpy(&number, &most, 4);
@@ -107,21 +109,21 @@ static inline float unit_of(int32_t most, int64_t range) {
 
 // All lanes as one: lanes that are `far` apart first, so that few operations wait for each other.
 template <class Both>
-static inline float reduced(Floats v, Both both) {
+inline float reduced(Floats v, Both both) {
   float lanes[LANES];
   store(lanes, v);
   for (int far = LANES / 2; far; far /= 2)
     for (int i = 0; i < far; i++) lanes[i] = both(lanes[i], lanes[i + far]);
   return lanes[0];
 }
-static inline float total(Floats v) {
+inline float total(Floats v) {
 #if defined(__AVX512BW__)
   return _mm512_reduce_add_ps(reinterpret_cast<__m512>(v));
 #else
   return reduced(v, [](float a, float b) { return a + b; });
 #endif
 }
-static inline float largest(Floats v) {
+inline float largest(Floats v) {
 #if defined(__AVX512BW__)
   return _mm512_reduce_max_ps(reinterpret_cast<__m512>(v));
 #else
@@ -129,12 +131,16 @@ static inline float largest(Floats v) {
 #endif
 }
 
-// Relative error 3e-7, or 1e-4 where it is rounded anyway; a guess and a step of Newton's take less than a division.
-template <bool EXACT>
-static inline Floats inverse(Floats x) {
+// How exact arithmetic between products is, by the degree of polynomials: nearly as single precision, or less where what
+// comes out is rounded anyway.
+constexpr int EXACT = 5, TO_16_BITS = 3, TO_8_BITS = 2;
+
+// Relative error 3e-7, or 1e-4; a guess and a step of Newton's take less than a division.
+template <int DEGREE>
+inline Floats inverse(Floats x) {
 #if defined(__AVX512BW__)
   const Floats guess = reinterpret_cast<Floats>(_mm512_rcp14_ps(reinterpret_cast<__m512>(x)));
-  return EXACT ? guess * (2.f - x * guess) : guess;
+  return DEGREE == EXACT ? guess * (2.f - x * guess) : guess;
 #elif defined(__AVX2__)
   const Floats guess = reinterpret_cast<Floats>(_mm256_rcp_ps(reinterpret_cast<__m256>(x)));
   return guess * (2.f - x * guess);
@@ -143,9 +149,9 @@ static inline Floats inverse(Floats x) {
 #endif
 }
 
-// 2^-x by 2^n p(f) with |f| <= 1/2; relative error 3e-6, or 1e-4. Of what is not a number, not a number.
-template <bool EXACT>
-static inline Floats half_to(Floats x) {
+// 2^-x by 2^n p(f) with |f| <= 1/2; relative error 3e-6, 8e-5 or 2e-3. Of what is not a number, not a number.
+template <int DEGREE>
+inline Floats half_to(Floats x) {
 #if defined(__AVX512BW__)
   const Floats f = reinterpret_cast<Floats>(
       _mm512_reduce_ps(reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -156,16 +162,19 @@ static inline Floats half_to(Floats x) {
   const Floats f = x - ((x + ROUND) - ROUND);
 #endif
   Floats p;
-  if (EXACT) {
+  if constexpr (DEGREE == EXACT) {
     p = f * -1.3333558e-3f + 9.6181291e-3f;
     p = p * f - 5.5504109e-2f;
     p = p * f + 2.4022651e-1f;
     p = p * f - 6.9314718e-1f;
     p = p * f + 1.f;
+  } else if constexpr (DEGREE == TO_16_BITS) {
+    p = f * -5.5171670e-2f + 2.4261113e-1f;
+    p = p * f - 6.9326099e-1f;
+    p = p * f + 9.9992807e-1f;
   } else {
-    p = f * -5.5838283e-2f + 2.4263948e-1f;
-    p = p * f - 6.9313673e-1f;
-    p = p * f + 9.9992456e-1f;
+    p = f * 2.3842894e-1f - 7.0344803e-1f;
+    p = p * f + 1.0004431e+0f;
   }
 #if defined(__AVX512BW__)
   return reinterpret_cast<Floats>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(f - x)));
@@ -179,7 +188,7 @@ static inline Floats half_to(Floats x) {
 constexpr float LOG2_E = 1.44269504f;
 constexpr double LN_2 = 0.693147180559945;
 // What SiLU does not go below in these units, and a little more for errors of the above.
-constexpr float LOWEST = 0.2786f * LOG2_E;
+constexpr float LOWEST = 0.279f * LOG2_E;
 
 // -- precisions: how numbers are kept for products, and a tile of a product ---------------------------------------------
 
@@ -227,7 +236,8 @@ struct Product {
 };
 
 struct Single {
-  static constexpr bool EXACT = true, SCALED = false;
+  static constexpr bool SCALED = false;
+  static constexpr int DEGREE = EXACT;
   using Kept = float;
   using Weight = float;
   static constexpr int COLUMNS = LANES, TOGETHER = 1;  // columns of a vector; numbers that are multiplied at once
@@ -255,7 +265,8 @@ struct Single {
 #if defined(__AVX512FP16__)
 // Sums of DEPTH products in half precision, sums of these in single precision.
 struct Half {
-  static constexpr bool EXACT = false, SCALED = false;
+  static constexpr bool SCALED = false;
+  static constexpr int DEGREE = TO_16_BITS;
   using Kept = uint32_t;  // twice the same number: a vector of it is then loaded without a shuffle
   using Weight = _Float16;
   static constexpr int COLUMNS = 32, TOGETHER = 1;
@@ -295,7 +306,8 @@ struct Half {
 
 #if defined(__AVX512BF16__)
 struct Brain {
-  static constexpr bool EXACT = false, SCALED = false;
+  static constexpr bool SCALED = false;
+  static constexpr int DEGREE = TO_16_BITS;
   using Kept = uint16_t;
   using Weight = uint16_t;
   static constexpr int COLUMNS = 16, TOGETHER = 2;
@@ -335,7 +347,8 @@ struct Brain {
 // Whole numbers: of the largest of a row RANGE are made, of the largest of a column of weights WEIGHTS. Sums of DEPTH
 // products, one and a half times as many at most, are exact in 32 bits.
 struct Whole {
-  static constexpr bool EXACT = false, SCALED = true;
+  static constexpr bool SCALED = true;
+  static constexpr int DEGREE = TO_16_BITS;
   using Kept = int16_t;
   using Weight = int16_t;
   static constexpr int COLUMNS = LANES, TOGETHER = 2;
@@ -409,7 +422,8 @@ struct Whole {
 // Whole numbers of 8 bits, from 0 on: what SiLU gives, above the lowest that it can give, and states above minus their
 // largest magnitude.
 struct Byte {
-  static constexpr bool EXACT = false, SCALED = true;
+  static constexpr bool SCALED = true;
+  static constexpr int DEGREE = TO_8_BITS;
   using Kept = uint8_t;
   using Weight = int8_t;
   static constexpr int COLUMNS = LANES, TOGETHER = 4;
@@ -484,7 +498,7 @@ struct Byte {
 // -- products of any size -----------------------------------------------------------------------------------------------
 
 template <class P, int V, int M = ROWS>
-static void tile(const Product<P>& of, int64_t rows) {
+void tile(const Product<P>& of, int64_t rows) {
   if constexpr (M > 0) {
     if (rows < M) return tile<P, V, M - 1>(of, rows);
     P::template product<M, V>(of);
@@ -493,21 +507,28 @@ static void tile(const Product<P>& of, int64_t rows) {
 }
 
 template <class P, int V = PANEL>
-static void panel(const Product<P>& of, int64_t rows, int64_t vectors) {
+void panel(const Product<P>& of, int64_t rows, int64_t vectors) {
   if constexpr (V > 0) {
     if (vectors != V) return panel<P, V - 1>(of, rows, vectors);
     for (int64_t row = 0; row < rows; row += ROWS) tile<P, V>(of.below(row), rows - row);
   }
 }
 
+// Columns that are computed together: as many vectors each time, so that no single one is left, which takes longest.
+template <class P>
+int64_t together(int64_t columns) {
+  const int64_t vectors = columns / P::COLUMNS, panels = up(vectors, PANEL) / PANEL;
+  return up(vectors, panels) / panels * P::COLUMNS;
+}
+
 // All columns, some at a time, and no more than about `depth` numbers at once.
 template <class P>
-static void multiply(const Product<P>& of, int64_t columns, int64_t rows, int64_t depth) {
-  constexpr int64_t WIDE = PANEL * P::COLUMNS;
+void multiply(const Product<P>& of, int64_t columns, int64_t rows, int64_t depth) {
+  const int64_t most = together<P>(columns);
   const int64_t parts = std::max<int64_t>(1, (of.k + depth / 2) / depth);
   const int64_t deep = up((of.k + parts - 1) / parts, P::TOGETHER);
-  for (int64_t j = 0; j < columns; j += WIDE) {
-    const int64_t wide = std::min(WIDE, columns - j);
+  for (int64_t j = 0; j < columns; j += most) {
+    const int64_t wide = std::min(most, columns - j);
     for (int64_t i = 0; i < of.k; i += deep) {
       Product<P> part = of;
       part.a += i, part.b += j * of.k + i * wide, part.c += j, part.k = std::min(deep, of.k - i), part.column_units += j;
@@ -555,7 +576,7 @@ struct Layer {
 };
 
 template <class P>
-static int64_t bytes(const Shape& shape) {
+int64_t bytes(const Shape& shape) {
   int64_t end = 0;
   for (int64_t i = 0; i < shape.depth; i++) end = Layer<P>(shape, i, end).end;
   return end;
@@ -563,13 +584,12 @@ static int64_t bytes(const Shape& shape) {
 
 // Packs weights `[in, out]`, each multiplied by `per` of its column; vectors side by side, as `panel` reads them.
 template <class P>
-static void pack_weights(const double* weight, int64_t in, int64_t out, const std::vector<float>& per,
+void pack_weights(const double* weight, int64_t in, int64_t out, const std::vector<float>& per,
                          typename P::Weight* packed) {
-  constexpr int64_t WIDE = PANEL * P::COLUMNS;
-  const int64_t columns = up(out, P::COLUMNS);
-  for (int64_t j = 0; j < columns; j += WIDE)
+  const int64_t columns = up(out, P::COLUMNS), most = together<P>(columns);
+  for (int64_t j = 0; j < columns; j += most)
     for (int64_t i = 0; i < up(in, P::TOGETHER); i += P::TOGETHER)
-      for (int64_t column = j; column < std::min(j + WIDE, columns); column++)
+      for (int64_t column = j; column < std::min(j + most, columns); column++)
         for (int64_t k = i; k < i + P::TOGETHER; k++, packed++)
           if (column < out && k < in) *packed = P::weight(static_cast<float>(weight[k * out + column]), per[column]);
 }
@@ -578,7 +598,7 @@ static void pack_weights(const double* weight, int64_t in, int64_t out, const st
 //
 // A normalisation takes the mean over columns away: here it is taken from weights and bias, once.
 template <class P>
-static void pack(const Shape& shape, const float* const* from, unsigned char* to) {
+void pack(const Shape& shape, const float* const* from, unsigned char* to) {
   std::memset(to, 0, bytes<P>(shape));
   double broken = 0;  // or not a number, as all behind a gain or shift that is not finite: rounded, it would be one again
   int64_t end = 0;
@@ -681,7 +701,7 @@ struct Scratch {
 // Of rows with mean 0: standard deviation 1 over `width` numbers, a gain and a shift, SiLU. What pads a row is 0 before,
 // and multiplied with weights of 0 behind. A pass over all rows follows another: they do not wait for each other's sums.
 template <class P>
-static void activate(float* rows, int64_t stride, int64_t count, int64_t width, const float* gain, const float* shift,
+void activate(float* rows, int64_t stride, int64_t count, int64_t width, const float* gain, const float* shift,
                      Rounded<P>& to, int64_t first) {
   const int64_t padded = up(width, LANES);
   float scales[ROWS];
@@ -704,7 +724,7 @@ static void activate(float* rows, int64_t stride, int64_t count, int64_t width, 
     highest[r] = all(LOWEST);
     for (int64_t i = 0; i < padded; i += LANES) {
       const Floats x = fused(load(row + i) * scales[r], load(gain + i), load(shift + i));
-      const Floats sigmoid = inverse<P::EXACT>(1.f + half_to<P::EXACT>(x));
+      const Floats sigmoid = inverse<P::DEGREE>(1.f + half_to<P::DEGREE>(x));
       if constexpr (P::SCALED) {
         const Floats y = fused(x, sigmoid, all(P::ABOVE));
         store(row + i, y);
@@ -779,7 +799,7 @@ class Network {
 
 // `out [n, out]` of `x [n, in]`.
 template <class P>
-static void apply(Network<P>& net, int64_t n, const Rows& x, float* out) {
+void apply(Network<P>& net, int64_t n, const Rows& x, float* out) {
   const int64_t state = net.shape.state(), width = net.shape.out();
   Rounded<P> states(state);
   for (int64_t first = 0; first < n; first += BLOCK) {
@@ -790,13 +810,13 @@ static void apply(Network<P>& net, int64_t n, const Rows& x, float* out) {
   }
 }
 
-static inline void add(const float* a, const float* b, int64_t width, float* to) {
+inline void add(const float* a, const float* b, int64_t width, float* to) {
   for (int64_t i = 0; i < width; i++) to[i] = a[i] + b[i];
 }
 
 // `out [n, steps, Z]`: from z on, `z += net(z, action)` with one action after the other.
 template <class P>
-static void roll_out(Network<P>& net, int64_t n, int64_t steps, const Rows& z, const Rows& actions, float* out) {
+void roll_out(Network<P>& net, int64_t n, int64_t steps, const Rows& z, const Rows& actions, float* out) {
   const int64_t width = net.shape.out();
   Rounded<P> states(width);
   for (int64_t first = 0; first < n; first += BLOCK) {
@@ -813,7 +833,7 @@ static void roll_out(Network<P>& net, int64_t n, int64_t steps, const Rows& z, c
 }
 
 // The expected numbers of distributions over bins that are even in symlog, by their logits; see control.TwoHot.
-static void expected(const float* logits, int64_t stride, int64_t rows, int64_t bins, float limit, float* out,
+void expected(const float* logits, int64_t stride, int64_t rows, int64_t bins, float limit, float* out,
                      int64_t step) {
   const int64_t whole = bins / LANES * LANES;
   const float bin = 2 * limit / static_cast<float>(bins - 1);
@@ -827,7 +847,7 @@ static void expected(const float* logits, int64_t stride, int64_t rows, int64_t 
     Floats sum{}, weighted{}, index;
     for (int i = 0; i < LANES; i++) index[i] = static_cast<float>(i);
     const auto take = [&](Floats x) {
-      const Floats likely = half_to<true>((most - x) * LOG2_E);
+      const Floats likely = half_to<EXACT>((most - x) * LOG2_E);
       sum += likely;
       weighted += likely * index;
       index += static_cast<float>(LANES);
@@ -838,14 +858,14 @@ static void expected(const float* logits, int64_t stride, int64_t rows, int64_t 
   }
   for (int64_t r = 0; r < rows; r += LANES) {
     const Floats x = load(symlog + r);
-    const Floats size = half_to<true>((Floats)magnitude(x) * -LOG2_E) - 1.f, number = x < 0.f ? -size : size;
+    const Floats size = half_to<EXACT>((Floats)magnitude(x) * -LOG2_E) - 1.f, number = x < 0.f ? -size : size;
     for (int64_t i = r; i < std::min(r + LANES, rows); i++) out[i * step] = number[i - r];
   }
 }
 
 // `out [n]`: expected numbers of states and actions.
 template <class P>
-static void expect(Network<P>& net, int64_t n, const Rows& z, const Rows& actions, float limit, float* out) {
+void expect(Network<P>& net, int64_t n, const Rows& z, const Rows& actions, float limit, float* out) {
   Rounded<P> states(net.shape.state());
   for (int64_t first = 0; first < n; first += BLOCK) {
     const int64_t rows = std::min(BLOCK, n - first);
@@ -957,7 +977,7 @@ struct Nets {
 };
 
 // Their shapes, by sizes of one after the other, `depth + 1` of each.
-static std::array<Shape, 4> shapes_of(const int64_t* sizes, int64_t depth, int64_t actions) {
+std::array<Shape, 4> shapes_of(const int64_t* sizes, int64_t depth, int64_t actions) {
   const int64_t next = depth + 1;
   return {{{sizes, depth, actions}, {sizes + next, depth, actions}, {sizes + 2 * next, depth, 0},
            {sizes + 3 * next, depth, actions}}};
@@ -965,7 +985,7 @@ static std::array<Shape, 4> shapes_of(const int64_t* sizes, int64_t depth, int64
 
 // Actions `[n, steps, A]` that the policy takes with noise, from the state of every `each` rows on.
 template <class P>
-static void propose(Nets<P>& nets, int64_t n, int64_t steps, int64_t each, const Rows& z, const Rows& noise, float low,
+void propose(Nets<P>& nets, int64_t n, int64_t steps, int64_t each, const Rows& z, const Rows& noise, float low,
                     float high, float* out) {
   const int64_t width = nets.dynamics.shape.out(), dim = nets.dynamics.shape.actions;
   std::vector<float> states(BLOCK * width);
@@ -993,7 +1013,7 @@ static void propose(Nets<P>& nets, int64_t n, int64_t steps, int64_t each, const
 // What candidates are worth: `rewards [n, steps]` on the way, and `values [members, n]` of going on by the policy from
 // where they lead. The same as `roll_out`, `expect` and `apply`, without a latent that leaves the cache.
 template <class P>
-static void judge(Nets<P>& nets, Shares& shares, int64_t n, int64_t steps, int64_t each, const Rows& z,
+void judge(Nets<P>& nets, Shares& shares, int64_t n, int64_t steps, int64_t each, const Rows& z,
                   const Rows& actions, float limit, float* rewards, float* values) {
   auto& [scratch, dynamics, reward, policy, value, rounded] = nets;
   const int64_t width = dynamics.shape.out(), dim = dynamics.shape.actions;
@@ -1024,7 +1044,7 @@ static void judge(Nets<P>& nets, Shares& shares, int64_t n, int64_t steps, int64
 // -- what is called from Python -----------------------------------------------------------------------------------------
 
 template <class Work>
-static bool with_precision(int64_t precision, Work work) {
+bool with_precision(int64_t precision, Work work) {
   switch (precision) {
     case 0: work(Single{}); return true;
 #if defined(__AVX512FP16__)
@@ -1040,6 +1060,8 @@ static bool with_precision(int64_t precision, Work work) {
     default: return false;
   }
 }
+
+}  // namespace
 
 extern "C" {
 
