@@ -68,12 +68,17 @@ class GaussianPlanner(SamplingPlanner):
         return self.options.score_mean
 
     @override
-    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
-        return self.sample(state, self.options.num_samples, generator)
+    def ask(self, state: SearchState, iteration: int, noise: Tensor) -> Tensor:
+        return self.sample(state, noise)
 
     @override
     def finish(self, state: SearchState, best: Tensor) -> SearchState:
         return replace(state, mean=best) if self.options.from_best and not self.returns_mean else state
+
+    @property
+    @override
+    def may_stop_early(self) -> bool:
+        return self.options.early_stop_std is not None or super().may_stop_early
 
     @override
     def converged(self, state: SearchState, best_costs: list[Tensor]) -> bool:

@@ -75,9 +75,13 @@ class Gradient(SamplingPlanner):
         return True
 
     @override
-    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+    def num_drawn(self, iteration: int) -> int:
+        return 0 if iteration else self.options.num_samples
+
+    @override
+    def ask(self, state: SearchState, iteration: int, noise: Tensor) -> Tensor:
         if iteration == 0:
-            return self.sample(state, self.options.num_samples, generator)
+            return self.sample(state, noise)
         return descend(state, iteration, self.options.learning_rate * (1 - iteration / self.options.iterations))
 
     @override
@@ -119,11 +123,15 @@ class SampleGradient(ICEM):
         return len(best_costs) > self.options.iterations + 1 and super().converged(state, best_costs)
 
     @override
-    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+    def num_drawn(self, iteration: int) -> int:
+        return super().num_drawn(iteration) if iteration < self.options.iterations else 0
+
+    @override
+    def ask(self, state: SearchState, iteration: int, noise: Tensor) -> Tensor:
         options = self.options
         step = iteration - options.iterations
         if step < 0:
-            return super().ask(state, iteration, generator)
+            return super().ask(state, iteration, noise)
         if step == 0:
             candidates = torch.where(state.elite_valid[..., None, None], state.elites, state.mean[:, None])
             candidates[:, -1] = state.mean

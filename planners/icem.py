@@ -42,10 +42,14 @@ class ICEM(CEM):
         super().__init__(action_low, action_high, options)
 
     @override
-    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+    def num_drawn(self, iteration: int) -> int:
         options = self.options
         shrunk = max(round(options.num_samples / options.shrink**iteration), 2 * options.num_elites)
-        candidates = self.sample(state, min(shrunk, options.num_samples), generator)
+        return min(shrunk, options.num_samples)
+
+    @override
+    def ask(self, state: SearchState, iteration: int, noise: Tensor) -> Tensor:
+        options, candidates = self.options, self.sample(state, noise)
         kept = round(options.keep_elites * options.num_elites)
         if kept:
             valid = state.elite_valid[:, :kept, None, None]

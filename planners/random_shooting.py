@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -40,9 +39,8 @@ class RandomShooting(SamplingPlanner):
         return math.sqrt(1 / 3)  # of the uniform distribution over [-1, 1]
 
     @override
-    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
-        noise = self.noise(state.mean.shape[0], self.options.num_samples, generator)
-        return noise.mul_(math.sqrt(0.5)).erf_()  # the Gaussian's distribution function, from [0, 1] to [-1, 1]
+    def ask(self, state: SearchState, iteration: int, noise: Tensor) -> Tensor:
+        return (noise * math.sqrt(0.5)).erf_()  # the Gaussian's distribution function, from [0, 1] to [-1, 1]
 
     @override
     def tell(self, state: SearchState, candidates: Tensor, costs: Tensor, gradients: Tensor | None) -> SearchState:

@@ -1,8 +1,10 @@
 """The loop that all built-in planners share: ask for candidates, score them, tell the costs."""
 
+import itertools
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -63,8 +65,18 @@ class SamplingPlanner(ABC):
             )
 
     @abstractmethod
-    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
-        """New candidates `[B, N, K, A]` in `[-1, 1]`; the first few may be replaced by seeds at iteration 0."""
+    def ask(self, state: SearchState, iteration: int, noise: Tensor) -> Tensor:
+        """New candidates `[B, N, K, A]` in `[-1, 1]`; the first few may be replaced by seeds at iteration 0.
+
+        Args:
+            state: of the search.
+            iteration: from 0 on.
+            noise: `[B, num_drawn(iteration), K, A]`, Gaussian and coloured, see `noise`; all that is random.
+        """
+
+    def num_drawn(self, iteration: int) -> int:
+        """How many candidates noise is drawn for in an iteration."""
+        return self.options.num_samples
 
     @abstractmethod
     def tell(self, state: SearchState, candidates: Tensor, costs: Tensor, gradients: Tensor | None) -> SearchState:
@@ -80,9 +92,8 @@ class SamplingPlanner(ABC):
         shape = (batch_size, count, self.parametrisation.steps, self.parametrisation.dim)
         return sample_noise(shape, self._colour, generator, self._like)
 
-    def sample(self, state: SearchState, count: int, generator: torch.Generator) -> Tensor:
-        """Candidates `[B, count, K, A]` around the mean of the state, with its standard deviation, in `[-1, 1]`."""
-        noise = self.noise(state.mean.shape[0], count, generator)
+    def sample(self, state: SearchState, noise: Tensor) -> Tensor:
+        """Candidates `[B, N, K, A]` around the mean of the state, by noise of that shape, in `[-1, 1]`."""
         return torch.addcmul(state.mean[:, None], noise, state.std[:, None]).clamp_(-1, 1)
 
     @property
@@ -121,6 +132,11 @@ class SamplingPlanner(ABC):
     def finish(self, state: SearchState, best: Tensor) -> SearchState:
         """The state that a plan leaves behind, given the best candidate `[B, K, A]`."""
         return state
+
+    @property
+    def may_stop_early(self) -> bool:
+        """Whether `converged` may say so."""
+        return self.options.early_stop_tolerance is not None
 
     def converged(self, state: SearchState, best_costs: list[Tensor]) -> bool:
         """Whether to stop, given the best cost `[B]` after each iteration run."""
@@ -170,21 +186,29 @@ class SamplingPlanner(ABC):
             # Strides must be those of later iterations, or else fused code would be compiled twice.
             warm_start = first[:, 0].clone(memory_format=torch.contiguous_format)
             best = _Best(warm_start, first.new_full(first.shape[:1], torch.inf))
-            fused = None
-            if isinstance(cost_fn, FusingCostFn) and self.options.max_candidates_per_call is None:
-                fused = cost_fn.fuse(_iterate, self.options.num_samples)
+            drawn = (self.noise(len(first), self.num_drawn(i), generator) for i in range(self.num_iterations))
             best_costs: list[Tensor] = []
+            iterate = None
+            if isinstance(cost_fn, FusingCostFn) and self.options.max_candidates_per_call is None:
+                fuse = partial(cost_fn.fuse, samples=self.options.num_samples)
+                together = sum(not self.uses_gradients(i) for i in range(self.num_iterations))
+                if deadline_s is not None or self.may_stop_early:
+                    iterate = fuse(_iterate)
+                elif together and (search := fuse(_search)) is not None:
+                    noise = list(itertools.islice(drawn, together))
+                    state, best, best_costs, invalid = search(self, cost_fn, state, best, first, noise)
+                    num_invalid = num_invalid + invalid
             lap_s = 0.0
-            for iteration in range(self.num_iterations):
+            for iteration in range(len(best_costs), self.num_iterations):
                 started_s = watch.elapsed_s
                 if iteration > 0 and not watch.has_time_for(lap_s):
                     break
-                candidates = self.ask(state, iteration, generator)
+                candidates = self.ask(state, iteration, next(drawn))
                 if iteration == 0:
                     candidates[:, : first.shape[1]] = first
                 as_many = candidates.shape[1] == self.options.num_samples
-                if fused is not None and as_many and not self.uses_gradients(iteration):
-                    state, best, invalid = fused(self, cost_fn, state, best, candidates)
+                if iterate is not None and as_many and not self.uses_gradients(iteration):
+                    state, best, invalid = iterate(self, cost_fn, state, best, candidates)
                 else:
                     actions = self.parametrisation.decode(candidates)
                     costs, gradients, invalid = self._score(cost_fn, actions, watch, self.uses_gradients(iteration))
@@ -299,6 +323,22 @@ def _iterate(
     """What becomes of candidates `[B, N, K, A]`, without chunks, deadline and gradients: a piece to be compiled."""
     costs, invalid = finite_or_inf(costs_of(cost_fn, planner.parametrisation.decode(candidates)))
     return planner.tell(state, candidates, costs, None), best.or_better(candidates, costs), invalid
+
+
+def _search(
+    planner: SamplingPlanner, cost_fn: CostFn, state: SearchState, best: _Best, first: Tensor, noise: list[Tensor]
+) -> tuple[SearchState, _Best, list[Tensor], Tensor]:
+    """The first iterations, one for each noise, if nothing can come between them: a larger piece to be compiled."""
+    best_costs: list[Tensor] = []
+    invalid = torch.zeros(len(first), dtype=torch.long, device=first.device)
+    for iteration, drawn in enumerate(noise):
+        candidates = planner.ask(state, iteration, drawn)
+        if iteration == 0:
+            candidates = torch.cat((first, candidates[:, first.shape[1] :]), dim=1)
+        state, best, count = _iterate(planner, cost_fn, state, best, candidates)
+        best_costs.append(best.cost)
+        invalid = invalid + count
+    return state, best, best_costs, invalid
 
 
 def finite_or_inf(costs: Tensor) -> tuple[Tensor, Tensor]:

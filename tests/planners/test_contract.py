@@ -86,23 +86,23 @@ class Remembering(Bent):
 
 class GlobalTorch(Bent):
     @override
-    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+    def ask(self, state: SearchState, iteration: int, noise: Tensor) -> Tensor:
         torch.rand(1)
-        return super().ask(state, iteration, generator)
+        return super().ask(state, iteration, noise)
 
 
 class GlobalNumpy(Bent):
     @override
-    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+    def ask(self, state: SearchState, iteration: int, noise: Tensor) -> Tensor:
         np.random.rand()
-        return super().ask(state, iteration, generator)
+        return super().ask(state, iteration, noise)
 
 
 class GlobalPython(Bent):
     @override
-    def ask(self, state: SearchState, iteration: int, generator: torch.Generator) -> Tensor:
+    def ask(self, state: SearchState, iteration: int, noise: Tensor) -> Tensor:
         random.random()
-        return super().ask(state, iteration, generator)
+        return super().ask(state, iteration, noise)
 
 
 class CostOfTheMean(Bent):

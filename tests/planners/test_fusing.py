@@ -54,12 +54,24 @@ def test_a_fused_plan_is_the_same_plan(name: str) -> None:
     cost_fn, few = Fusing(), {"num_elites": 4} if name in ("icem", "sample_gradient") else {}
     assert isinstance(cost_fn, FusingCostFn)
     (fused, after), (plain, state) = plan(name, cost_fn, **few), plan(name, quadratic, **few)
-    assert cost_fn.samples == [32]
-    assert cost_fn.steps == STEPS[name]
+    assert cost_fn.samples == ([] if name == "gradient" else [32])
+    assert cost_fn.steps == (name != "gradient"), "all iterations without gradients together"
+    same(fused, plain)
+    assert all(torch.equal(getattr(after, f.name), getattr(state, f.name)) for f in dataclasses.fields(state))
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_one_by_one_where_a_plan_may_end_early(name: str) -> None:
+    cost_fn, few = Fusing(), {"num_elites": 4} if name in ("icem", "sample_gradient") else {}
+    (fused, _), (plain, _) = (plan(name, cost, early_stop_tolerance=0.0, **few) for cost in (cost_fn, quadratic))
+    assert cost_fn.steps == min(STEPS[name], int(fused.iterations_run))
+    same(fused, plain)
+
+
+def same(fused: Plan, plain: Plan) -> None:
     for field in dataclasses.fields(Plan):
         one, two = getattr(fused, field.name), getattr(plain, field.name)
         assert field.name == "elapsed_s" or torch.equal(torch.as_tensor(one), torch.as_tensor(two)), field.name
-    assert all(torch.equal(getattr(after, f.name), getattr(state, f.name)) for f in dataclasses.fields(state))
 
 
 def test_chunks_are_not_fused() -> None:

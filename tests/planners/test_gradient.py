@@ -121,8 +121,10 @@ def test_mean_is_refined_in_place_of_the_worst_elite() -> None:
     options = SampleGradientOptions(horizon=2, iterations=2, num_elites=4, return_mean=True)
     planner = SampleGradient(LOW, HIGH, options)
     state = planner.init(1)
-    state = planner.tell(state, planner.ask(state, 1, generator()), torch.rand(1, 205, generator=generator()), None)
-    refined = planner.ask(state, 2, generator())
+    noise = planner.noise(1, planner.num_drawn(1), generator())
+    state = planner.tell(state, planner.ask(state, 1, noise), torch.rand(1, 205, generator=generator()), None)
+    assert planner.num_drawn(2) == 0
+    refined = planner.ask(state, 2, noise)
     assert torch.equal(refined[:, :3], state.elites[:, :3])
     assert torch.equal(refined[:, 3], state.mean)
     plan, state = planner.plan(lambda a: (a - 0.3).square().sum(dim=(2, 3)), planner.init(1), generator())

@@ -46,21 +46,25 @@ def test_there_is_nothing_to_keep_at_first() -> None:
     assert len(torch.unique(calls[0][0], dim=0)) == 60
 
 
+def noise(planner: ICEM, iteration: int) -> torch.Tensor:
+    return planner.noise(1, planner.num_drawn(iteration), torch.Generator().manual_seed(iteration))
+
+
 def test_mean_is_tried_in_the_last_iteration() -> None:
     planner = ICEM(LOW, HIGH, ICEMOptions(iterations=3))
     state = planner.init(1)
-    state = planner.tell(state, planner.ask(state, 0, torch.Generator().manual_seed(0)), torch.rand(1, 256), None)
-    assert not torch.equal(planner.ask(state, 1, torch.Generator())[:, 0], state.mean)
-    assert torch.equal(planner.ask(state, 2, torch.Generator())[:, 0], state.mean)
+    state = planner.tell(state, planner.ask(state, 0, noise(planner, 0)), torch.rand(1, 256), None)
+    assert not torch.equal(planner.ask(state, 1, noise(planner, 1))[:, 0], state.mean)
+    assert torch.equal(planner.ask(state, 2, noise(planner, 2))[:, 0], state.mean)
 
 
 def test_elites_that_were_invalid_are_not_kept() -> None:
     planner = ICEM(LOW, HIGH, ICEMOptions(num_samples=40, num_elites=10, keep_elites=1.0))
     state = planner.init(1)
-    candidates = planner.ask(state, 0, torch.Generator().manual_seed(0))
+    candidates = planner.ask(state, 0, noise(planner, 0))
     costs = torch.full((1, 40), torch.inf)
     costs[0, :4] = torch.arange(4.0)
     state = planner.tell(state, candidates, costs, None)
-    kept = planner.ask(state, 1, torch.Generator().manual_seed(1))[0, -10:]
+    kept = planner.ask(state, 1, noise(planner, 1))[0, -10:]
     assert torch.equal(kept[:4], candidates[0, :4])
     assert not (kept[4:, None] == candidates[0]).flatten(2).all(dim=2).any()

@@ -8,7 +8,8 @@ from forethought.planners import RandomShooting, RandomShootingOptions
 def test_actions_are_uniform_and_sequences_coloured(beta: float) -> None:
     options = RandomShootingOptions(num_samples=20_000, horizon=8, noise_beta=beta)
     planner = RandomShooting(torch.zeros(1), torch.ones(1), options)
-    knots = planner.ask(planner.init(1), 0, torch.Generator().manual_seed(0))[0, :, :, 0]
+    noise = planner.noise(1, 20_000, torch.Generator().manual_seed(0))
+    knots = planner.ask(planner.init(1), 0, noise)[0, :, :, 0]
     fractions = torch.histc(knots, bins=10, min=-1, max=1) / knots.numel()
     assert (fractions - 0.1).abs().max() < 0.006
     correlation = torch.corrcoef(knots.T)[0, 1]
