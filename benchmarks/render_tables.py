@@ -802,8 +802,9 @@ def _precision(results: Result) -> str:
 
 
 def _roofline(results: Result) -> str:
-    best = results["best product"]
+    best, whole = results["best product"], results.get("best product of 8-bit integers")
     header = ["decision", "MFLOP", "time", "GFLOP/s", "share of the best", "of its own products"]
+    header += [] if whole is None else ["share of the best in 8 bits"]
     rows = [
         [
             name,
@@ -812,13 +813,20 @@ def _roofline(results: Result) -> str:
             f"{row['gflops']:.0f}",
             f"{100 * row['share']:.0f} %",
             f"{100 * row['products_ms'] / row['decision_ms']:.0f} %",
+            *([] if whole is None else [f"{100 * row['gflops'] / whole['gflops']:.0f} %"]),
         ]
         for name, row in results.items()
-        if name != "best product"
+        if not name.startswith("best product")
     ]
+    said = [_product("The best product", best)]
+    said += [] if whole is None else [_product("the best of 8-bit integers", whole)]
+    return f"{markdown(header, rows)}\n{'; '.join(said)}.\n"
+
+
+def _product(what: str, best: Result) -> str:
     size = best["size"]
-    text = f"The best product: {size} x {size} by {size} in {best['dtype']} on {best['threads']} threads"
-    return f"{markdown(header, rows)}\n{text}, {best['gflops']:.0f} GFLOP/s.\n"
+    how = f"in {best['dtype']} on {best['threads']} threads"
+    return f"{what}: {size} x {size} by {size} {how}, {best['gflops']:.0f} GFLOP/s"
 
 
 def _dtypes(results: Result) -> str:
@@ -925,7 +933,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed_roofline": partial(_speed_part, _roofline, "roofline"),
     **{
         f"speed_{kind}_{name}": partial(_speed_part, part, name, folder=f"speed_{kind}")
-        for kind, (name, part) in product(("intel", "avx2"), SPEED_PARTS.items())
+        for kind, (name, part) in product(("intel", "avx2", "vnni"), SPEED_PARTS.items())
     },
     "speed_memory": partial(_speed_part, _memory, "scaling"),
     "speed_collection": partial(_speed_part, _collection, "collection"),

@@ -34,6 +34,15 @@ def test_every_share_is_worth_a_thread() -> None:
     assert [shares_of(size) for size in sizes] == [1, 1, 2, 2]
 
 
+def test_what_shares_work_by_itself_may_use_all_threads() -> None:
+    with threads_for(1), threads_for(1):
+        assert torch.get_num_threads() == 1
+        assert shares_of(9 * WORTH_SHARING) == 2
+    assert shares_of(9 * WORTH_SHARING) == 2
+    found = in_parallel([lambda: torch.tensor(shares_of(9 * WORTH_SHARING))] * 2)
+    assert [int(x) for x in found] == [1, 1], "these are the threads"
+
+
 def test_an_error_restores_the_threads() -> None:
     with pytest.raises(ZeroDivisionError), threads_for(1):
         raise ZeroDivisionError

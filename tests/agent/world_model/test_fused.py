@@ -1,9 +1,13 @@
 """Fused networks: the same numbers as the networks themselves, however rows are divided, in every precision."""
 
 import contextlib
+import copy
 import ctypes
 import math
+import os
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +146,44 @@ def test_broken_weights_are_not_hidden(dtype: torch.dtype, broken: float) -> Non
     assert not frozen(net, dtype)(torch.randn(1, 5, 6)).isfinite().any()
 
 
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("part", ["gain", "bias"])
+def test_broken_normalisation_is_not_hidden(dtype: torch.dtype, part: str) -> None:
+    """The largest of a row is found without looking at what is not a number."""
+    net = network([6, 20, 20, 4])
+    net.norms[0].get_parameter(part)[0, 0, 3] = math.nan
+    assert not frozen(net, dtype)(torch.randn(1, 5, 6)).isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_actions_are_as_exact_as_they_are(dtype: torch.dtype) -> None:
+    """However large the state beside them, whose rounding takes the steps of its own largest number."""
+    net = network([8 + 2, 4], actions=2)
+    x = torch.randn(1, 30, 10) * torch.tensor([300.0] * 8 + [1.0] * 2)
+    nearby = x + 1e-3 * torch.tensor([0.0] * 8 + [1.0] * 2)
+    got = frozen(net, dtype)(nearby).double() - frozen(net, dtype)(x).double()
+    expected = copy.deepcopy(net).double()(nearby.double()) - copy.deepcopy(net).double()(x.double())
+    assert error(got, expected) < 0.05
+
+
+def test_states_and_actions_of_other_sizes_are_refused() -> None:
+    net = frozen(network([5 + 2, 16, 5], actions=2), torch.float32)
+    with pytest.raises(ValueError, match=r"must be 5 and 2 numbers, got \(4, 2\)"):
+        net.expect(torch.randn(3, 4), torch.randn(3, 2), 10.0)
+    with pytest.raises(ValueError, match=r"got \(5, 1\)"):
+        net.roll_out(torch.randn(1, 3, 5), torch.randn(3, 2, 1))
+
+
+@pytest.mark.parametrize("width", [3, 64, 383, 1000])
+def test_bytes_do_not_overflow(width: int) -> None:
+    net = network([2, width, 4])
+    net.norms[0].get_parameter("bias").fill_(50.0)  # all the largest there is, and weights of one sign
+    net.layers[-1].get_parameter("weight").fill_(-3.0)
+    if fused.supports(torch.int8):
+        x = torch.randn(1, 7, 2)
+        assert error(frozen(net, torch.int8)(x), net(x)) < 2e-2
+
+
 def test_strides_do_not_matter() -> None:
     net = frozen(network([6, 32, 4]), torch.float32)
     x = torch.randn(1, 6, 50).transpose(1, 2)
@@ -221,6 +263,30 @@ def test_what_candidates_are_worth(
     assert gradient.abs().sum() > 0
     heads.get_buffer("has_terminated").fill_(True)
     assert model.frozen(dtype, fused=True).judge is None, "episodes may end by themselves"
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@torch.no_grad()
+def test_threads_change_no_number(toy_spec: Maker, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = toy_spec("state", None)
+    model = WorldModel(spec, WorldModelOptions(latent_dim=16, hidden_dim=24), purpose="reward")
+    judge = model.frozen(dtype, fused=True).judge
+    assert judge is not None
+    z, actions = torch.randn(2, model.latent_dim), torch.rand(2, 151, 3, spec.action_dim)
+    alone, counts = judge(z, actions), list[int]()
+    monkeypatch.setattr(fused, "shares_of", lambda size: counts.append(int(size)) or 3)
+
+    def same(_: int) -> bool:
+        return all(map(torch.equal, alone, judge(z, actions)))
+
+    with ThreadPoolExecutor(3) as pool:  # one at a time has helpers
+        assert all(pool.map(same, range(60)))
+    assert counts == [2 * 151 * judge.largest] * 60
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        child = os.fork()  # which has no helpers, and must not wait for them
+    if child == 0:
+        os._exit(0 if same(0) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
