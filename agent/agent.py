@@ -217,6 +217,8 @@ class Agent:
         self.imagined = model.frozen(dtype, fused=fused)
         # Proposals are too few for half precision that costs more to begin than it saves.
         self._proposing = self.imagined if fused else model
+        # Goals and memory are embedded by the model itself, and compared with what is seen.
+        self._seeing = self.imagined if fused and model.purpose == "reward" else model
         self._compile = worth_compiling(options.compile, self.device)
         self.limits = limits or ActionLimits.of(model.spec, device=self.device)
 
@@ -347,7 +349,7 @@ class Agent:
         seen = self.tensors(obs)
         # Vectors are soon read, and a second thread takes longer to wake; pictures are worth it.
         with threads_for(math.inf if self.model.image_keys else 0):
-            latent = self.model.observe(carry.latent, carry.action, seen)
+            latent = self._seeing.observe(carry.latent, carry.action, seen)
         before, action = carry.latent, carry.action
         if before is None or action is None:
             return dataclasses.replace(carry, latent=latent)

@@ -289,6 +289,8 @@ class WorldModel(nn.Module):
             copied.time_to_goal = self.time_to_goal.frozen(fused=fused)
         if fused and isinstance(copied.achieved, nn.Sequential):
             copied.achieved = Fused(copied.achieved, dtype)
+        if fused and isinstance(copied.encoder, ObsEncoder) and isinstance(copied.encoder.state, nn.Sequential):
+            copied.encoder.state = Fused(copied.encoder.state, torch.float32)  # what is seen is seen as it is
         copied.judge = copied._judge()
         return copied
 

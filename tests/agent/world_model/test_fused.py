@@ -233,7 +233,7 @@ def test_expected_rewards_and_values(dtype: torch.dtype, bins: int) -> None:
 @pytest.mark.parametrize("dynamics_layers", [2, 1])
 @torch.no_grad()
 def test_what_candidates_are_worth(
-    toy_spec: Maker, toy_actions: Maker, dtype: torch.dtype, dynamics_layers: int
+    toy_spec: Maker, toy_obs: Maker, toy_actions: Maker, dtype: torch.dtype, dynamics_layers: int
 ) -> None:
     spec = toy_spec("state", None)
     options = WorldModelOptions(latent_dim=16, hidden_dim=24, value_members=3, dynamics_layers=dynamics_layers)
@@ -247,6 +247,8 @@ def test_what_candidates_are_worth(
     expected = objective(model, imagine(model, z, actions, 1), None)
     imagined = model.frozen(dtype, fused=True)
     by_parts = objective(imagined, imagine(imagined, z, actions, 1), None)
+    seen = toy_obs(spec, (5,))
+    assert error(imagined.encode(seen), model.encode(seen)) < 1e-4, "what is seen is in single precision"
     judge = objective.judge(imagined)
     assert (judge is None) == (dynamics_layers == 1), "networks of different depths are judged by parts"
     got = by_parts if judge is None else objective.judged(judge, z, actions)
