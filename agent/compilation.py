@@ -1,5 +1,6 @@
 """Compilation by `torch.compile`, which fuses chains of small operations: a help that nothing depends on."""
 
+import inspect
 import os
 import shutil
 import sys
@@ -52,9 +53,22 @@ def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {next((x for x in lines if 'error' in x.lower()), lines[0] if lines else '')}"
 
 
+VERSIONS = 64
+"""Forms of a function, by shapes and options, that a process may compile before it goes on with plain code."""
+
+
 def _may_change(checks: Sequence[Any]) -> list[bool]:
     """Which checks are worth their time before every call of compiled code: not whether functions are the same."""
     return [not check.is_global and "__dataclass_fields__" not in check.name for check in checks]
+
+
+def _arguments() -> dict[str, Any]:
+    """Of `torch.compile`, as far as the installed version knows them."""
+    options: dict[str, Any] = {"size_asserts": False}
+    if hasattr(torch.compiler, "skip_guard_on_inbuilt_nn_modules_unsafe"):  # came with the option
+        options["guard_filter_fn"] = _may_change
+    known = inspect.signature(torch.compile).parameters
+    return {"options": options} | ({"recompile_limit": VERSIONS} if "recompile_limit" in known else {})
 
 
 class Compiled:
@@ -66,9 +80,7 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self._fast: Callable[..., Any] | None = torch.compile(
-            function, dynamic=False, fullgraph=True, options={"size_asserts": False, "guard_filter_fn": _may_change}
-        )
+        self._fast: Callable[..., Any] | None = torch.compile(function, dynamic=False, fullgraph=True, **_arguments())
 
     def __call__(self, *args: Any) -> Any:
         """What the function returns."""

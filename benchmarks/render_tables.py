@@ -788,13 +788,16 @@ def _budget(results: Result) -> str:
 
 
 def _precision(results: Result) -> str:
-    half = next(dtype for dtype in next(iter(results.values())) if dtype not in ("env", "float32"))
+    half = next(dtype for dtype in next(iter(results.values())) if dtype not in ("env", "float32", "plan_differences"))
+    compared = list(dict.fromkeys(name for row in results.values() for name in row.get("plan_differences", ())))
     header = ["run", "float32 (95 % CI)", f"{half} (95 % CI)", "episodes each"]
+    header += [f"plans in {name} off by" for name in compared]
     rows = [
         [
             name,
             *(_return(row[dtype], ".1f") for dtype in ("float32", half)),
             str(row["float32"]["episodes"]),
+            *(f"{row['plan_differences'][name]:.3f}" if "plan_differences" in row else NONE for name in compared),
         ]
         for name, row in results.items()
     ]
