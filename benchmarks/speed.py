@@ -400,8 +400,8 @@ def _peak(samples: int, limit: int | None) -> int:
 def precision(arguments: argparse.Namespace) -> dict[str, Any]:
     """Mean returns of trained runs over the same held-out episodes, planned in either precision.
 
-    For rewards, too, how far plans of either precision are from those of float32 with the same random numbers, at TD-MPC2's
-    budget: the largest difference in each, on a scale from -1 to 1, median over what is seen in an episode.
+    For rewards, too, how far plans of either precision are from those of float32 with the same random numbers, at
+    TD-MPC2's budget: the largest difference in each, on a scale from -1 to 1, median over what is seen in an episode.
     """
     result: dict[str, Any] = {}
     for run in arguments.runs:
