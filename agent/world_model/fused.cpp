@@ -20,6 +20,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -195,14 +196,26 @@ constexpr float LOWEST = 0.279f * LOG2_E;
 // What actions, the last of the numbers that go into a network, add to its first layer.
 struct Actions {
   const float* begin = nullptr;
-  int64_t row = 0, count = 0;       // from the numbers of one row to those of the next; numbers of a row
-  const float* weights = nullptr;   // [count, columns]
+  int64_t row = 0, count = 0;      // from the numbers of one row to those of the next; numbers of a row
+  const float* weights = nullptr;  // [count, columns]
   int64_t columns = 0;
 
-  Floats at(int64_t r, int64_t column) const {
-    Floats sum{};
-    for (int64_t k = 0; k < count; k++) sum = fused(all(begin[r * row + k]), load(weights + k * columns + column), sum);
-    return sum;
+  // `to` is `from` plus what those of row `r` add to each of `width` columns.
+  void add(int64_t r, const float* from, float* to, int64_t width) const {
+    int64_t column = 0;
+    for (; column + PANEL * LANES <= width; column += PANEL * LANES) add<PANEL>(r, from + column, to + column, column);
+    for (; column < width; column += LANES) add<1>(r, from + column, to + column, column);
+  }
+
+ private:
+  template <int V>
+  void add(int64_t r, const float* from, float* to, int64_t column) const {
+    Floats sum[V] = {};
+    for (int64_t k = 0; k < count; k++) {
+      const Floats x = all(begin[r * row + k]);
+      for (int v = 0; v < V; v++) sum[v] = fused(x, load(weights + k * columns + column + v * LANES), sum[v]);
+    }
+    for (int v = 0; v < V; v++) store(to + v * LANES, load(from + v * LANES) + sum[v]);
   }
 };
 
@@ -228,11 +241,6 @@ struct Product {
   }
   Floats start(int64_t row, int64_t column) const { return load(from + row * ldfrom + column); }
   void put(int64_t row, int64_t column, Floats x) const { store(c + row * ldc + column, x); }
-  void add_actions(int64_t rows, int64_t columns) const {
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t column = 0; column < columns; column += LANES)
-        put(r, column, load(c + r * ldc + column) + actions.at(r, column));
-  }
 };
 
 struct Single {
@@ -502,7 +510,8 @@ void tile(const Product<P>& of, int64_t rows) {
   if constexpr (M > 0) {
     if (rows < M) return tile<P, V, M - 1>(of, rows);
     P::template product<M, V>(of);
-    if (of.actions.count) of.add_actions(M, V * P::COLUMNS);  // while it is in the nearest cache
+    for (int64_t r = 0; r < M && of.actions.count; r++)  // while it is in the nearest cache
+      of.actions.add(r, of.c + r * of.ldc, of.c + r * of.ldc, V * P::COLUMNS);
   }
 }
 
@@ -779,9 +788,7 @@ class Network {
       } else {
         float* shared = out + BLOCK * stride;
         product(1, shared, {});
-        for (int64_t r = 0; r < rows; r++)
-          for (int64_t column = 0; column < layer.columns; column += LANES)
-            store(out + r * stride + column, load(shared + column) + actions.at(r, column));
+        for (int64_t r = 0; r < rows; r++) actions.add(r, shared, out + r * stride, layer.columns);
       }
       for (int64_t r = 0; r < rows && !layer.last; r += ROWS)
         activate<P>(out + r * stride, stride, std::min<int64_t>(ROWS, rows - r), layer.out, floats(layer.gain),
@@ -890,7 +897,11 @@ class Helpers {
   // Has `count` threads do the same work at once, this one among them, which does it to the end whether others come or not.
   void share(int64_t count, const std::function<void()>& work) {
     if (count < 2 || getpid() != process_ || !calling_.try_lock()) return work();
-    while (static_cast<int64_t>(threads_) < count - 1) std::thread([this] { help(); }).detach(), threads_++;
+    try {
+      for (; threads_ < count - 1; threads_++) std::thread([this] { help(); }).detach();
+    } catch (const std::system_error&) {
+      // No more threads to be had: those that there are will do.
+    }
     {
       std::lock_guard<std::mutex> lock(mutex_);
       work_ = &work, wanted_ = count - 1, control_ = _mm_getcsr();
