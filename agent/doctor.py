@@ -73,7 +73,12 @@ def _compiler() -> Finding:
         for fault in filter(None, (fault_of_compiler(torch.device("cpu")), fused.fault())):
             return Finding(None, "compiler", f"{path} cannot be used for everything, planning takes longer: {fault}")
         return Finding(True, "compiler", f"{path}, for agent.fused, agent.compile and learner.compile")
-    return Finding(None, "compiler", "none: planning takes longer without; install g++ or clang++")
+    if fused.compiler() is not None and fused.fault() is None:
+        return Finding(
+            None, "compiler", "ziglang, for agent.fused; agent.compile and learner.compile need g++ or clang++"
+        )
+    advice = "install g++ or clang++, or pip install 'forethought[compiler]'"
+    return Finding(None, "compiler", f"none: planning takes longer without; {advice}")
 
 
 def _accelerator() -> Finding:

@@ -9,9 +9,11 @@ evaluated.
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -47,24 +49,32 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forethought"
 
 
+def compiler() -> list[str] | None:
+    """The command of a C++ compiler: the one that PyTorch uses, or that of the package `ziglang`; None without either."""
+    path = cpp_compiler()
+    if path is not None:
+        return [path]
+    return [sys.executable, "-m", "ziglang", "c++"] if importlib.util.find_spec("ziglang") is not None else None
+
+
 def build(folder: Path, flags: Sequence[str] = FLAGS) -> Path:
     """Compile `fused.cpp` into a folder, unless that is done; returns the shared library.
 
     Raises:
         OSError: there is no compiler, it fails, or the folder cannot be written.
     """
-    compiler = cpp_compiler()
-    if compiler is None:
+    command = compiler()
+    if command is None:
         raise FileNotFoundError("no C++ compiler is installed")
     # What the compiler defines says which one it is, its version, and what the processor can do.
-    defined = _run([compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
+    defined = _run([*command, *flags, "-dM", "-E", "-x", "c++", os.devnull])
     name = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), " ".join(flags).encode(), defined])).hexdigest()[:16]
     library = folder / f"fused-{name}.so"
     if not library.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             made = Path(temporary) / "fused.so"
-            _run([compiler, *flags, "-w", str(SOURCE), "-o", str(made)])
+            _run([*command, *flags, "-w", str(SOURCE), "-o", str(made)])
             made.replace(library)
     return library
 
@@ -85,7 +95,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     try:
         library = ctypes.CDLL(str(build(cache_folder())))
     except OSError as error:
-        if cpp_compiler() is not None:
+        if compiler() is not None:
             warnings.warn(f"plans without fused networks: {error}", stacklevel=2)
         return None, str(error)
     number, pointer = ctypes.c_int64, ctypes.c_void_p

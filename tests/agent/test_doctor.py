@@ -8,6 +8,7 @@ import pytest
 
 from forethought.agent import doctor
 from forethought.agent.doctor import Finding, examine
+from forethought.agent.world_model import fused
 from forethought.envs import examination, rendering
 from forethought.envs.spec import EnvOptions
 
@@ -44,9 +45,17 @@ def test_a_compiler_helps_and_is_not_needed(
 ) -> None:
     monkeypatch.setattr(doctor, "cpp_compiler", lambda: path)
     monkeypatch.setattr(doctor, "fault_of_compiler", lambda device: fault)
+    monkeypatch.setattr(fused, "compiler", lambda: None)
     finding = by_name(examine())["compiler"]
     assert finding.ok is ok
     assert re.search(text, finding.text)
+
+
+def test_a_package_brings_a_compiler_for_some_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cpp_compiler", lambda: None)
+    monkeypatch.setattr(fused, "compiler", lambda: ["python", "-m", "ziglang", "c++"])
+    monkeypatch.setattr(fused, "fault", lambda: None)
+    assert by_name(examine())["compiler"].text.startswith("ziglang, for agent.fused;")
 
 
 def test_a_folder_that_cannot_be_written_is_a_fault() -> None:

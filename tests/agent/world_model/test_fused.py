@@ -332,6 +332,18 @@ def test_compiled_code_calls_it() -> None:
         assert torch.equal(one, other)
 
 
+def test_a_package_brings_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fused, "cpp_compiler", lambda: None)
+    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
+    assert fused.compiler() is None
+    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: name if name == "ziglang" else None)
+    ran = list[list[str]]()
+    monkeypatch.setattr(fused, "_run", lambda command: ran.append(command) or Path(command[-1]).touch() or b"")
+    assert fused.build(tmp_path / "cache").exists()
+    assert all(command[1:4] == ["-m", "ziglang", "c++"] for command in ran)
+    assert len(ran) == 2
+
+
 def test_builds_once_for_what_it_is_built_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fused.build(tmp_path / "cache")
     assert [path.name for path in first.parent.iterdir()] == [first.name], "nothing else is left behind"
@@ -374,8 +386,8 @@ def build_and_load(folder: Path) -> ctypes.CDLL:
 @pytest.mark.parametrize(
     ("break_it", "why"),
     [
-        (lambda patch: patch.setattr(fused, "cpp_compiler", lambda: None), "no C\\+\\+ compiler is installed"),
-        (lambda patch: patch.setattr(fused, "cpp_compiler", lambda: "false"), "false failed"),
+        (lambda patch: patch.setattr(fused, "compiler", lambda: None), "no C\\+\\+ compiler is installed"),
+        (lambda patch: patch.setattr(fused, "compiler", lambda: ["false"]), "false failed"),
         (lambda patch: patch.setattr(fused.platform, "machine", lambda: "arm64"), "processors of the kind arm64"),
         (lambda patch: patch.setattr(fused, "FLAGS", ("-no-such-flag",)), "no-such-flag"),
     ],
