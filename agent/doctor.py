@@ -74,9 +74,7 @@ def _compiler() -> Finding:
             return Finding(None, "compiler", f"{path} cannot be used for everything, planning takes longer: {fault}")
         return Finding(True, "compiler", f"{path}, for agent.fused, agent.compile and learner.compile")
     if fused.compiler() is not None and fused.fault() is None:
-        return Finding(
-            None, "compiler", "ziglang, for agent.fused; agent.compile and learner.compile need g++ or clang++"
-        )
+        return Finding(None, "compiler", "ziglang, for agent.fused; g++ or clang++ would do more")
     advice = "install g++ or clang++, or pip install 'forethought[compiler]'"
     return Finding(None, "compiler", f"none: planning takes longer without; {advice}")
 

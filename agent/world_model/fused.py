@@ -50,7 +50,7 @@ def cache_folder() -> Path:
 
 
 def compiler() -> list[str] | None:
-    """The command of a C++ compiler: the one that PyTorch uses, or that of the package `ziglang`; None without either."""
+    """The command of a C++ compiler: PyTorch's, or that of the package `ziglang`; None without either."""
     path = cpp_compiler()
     if path is not None:
         return [path]
