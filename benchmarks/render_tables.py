@@ -936,7 +936,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed_roofline": partial(_speed_part, _roofline, "roofline"),
     **{
         f"speed_{kind}_{name}": partial(_speed_part, part, name, folder=f"speed_{kind}")
-        for kind, (name, part) in product(("intel", "avx2", "vnni"), SPEED_PARTS.items())
+        for kind, (name, part) in product(("intel", "avx2", "vnni", "ziglang"), SPEED_PARTS.items())
     },
     "speed_memory": partial(_speed_part, _memory, "scaling"),
     "speed_collection": partial(_speed_part, _collection, "collection"),
