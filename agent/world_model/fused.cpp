@@ -400,24 +400,25 @@ struct Whole {
 #endif
   }
 
-  template <int M, int V>
-  static void product(const Product<Whole>& of) {
-    Ints sum[M][V] = {};
-    for (int64_t i = 0; i < of.k; i += 2) {
+  // Of either kind of whole numbers, as many of which are multiplied at once as are in four bytes.
+  template <int M, int V, class P>
+  static void product(const Product<P>& of) {
+    Ints sum[M][V];
+    for (int v = 0; v < V; v++) {
+      Ints first{};
+      if (of.offsets) std::memcpy(&first, of.offsets + v * LANES, sizeof first);
+      for (int m = 0; m < M; m++) sum[m][v] = first;
+    }
+    for (int64_t i = 0; i < of.k; i += P::TOGETHER) {
       Ints w[V];
-      for (int v = 0; v < V; v++) w[v] = *reinterpret_cast<const Ints*>(of.b + (i * V + 2 * v) * LANES);
+      for (int v = 0; v < V; v++) w[v] = *reinterpret_cast<const Ints*>(of.b + (i * V + P::TOGETHER * v) * LANES);
       for (int m = 0; m < M; m++) {
-        int32_t pair;
-        std::memcpy(&pair, of.a + m * of.lda + i, 4);
-        const Ints x = pair - Ints{};
-        for (int v = 0; v < V; v++) sum[m][v] = add(sum[m][v], x, w[v]);
+        int32_t together;
+        std::memcpy(&together, of.a + m * of.lda + i, 4);
+        const Ints x = together - Ints{};
+        for (int v = 0; v < V; v++) sum[m][v] = P::add(sum[m][v], x, w[v]);
       }
     }
-    finish(of, sum);
-  }
-
-  template <class P, int M, int V>
-  static void finish(const Product<P>& of, const Ints (&sum)[M][V]) {
     for (int m = 0; m < M; m++)
       for (int v = 0; v < V; v++) {
         const Floats units = of.row_units[m] * load(of.column_units + v * LANES);
@@ -482,23 +483,7 @@ struct Byte {
 
   template <int M, int V>
   static void product(const Product<Byte>& of) {
-    Ints sum[M][V];
-    for (int v = 0; v < V; v++) {
-      Ints first{};
-      if (of.offsets) std::memcpy(&first, of.offsets + v * LANES, sizeof first);
-      for (int m = 0; m < M; m++) sum[m][v] = first;
-    }
-    for (int64_t i = 0; i < of.k; i += 4) {
-      Ints w[V];
-      for (int v = 0; v < V; v++) w[v] = *reinterpret_cast<const Ints*>(of.b + (i * V + 4 * v) * LANES);
-      for (int m = 0; m < M; m++) {
-        int32_t four;
-        std::memcpy(&four, of.a + m * of.lda + i, 4);
-        const Ints x = four - Ints{};
-        for (int v = 0; v < V; v++) sum[m][v] = add(sum[m][v], x, w[v]);
-      }
-    }
-    Whole::finish(of, sum);
+    Whole::product<M, V>(of);
   }
 };
 #endif
