@@ -816,7 +816,7 @@ def _roofline(results: Result) -> str:
             f"{row['gflops']:.0f}",
             f"{100 * row['share']:.0f} %",
             f"{100 * row['products_ms'] / row['decision_ms']:.0f} %",
-            *([] if whole is None else [f"{100 * row['gflops'] / whole['gflops']:.0f} %"]),
+            *([] if whole is None else [_share_of_bytes(name, row, whole)]),
         ]
         for name, row in results.items()
         if not name.startswith("best product")
@@ -824,6 +824,10 @@ def _roofline(results: Result) -> str:
     said = [_product("The best product", best)]
     said += [] if whole is None else [_product("the best of 8-bit integers", whole)]
     return f"{markdown(header, rows)}\n{'; '.join(said)}.\n"
+
+
+def _share_of_bytes(name: str, row: Result, best: Result) -> str:
+    return f"{100 * row['gflops'] / best['gflops']:.0f} %" if name.endswith("int8") else NONE
 
 
 def _product(what: str, best: Result) -> str:

@@ -325,16 +325,17 @@ def roofline(arguments: argparse.Namespace) -> dict[str, Any]:
             once()
         torch.set_num_threads(threads)
         flops = counter.get_total_flops()
-        decide = decider(make_agent(model, planner, objective), obs)
-        decision = float(np.median(turn_by_turn({"decision": decide}, max(20, arguments.repeats // 2))["decision"]))
         alone = float(np.median(turn_by_turn({"products": products.again}, 20)["products"]))
-        result[name] = {
-            "mflop": round(flops / 1e6, 3),
-            "decision_ms": round(decision, 3),
-            "gflops": round(flops / decision / 1e6, 1),
-            "products_ms": round(alone / shares_of(model.product_size(planner.num_samples)), 3),
-            "share": round(flops / decision / 1e6 / peak["gflops"], 3),
-        }
+        for dtype in dict.fromkeys((automatic(), "float32")):
+            decide = decider(make_agent(model, planner, objective, dtype), obs)
+            decision = float(np.median(turn_by_turn({"decision": decide}, max(20, arguments.repeats // 2))["decision"]))
+            result[f"{name}, {dtype}"] = {
+                "mflop": round(flops / 1e6, 3),
+                "decision_ms": round(decision, 3),
+                "gflops": round(flops / decision / 1e6, 1),
+                "products_ms": round(alone / shares_of(model.product_size(planner.num_samples)), 3),
+                "share": round(flops / decision / 1e6 / peak["gflops"], 3),
+            }
     return result
 
 

@@ -71,7 +71,7 @@ def test_the_roofline_counts_every_product(small: ModuleType, monkeypatch: pytes
     proposals = 24 * (3 * policy + 2 * step)
     iteration = 32 * (3 * step + 3 * head + policy + 2 * head)
     expected = 2 * (encoder + proposals + 3 * iteration) / 1e6
-    assert result["512 samples"]["mflop"] == pytest.approx(expected, rel=1e-3)
+    assert result["512 samples, float32"]["mflop"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_parts_are_written_with_their_origin(
