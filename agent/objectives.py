@@ -204,7 +204,7 @@ class RewardObjective(Objective):
         scale = torch.full((count, 1, 1), self.options.policy_noise, dtype=noise.dtype, device=noise.device)
         scale[0] = 0  # one of them is the policy itself
         if model.judge is not None and not torch.is_grad_enabled():
-            return model.judge.propose(z, noise * scale, (MIN_LOG_STD, MAX_LOG_STD))
+            return model.denormalize_action(model.judge.propose(z, noise * scale, (MIN_LOG_STD, MAX_LOG_STD)))
         scaled = (noise * scale).reshape(1, batch * count, horizon, dim)
         state, actions = z.repeat_interleave(count, dim=0).unsqueeze(0), []
         for t in range(horizon):

@@ -68,6 +68,6 @@ def planning(name: str, fused: str, device: torch.device, purpose: str = "goal")
         dtype = torch.int16 if able and networks.supports(torch.int16) else torch.float32
     # Matrix units multiply bfloat16 many times faster than vectors do, and PyTorch uses them.
     able = able and networks.supports(dtype) and not (dtype == torch.bfloat16 and _has_amx())
-    if not able and (dtype in _NEEDED and (dtype != torch.float16 or device.type == "cpu")):
+    if not able and dtype in _NEEDED and (dtype != torch.float16 or device.type == "cpu"):
         raise ValueError(f"needs {_NEEDED[dtype]}, fused=auto and a C++ compiler")
     return dtype, able

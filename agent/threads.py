@@ -75,8 +75,6 @@ def in_parallel(calls: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
     def compute(call: Callable[[], Tensor]) -> Tensor:
         return call()
 
-    if len(calls) == 1:
-        return [compute(calls[0])]
     with threads_for(0):
         token = _allowed.set(1)
         try:

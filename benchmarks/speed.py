@@ -411,14 +411,13 @@ def precision(arguments: argparse.Namespace) -> dict[str, Any]:
         saved = load_agent(run, "last")
         half = automatic(saved.model.purpose)
         half = half if half != "float32" else "bfloat16"
+        env_options = EnvOptions.from_json(config["env_options"])
         if saved.model.purpose == "reward":
-            env_options = EnvOptions.from_json(config["env_options"])
             names = tuple(dict.fromkeys(("bfloat16", half)))
             row["plan_differences"] = plan_differences(saved.model, config["env"], env_options, names)
         for dtype in ("float32", half):
             agent = load_agent(run, "last", options=replace(saved.options, plan_dtype=dtype, compile="never"))
             seeds = episode_seeds("test", 1, 0, arguments.episodes)
-            env_options = EnvOptions.from_json(config["env_options"])
             with closing(make_vector(config["env"], 10, env_options)) as environments:
                 goals = agent.model.purpose == "goal"
                 episodes = run_arm(environments, AgentPolicy(agent), seeds, stop_on_success=goals)

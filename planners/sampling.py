@@ -203,9 +203,7 @@ class SamplingPlanner(ABC):
                 started_s = watch.elapsed_s
                 if iteration > 0 and not watch.has_time_for(lap_s):
                     break
-                candidates = self.ask(state, iteration, next(drawn))
-                if iteration == 0:
-                    candidates[:, : first.shape[1]] = first
+                candidates = self._candidates(state, iteration, next(drawn), first)
                 as_many = candidates.shape[1] == self.options.num_samples
                 if iterate is not None and as_many and not self.uses_gradients(iteration):
                     state, best, invalid = iterate(self, cost_fn, state, best, candidates)
@@ -238,6 +236,11 @@ class SamplingPlanner(ABC):
             elapsed_s=watch.elapsed_s,
         )
         return plan, state
+
+    def _candidates(self, state: SearchState, iteration: int, noise: Tensor, first: Tensor) -> Tensor:
+        """What `ask` returns, which begins with `first [B, M, K, A]` in the first iteration."""
+        candidates = self.ask(state, iteration, noise)
+        return torch.cat((first, candidates[:, first.shape[1] :]), dim=1) if iteration == 0 else candidates
 
     def _first_candidates(self, state: SearchState, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
         """The warm start and the seeds `[B, 1 + S, K, A]`, and how many seeds `[B]` the warm start replaces (NaN)."""
@@ -332,9 +335,7 @@ def _search(
     best_costs: list[Tensor] = []
     invalid = torch.zeros(len(first), dtype=torch.long, device=first.device)
     for iteration, drawn in enumerate(noise):
-        candidates = planner.ask(state, iteration, drawn)
-        if iteration == 0:
-            candidates = torch.cat((first, candidates[:, first.shape[1] :]), dim=1)
+        candidates = planner._candidates(state, iteration, drawn, first)
         state, best, count = _iterate(planner, cost_fn, state, best, candidates)
         best_costs.append(best.cost)
         invalid = invalid + count

@@ -579,7 +579,7 @@ int64_t bytes(const Shape& shape) {
 // Packs weights `[in, out]`, each multiplied by `per` of its column; vectors side by side, as `panel` reads them.
 template <class P>
 void pack_weights(const double* weight, int64_t in, int64_t out, const std::vector<float>& per,
-                         typename P::Weight* packed) {
+                  typename P::Weight* packed) {
   const int64_t columns = up(out, P::COLUMNS), most = together<P>(columns);
   for (int64_t j = 0; j < columns; j += most)
     for (int64_t i = 0; i < up(in, P::TOGETHER); i += P::TOGETHER)
@@ -696,7 +696,7 @@ struct Scratch {
 // and multiplied with weights of 0 behind. A pass over all rows follows another: they do not wait for each other's sums.
 template <class P>
 void activate(float* rows, int64_t stride, int64_t count, int64_t width, const float* gain, const float* shift,
-                     Rounded<P>& to, int64_t first) {
+              Rounded<P>& to, int64_t first) {
   const int64_t padded = up(width, LANES);
   float scales[ROWS];
   for (int64_t r = 0; r < count; r++) {
@@ -825,8 +825,7 @@ void roll_out(Network<P>& net, int64_t n, int64_t steps, const Rows& z, const Ro
 }
 
 // The expected numbers of distributions over bins that are even in symlog, by their logits; see control.TwoHot.
-void expected(const float* logits, int64_t stride, int64_t rows, int64_t bins, float limit, float* out,
-                     int64_t step) {
+void expected(const float* logits, int64_t stride, int64_t rows, int64_t bins, float limit, float* out, int64_t step) {
   const int64_t whole = bins / LANES * LANES;
   const float bin = 2 * limit / static_cast<float>(bins - 1);
   constexpr float NEVER = -1e30f;
@@ -961,15 +960,35 @@ struct Nets {
   Nets(const std::array<Shape, 4>& shapes, int64_t members, const unsigned char* packed)
       : scratch(std::max({shapes[0].widest(), shapes[1].widest(), shapes[2].widest(), shapes[3].widest()})),
         dynamics(shapes[0], packed, scratch), reward(shapes[1], packed += bytes<P>(shapes[0]), scratch),
-        policy(shapes[2], packed += bytes<P>(shapes[1]), scratch), rounded(shapes[0].out()) {
+        policy(shapes[2], packed += bytes<P>(shapes[1]), scratch), width(shapes[0].out()), rounded(width),
+        states_(BLOCK * width) {
     packed += bytes<P>(shapes[2]);
     for (int64_t k = 0; k < members; k++) value.emplace_back(shapes[3], packed + k * bytes<P>(shapes[3]), scratch);
+  }
+
+  // A block begins in states that every `each` rows have together.
+  void begin(int64_t first, int64_t rows, int64_t each, const Rows& z) {
+    for (int64_t r = 0; r < rows; r++) std::memcpy(&states_[r * width], z.at((first + r) / each), width * sizeof(float));
+  }
+  // Makes `rounded` of the first states.
+  void look(int64_t rows) {
+    for (int64_t r = 0; r < rows; r++) rounded.take(r, &states_[r * width], width);
+  }
+  // Goes on to where actions lead from what was looked at.
+  void advance(int64_t rows, int64_t several, const Rows& taken) {
+    dynamics.compute(rows, rounded, several, taken);
+    for (int64_t r = 0; r < rows; r++)
+      add(&states_[r * width], dynamics.out + r * dynamics.stride, width, &states_[r * width]);
   }
 
   Scratch<P> scratch;
   Network<P> dynamics, reward, policy;
   std::vector<Network<P>> value;
-  Rounded<P> rounded;  // states
+  const int64_t width;
+  Rounded<P> rounded;
+
+ private:
+  std::vector<float> states_;
 };
 
 // Their shapes, by sizes of one after the other, `depth + 1` of each.
@@ -982,15 +1001,14 @@ std::array<Shape, 4> shapes_of(const int64_t* sizes, int64_t depth, int64_t acti
 // Actions `[n, steps, A]` that the policy takes with noise, from the state of every `each` rows on.
 template <class P>
 void propose(Nets<P>& nets, int64_t n, int64_t steps, int64_t each, const Rows& z, const Rows& noise, float low,
-                    float high, float* out) {
-  const int64_t width = nets.dynamics.shape.out(), dim = nets.dynamics.shape.actions;
-  std::vector<float> states(BLOCK * width);
+             float high, float* out) {
+  const int64_t dim = nets.dynamics.shape.actions;
   for (int64_t first = 0; first < n; first += BLOCK) {
     const int64_t rows = std::min(BLOCK, n - first);
-    for (int64_t r = 0; r < rows; r++) std::memcpy(&states[r * width], z.at((first + r) / each), width * sizeof(float));
+    nets.begin(first, rows, each, z);
     for (int64_t t = 0; t < steps; t++) {
       const Rows taken{out + (first * steps + t) * dim, steps * dim};
-      for (int64_t r = 0; r < rows; r++) nets.rounded.take(r, &states[r * width], width);
+      nets.look(rows);
       nets.policy.compute(rows, nets.rounded, rows);
       for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < dim; i++) {
@@ -999,9 +1017,7 @@ void propose(Nets<P>& nets, int64_t n, int64_t steps, int64_t each, const Rows& 
           const_cast<float*>(taken.at(r))[i] = std::tanh(said[0] + noise.at(first + r, t)[i] * deviation);
         }
       if (t + 1 == steps) break;
-      nets.dynamics.compute(rows, nets.rounded, rows, taken);
-      for (int64_t r = 0; r < rows; r++)
-        add(&states[r * width], nets.dynamics.out + r * nets.dynamics.stride, width, &states[r * width]);
+      nets.advance(rows, rows, taken);
     }
   }
 }
@@ -1010,29 +1026,28 @@ void propose(Nets<P>& nets, int64_t n, int64_t steps, int64_t each, const Rows& 
 // where they lead. The same as `roll_out`, `expect` and `apply`, without a latent that leaves the cache.
 template <class P>
 void judge(Nets<P>& nets, Shares& shares, int64_t n, int64_t steps, int64_t each, const Rows& z,
-                  const Rows& actions, float limit, float* rewards, float* values) {
-  auto& [scratch, dynamics, reward, policy, value, rounded] = nets;
-  const int64_t width = dynamics.shape.out(), dim = dynamics.shape.actions;
-  std::vector<float> states(BLOCK * width), chosen(BLOCK * dim);
+           const Rows& actions, float limit, float* rewards, float* values) {
+  Network<P>&reward = nets.reward, &policy = nets.policy;
+  const int64_t dim = nets.dynamics.shape.actions;
+  std::vector<float> chosen(BLOCK * dim);
   for (int64_t first, rows; (rows = shares.take(first)) > 0;) {
-    for (int64_t r = 0; r < rows; r++) std::memcpy(&states[r * width], z.at((first + r) / each), width * sizeof(float));
+    nets.begin(first, rows, each, z);
     for (int64_t t = 0; t < steps; t++) {
       const int64_t several = t || first / each < (first + rows - 1) / each ? rows : 1;
-      for (int64_t r = 0; r < several; r++) rounded.take(r, &states[r * width], width);
+      nets.look(several);
       const Rows now{actions.at(first, t), actions.row};
-      reward.compute(rows, rounded, several, now);
+      reward.compute(rows, nets.rounded, several, now);
       expected(reward.out, reward.stride, rows, reward.shape.out(), limit, rewards + first * steps + t, steps);
-      dynamics.compute(rows, rounded, several, now);
-      for (int64_t r = 0; r < rows; r++)
-        add(&states[r * width], dynamics.out + r * dynamics.stride, width, &states[r * width]);
+      nets.advance(rows, several, now);
     }
-    for (int64_t r = 0; r < rows; r++) rounded.take(r, &states[r * width], width);
-    policy.compute(rows, rounded, rows);
+    nets.look(rows);
+    policy.compute(rows, nets.rounded, rows);
     for (int64_t r = 0; r < rows; r++)
       for (int64_t i = 0; i < dim; i++) chosen[r * dim + i] = std::tanh(policy.out[r * policy.stride + i]);
-    for (size_t k = 0; k < value.size(); k++) {
-      value[k].compute(rows, rounded, rows, {chosen.data(), dim});
-      expected(value[k].out, value[k].stride, rows, value[k].shape.out(), limit, values + k * n + first, 1);
+    for (size_t k = 0; k < nets.value.size(); k++) {
+      Network<P>& value = nets.value[k];
+      value.compute(rows, nets.rounded, rows, {chosen.data(), dim});
+      expected(value.out, value.stride, rows, value.shape.out(), limit, values + k * n + first, 1);
     }
   }
 }
@@ -1057,6 +1072,15 @@ bool with_precision(int64_t precision, Work work) {
   }
 }
 
+template <class Work>
+void with_network(int64_t precision, const Shape& shape, const unsigned char* packed, Work work) {
+  with_precision(precision, [&](auto p) {
+    Scratch<decltype(p)> scratch(shape.widest());
+    Network<decltype(p)> net(shape, packed, scratch);
+    work(net);
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -1075,34 +1099,19 @@ void forethought_pack(int64_t precision, const int64_t* sizes, int64_t depth, in
 
 void forethought_apply(int64_t precision, const int64_t* sizes, int64_t depth, int64_t actions,
                        const unsigned char* packed, int64_t n, const float* x, int64_t row, float* out) {
-  with_precision(precision, [&](auto p) {
-    const Shape shape{sizes, depth, actions};
-    Scratch<decltype(p)> scratch(shape.widest());
-    Network<decltype(p)> net(shape, packed, scratch);
-    apply(net, n, {x, row}, out);
-  });
+  with_network(precision, {sizes, depth, actions}, packed, [&](auto& net) { apply(net, n, {x, row}, out); });
 }
 
 void forethought_roll_out(int64_t precision, const int64_t* sizes, int64_t depth, int64_t actions,
                           const unsigned char* packed, int64_t n, int64_t steps, const float* z, int64_t row,
                           const float* taken, int64_t taken_row, int64_t taken_step, float* out) {
-  with_precision(precision, [&](auto p) {
-    const Shape shape{sizes, depth, actions};
-    Scratch<decltype(p)> scratch(shape.widest());
-    Network<decltype(p)> net(shape, packed, scratch);
-    roll_out(net, n, steps, {z, row}, {taken, taken_row, taken_step}, out);
-  });
+  with_network(precision, {sizes, depth, actions}, packed, [&](auto& net) { roll_out(net, n, steps, {z, row}, {taken, taken_row, taken_step}, out); });
 }
 
 void forethought_expect(int64_t precision, const int64_t* sizes, int64_t depth, int64_t actions,
                         const unsigned char* packed, int64_t n, const float* z, int64_t row, const float* taken,
                         int64_t taken_row, float limit, float* out) {
-  with_precision(precision, [&](auto p) {
-    const Shape shape{sizes, depth, actions};
-    Scratch<decltype(p)> scratch(shape.widest());
-    Network<decltype(p)> net(shape, packed, scratch);
-    expect(net, n, {z, row}, {taken, taken_row}, limit, out);
-  });
+  with_network(precision, {sizes, depth, actions}, packed, [&](auto& net) { expect(net, n, {z, row}, {taken, taken_row}, limit, out); });
 }
 
 void forethought_judge(int64_t precision, const int64_t* sizes, int64_t depth, int64_t actions,

@@ -265,7 +265,7 @@ class Judge:
         return rewards.reshape(batch, samples, horizon), values.reshape(-1, batch, samples)
 
     def propose(self, z: Tensor, noise: Tensor, log_std: tuple[float, float]) -> Tensor:
-        """Actions `[B, S, H, A]` in real units that the policy takes with noise `[B, S, H, A]`, from `z [B, Z]` on.
+        """Normalised actions `[B, S, H, A]` that the policy takes with noise `[B, S, H, A]`, from `z [B, Z]` on.
 
         Args:
             z: latents.
@@ -280,7 +280,7 @@ class Judge:
             self.precision, self.sizes.data_ptr(), self.sizes.shape[1] - 1, self.actions, self.packed.data_ptr(),
             batch * count, horizon, count, z.data_ptr(), z.stride(0), noise.data_ptr(), *log_std, out.data_ptr(),
         )  # fmt: skip
-        return torch.addcmul(self.centre, out, self.half_range)
+        return out
 
 
 def layers_of(net: nn.Sequential) -> list[LayerWeights]:

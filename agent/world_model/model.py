@@ -256,7 +256,7 @@ class WorldModel(nn.Module):
         self.judge: Judge | None = None
         """What candidates are worth by reward in one call, by the first member of the ensemble.
 
-        None unless frozen with fused networks, where latents are normalised, and where episodes may end by themselves.
+        None if the model is not frozen with fused networks, latents are normalised, or episodes may end by themselves.
         """
         self.macro: MacroModel | None = None  # last, so that with it the others begin as without it
         if options.macro_stride:
